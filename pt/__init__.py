@@ -1,0 +1,1 @@
+"""`pt` (PeerTunnel): serverless TCP port forwarding, wire-compatible with libp2p."""
