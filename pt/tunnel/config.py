@@ -1,0 +1,161 @@
+"""What a tunnel is asked to do: plain values, checked once, here.
+
+The command line (`pt.cli`) and the library (`pt.api`) build these; the exposer and the binder only
+read them. Port 0 means "none chosen yet" wherever it is allowed.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass, field
+from typing import Final
+
+from pt.errors import UsageError
+from pt.identity.peer_id import PeerId
+from pt.wire.multiaddr import Multiaddr
+
+__all__ = [
+    "MAX_NAME_BYTES",
+    "MAX_SERVICES",
+    "BindConfig",
+    "ExposeConfig",
+    "Forward",
+    "Service",
+    "check_name",
+    "default_listen",
+]
+
+MAX_NAME_BYTES: Final = 255
+"""A name must fit one DNS text string and one argument, with room to spare."""
+MAX_SERVICES: Final = 64
+"""A record lists every port; more of them would outgrow one mDNS datagram."""
+MAX_PORT: Final = 65535
+
+
+def default_listen() -> tuple[Multiaddr, ...]:
+    """All interfaces, both IP versions, a port of the kernel's choice."""
+    return (Multiaddr.tcp("0.0.0.0", 0), Multiaddr.tcp("::", 0))
+
+
+def check_name(name: str) -> str:
+    """Return `name` in the one form (Unicode NFC) both ends derive their keys from.
+
+    Raises:
+        UsageError: it is empty, too long, or holds blanks at an end or control characters.
+
+    """
+    normal = unicodedata.normalize("NFC", name)
+    if not normal.strip():
+        raise UsageError("the name is empty: give one with --id NAME")
+    if normal != normal.strip():
+        raise UsageError("the name begins or ends with a blank: both ends must type it alike")
+    if any(unicodedata.category(char) in {"Cc", "Cs"} for char in normal):
+        raise UsageError("the name holds a control character: choose letters, digits, . - _ ~")
+    if len(normal.encode()) > MAX_NAME_BYTES:
+        raise UsageError(f"the name is longer than {MAX_NAME_BYTES} bytes: choose a shorter one")
+    return normal
+
+
+def _check_port(port: int, what: str, *, lowest: int) -> None:
+    if not lowest <= port <= MAX_PORT:
+        raise UsageError(f"{what} {port} is not a port: give a number from {lowest} to {MAX_PORT}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """One port offered: binders ask for `port`, the exposer dials `host`:`target`."""
+
+    port: int
+    host: str = "127.0.0.1"
+    target_port: int | None = None
+    """None: the same as `port`."""
+
+    def __post_init__(self) -> None:
+        _check_port(self.port, "the service", lowest=1)
+        if self.target_port is not None:
+            _check_port(self.target_port, "the target", lowest=1)
+        if not self.host:
+            raise UsageError("the target host is empty: leave it out for 127.0.0.1")
+
+    @property
+    def target(self) -> tuple[str, int]:
+        """Host and port to connect to."""
+        return self.host, self.port if self.target_port is None else self.target_port
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExposeConfig:
+    """What `Exposer` does. `name` may be None only with `open` unset: the caller generated none."""
+
+    name: str | None
+    services: tuple[Service, ...]
+    open: bool = False
+    """Speak the unauthenticated protocol of the Go program instead of ours."""
+    allow: frozenset[PeerId] = frozenset()
+    """If not empty, only these peers get in, on top of knowing the name."""
+    listen: tuple[Multiaddr, ...] = field(default_factory=default_listen)
+    lan: bool = True
+    """Announce on the local network by mDNS."""
+    announce: tuple[Multiaddr, ...] = ()
+    """Addresses to publish besides those of the interfaces (a forwarded port, say)."""
+
+    def __post_init__(self) -> None:
+        if self.name is not None:
+            object.__setattr__(self, "name", check_name(self.name))
+        if not self.services:
+            raise UsageError("nothing to expose: give at least one --port")
+        if len(self.services) > MAX_SERVICES:
+            raise UsageError(f"more than {MAX_SERVICES} ports: start a second pt tcp for the rest")
+        ports = [service.port for service in self.services]
+        for port in ports:
+            if ports.count(port) > 1:
+                raise UsageError(f"port {port} is given twice: binders could not tell them apart")
+        if not self.listen:
+            raise UsageError("no address to listen on: give --listen, or leave it out")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forward:
+    """One local listener of a binder and the exposer's port it leads to."""
+
+    local_port: int
+    """0: the kernel picks one; `Binder.ports` tells which."""
+    remote_port: int = 0
+    """0: the exposer's only (or first) port."""
+    host: str = "127.0.0.1"
+
+    def __post_init__(self) -> None:
+        _check_port(self.local_port, "the local port", lowest=0)
+        _check_port(self.remote_port, "the remote port", lowest=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BindConfig:
+    """What `Binder` does."""
+
+    name: str | None
+    """None only where the tunnel needs no name: with `peers` and a `pin`."""
+    forwards: tuple[Forward, ...] = ()
+    stdio: bool = False
+    """Serve this process's stdin and stdout as the one connection."""
+    stdio_port: int = 0
+    peers: tuple[Multiaddr, ...] = ()
+    """Addresses to try besides (with `lan` unset: instead of) the look-up."""
+    pin: PeerId | None = None
+    open: bool = False
+    lan: bool = True
+    once: bool = False
+    """End when the exposer is lost instead of looking for it for ever."""
+    timeout: float | None = None
+    """Seconds to find the exposer; None waits for ever."""
+
+    def __post_init__(self) -> None:
+        if self.name is not None:
+            object.__setattr__(self, "name", check_name(self.name))
+        _check_port(self.stdio_port, "the remote port", lowest=0)
+        taken = [(fwd.host, fwd.local_port) for fwd in self.forwards if fwd.local_port]
+        for host, port in taken:
+            if taken.count((host, port)) > 1:
+                raise UsageError(f"local port {port} is given twice: give every forward its own")
+        if self.timeout is not None and not self.timeout > 0:
+            raise UsageError("the timeout must be more than 0 seconds")

@@ -1,0 +1,204 @@
+"""What an exposer or a binder tells its owner, as values.
+
+The one channel from the tunnel to whoever renders it (text, JSON lines, a test, an application).
+Events hold facts, never sentences to print; only `reason` and `detail` are human text, and they
+name the cause and, where there is one, the next step. Handlers are called on the event loop's
+thread, must not block and must not raise. docs/cli.md shows each one's JSON form.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pt.identity.peer_id import PeerId
+from pt.wire.multiaddr import Multiaddr
+
+__all__ = [
+    "BoundPort",
+    "Connected",
+    "Disconnected",
+    "Event",
+    "Found",
+    "LookingUp",
+    "Pinned",
+    "Published",
+    "Ready",
+    "Rejected",
+    "Resumed",
+    "Retrying",
+    "Started",
+    "Stopped",
+    "StreamClosed",
+    "StreamOpened",
+    "StreamRefused",
+    "Warned",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Base of all events."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoundPort:
+    """A listening local port and the exposer's port it leads to (0: the exposer's first)."""
+
+    local: int
+    remote: int
+    host: str = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started(Event):
+    """The node runs; nothing is reachable yet."""
+
+    peer_id: PeerId
+    name: str | None = None
+    strength: str = ""
+    """How hard the name is to guess, or "open"."""
+    addresses: tuple[Multiaddr, ...] = ()
+    """Listening addresses; empty for a binder."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published(Event):
+    """One medium took our record, or did not."""
+
+    medium: str
+    ok: bool
+    detail: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready(Event):
+    """Exposer: others can reach us. Binder: the ports listen and a connection will get through."""
+
+    peer_id: PeerId | None = None
+    """Exposer: our own id. Binder: the exposer's, once known."""
+    addresses: tuple[Multiaddr, ...] = ()
+    """Exposer only; each ends in /p2p/ID."""
+    bind_command: str | None = None
+    """Exposer only; the command for the other machine."""
+    ports: tuple[BoundPort, ...] = ()
+    """Binder only."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LookingUp(Event):
+    """The search for the exposer begins (again)."""
+
+    media: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found(Event):
+    """A verified record of the exposer, or an address the user gave."""
+
+    peer_id: PeerId
+    medium: str
+    addresses: tuple[Multiaddr, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pinned(Event):
+    """First use of this name: the exposer's identity is now remembered."""
+
+    peer_id: PeerId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connected(Event):
+    """An authenticated session runs over a path."""
+
+    peer_id: PeerId
+    path: str
+    """Kind and transport, such as direct/tcp."""
+    address: Multiaddr | None = None
+    rtt: float | None = None
+    """Seconds; None before the first measurement."""
+    suite: str = ""
+    """The cipher of the connection."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disconnected(Event):
+    """The path to a peer is gone; its open streams wait to be resumed."""
+
+    peer_id: PeerId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retrying(Event):
+    """The next attempt starts in `delay` seconds."""
+
+    delay: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumed(Event):
+    """The session and its open streams go on over a new path."""
+
+    peer_id: PeerId
+    streams: int
+    seconds: float
+    """How long there was no path."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamOpened(Event):
+    """One TCP connection now runs through the tunnel."""
+
+    stream: int
+    peer_id: PeerId
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamClosed(Event):
+    """One TCP connection ended; byte counts are of the payload, as seen from this end."""
+
+    stream: int
+    sent: int
+    received: int
+    seconds: float
+    reason: str = ""
+    """Empty when both sides closed in order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamRefused(Event):
+    """A connection was not made; the client was closed at once."""
+
+    stream: int
+    port: int
+    code: str
+    """Short and stable: refused, unreachable, timeout, not_allowed, limit, ..."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected(Event):
+    """A peer was turned away before it reached any service."""
+
+    reason: str
+    peer_id: PeerId | None = None
+    address: Multiaddr | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Warned(Event):
+    """Something the user should know or change."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopped(Event):
+    """The end; nothing follows."""
+
+    reason: str
