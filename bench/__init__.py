@@ -1,0 +1,1 @@
+"""Measurements of `pt` beside other forwarders; `make bench` writes RESULTS.md."""

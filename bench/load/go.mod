@@ -1,0 +1,3 @@
+module peertunnel.example/bench/load
+
+go 1.23
