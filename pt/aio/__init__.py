@@ -1,1 +1,1 @@
-"""Placeholder docstring, replaced with the package."""
+"""The asyncio base: byte streams, sockets and task scopes that the shells are built on."""

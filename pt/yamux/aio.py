@@ -1,0 +1,192 @@
+"""A yamux stream for coroutines: `MuxedStream`, on any carrier that can send frames.
+
+Bulk data of tunnels does not come this way; it has handlers of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Final, Protocol
+
+from pt.errors import ClosedError, ResetError
+from pt.yamux.stream import Stream
+
+__all__ = ["Carrier", "MuxedStream"]
+
+CHUNK: Final = 16 * 1024
+"""Bytes a frame for control-plane writes; small, so that bulk streams keep their turn."""
+
+
+class Carrier(Protocol):
+    """What carries a session's frames: the connection's data path."""
+
+    @property
+    def room(self) -> bool:
+        """Whether a full frame can be taken now."""
+        ...
+
+    def send_small(self, stream: Stream, data: bytes | memoryview) -> None:
+        """Queue one short frame."""
+        ...
+
+    def flush(self) -> None:
+        """Hand what is queued to the socket."""
+        ...
+
+    def wait_room(self, waiter: MuxedStream) -> None:
+        """Call `waiter.link_ready()` once when there is room."""
+        ...
+
+
+class MuxedStream:
+    """`pt.aio.stream.ByteStream` over one yamux stream.
+
+    The receive buffer is bounded by the stream's window: bytes are credited when they are read.
+    """
+
+    def __init__(self, stream: Stream, carrier: Carrier) -> None:
+        self.stream = stream
+        self._carrier = carrier
+        self._chunks: deque[bytes] = deque()
+        self._eof = False
+        self._lost: int | None = None
+        self._ended = False
+        self._readable: asyncio.Future[None] | None = None
+        self._writable: asyncio.Future[None] | None = None
+        stream.handler = self
+
+    # --- StreamHandler -------------------------------------------------------------------------
+
+    def data_received(self, data: memoryview) -> None:
+        """Buffer what arrived."""
+        self._chunks.append(bytes(data))
+        self._wake_reader()
+
+    def eof_received(self) -> None:
+        """Note the end."""
+        self._eof = True
+        self._wake_reader()
+
+    def window_opened(self) -> None:
+        """Let a writer go on."""
+        self._wake_writer()
+
+    def stream_acked(self) -> None:
+        """Nothing to do: writes need no acknowledgement."""
+
+    def stream_lost(self, code: int | None) -> None:
+        """Fail reader and writer."""
+        self._ended = True
+        self._lost = code
+        self._wake_reader()
+        self._wake_writer()
+
+    def link_ready(self) -> None:
+        """Let a writer go on."""
+        self._wake_writer()
+
+    def _wake_reader(self) -> None:
+        if self._readable is not None and not self._readable.done():
+            self._readable.set_result(None)
+
+    def _wake_writer(self) -> None:
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+
+    # --- ByteStream ----------------------------------------------------------------------------
+
+    def unread(self, data: bytes) -> None:
+        """Push bytes back in front."""
+        if data:
+            self._chunks.appendleft(data)
+            self.stream.consumed -= len(data)
+
+    def take_buffered(self) -> bytes:
+        """All bytes received and not read yet, credited; for handing the stream to a handler."""
+        data = b"".join(self._chunks)
+        self._chunks.clear()
+        self._credit(len(data))
+        return data
+
+    async def read(self, max_len: int) -> bytes:
+        """Return 1 to `max_len` bytes, or b"" at the end."""
+        while not self._chunks:
+            if self._ended:
+                raise self._error()
+            if self._eof:
+                return b""
+            self._readable = asyncio.get_running_loop().create_future()
+            try:
+                await self._readable
+            finally:
+                self._readable = None
+        chunk = self._chunks.popleft()
+        if len(chunk) > max_len:
+            self._chunks.appendleft(chunk[max_len:])
+            chunk = chunk[:max_len]
+        self._credit(len(chunk))
+        return chunk
+
+    async def read_exactly(self, count: int) -> bytes:
+        """Return exactly `count` bytes."""
+        parts = []
+        while count:
+            data = await self.read(count)
+            if not data:
+                raise ClosedError("the peer ended the stream in the middle of a message")
+            parts.append(data)
+            count -= len(data)
+        return b"".join(parts)
+
+    async def write(self, data: bytes) -> None:
+        """Send all of `data`."""
+        view = memoryview(data)
+        while view:
+            if self._ended:
+                raise self._error()
+            if self.stream.local_closed:
+                raise ClosedError("the stream is closed for writing")
+            window = self.stream.send_window
+            if window and self._carrier.room:
+                part = view[: min(window, CHUNK)]
+                self._carrier.send_small(self.stream, part)
+                view = view[len(part) :]
+                if not len(view) or not self._carrier.room:
+                    self._carrier.flush()
+                continue
+            self._carrier.flush()
+            self._writable = asyncio.get_running_loop().create_future()
+            if window:
+                self._carrier.wait_room(self)
+            try:
+                await self._writable
+            finally:
+                self._writable = None
+
+    async def close_write(self) -> None:
+        """Send FIN."""
+        if not self._ended:
+            self.stream.close()
+            self._carrier.flush()
+
+    async def reset(self, code: int = 0) -> None:
+        """Send RST; further reads and writes fail."""
+        if not self._ended:
+            self._ended = True
+            self._lost = code
+            self.stream.reset(code)
+            self._carrier.flush()
+            self._wake_reader()
+            self._wake_writer()
+
+    def _credit(self, count: int) -> None:
+        if count and not self._ended:
+            self.stream.credit(count)
+            if self.stream.session.outgoing:
+                self._carrier.flush()
+
+    def _error(self) -> ResetError:
+        if self._lost is None:
+            return ResetError("the connection to the peer ended")
+        return ResetError("the peer reset the stream", self._lost)
