@@ -17,6 +17,7 @@ kernel frees namespace, addresses and links. There is no uplink and no route out
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import ipaddress
 import os
 import shutil
@@ -66,6 +67,10 @@ table inet lab {
   }
 }
 """
+
+
+_CLONE_NEWNET: Final = 0x40000000
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)  # os.setns needs Python 3.12
 
 
 class LanError(RuntimeError):
@@ -167,6 +172,12 @@ class _Namespace:
         return False
 
 
+def _setns(descriptor: int) -> None:
+    if _LIBC.setns(descriptor, _CLONE_NEWNET):
+        code = ctypes.get_errno()
+        raise OSError(code, f"setns: {os.strerror(code)}")
+
+
 def _is_zombie(pid: int) -> bool:
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
@@ -203,6 +214,19 @@ class Host:
     def prefix(self) -> list[str]:
         """What to put before an argv to run it on this host."""
         return self._namespace.prefix
+
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[None]:
+        """Move this thread to the host for the block; threads and sockets made there stay there.
+
+        So a test can hold the sockets of several hosts at once.
+        """
+        with open("/proc/thread-self/ns/net", "rb") as home, open(self.netns, "rb") as away:
+            _setns(away.fileno())
+            try:
+                yield
+            finally:
+                _setns(home.fileno())
 
     def exec_argv(self, argv: Sequence[str]) -> list[str]:
         """Return the argv that runs `argv` on this host, with the same process id after exec."""

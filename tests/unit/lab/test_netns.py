@@ -243,6 +243,15 @@ def test_impossible_plans(hosts: int, subnet: str, direct: bool) -> None:
         Lan(hosts=hosts, subnet=subnet, direct=direct)
 
 
-def test_this_process_stays_where_it_is(lan: Lan) -> None:
+def test_a_thread_visits_hosts_and_keeps_their_sockets(lan: Lan) -> None:
+    a, b = lan.hosts
+    with a.inside():
+        listener = socket.create_server((a.ip, 80))
+    with b.inside():
+        client = socket.create_connection((a.ip, 80), 5)
+    server, (seen, _) = listener.accept()
+    assert seen == b.ip
+    for sock in (server, client, listener):
+        sock.close()
     with socket.socket() as here, pytest.raises(OSError, match=r"."):
-        here.bind((lan.hosts[0].ip, 0))
+        here.bind((a.ip, 0))
