@@ -6,27 +6,23 @@ read them. Port 0 means "none chosen yet" wherever it is allowed.
 
 from __future__ import annotations
 
-import unicodedata
 from dataclasses import dataclass, field
 from typing import Final
 
 from pt.errors import UsageError
 from pt.identity.peer_id import PeerId
+from pt.rendezvous.name import normalise_name
 from pt.wire.multiaddr import Multiaddr
 
 __all__ = [
-    "MAX_NAME_BYTES",
     "MAX_SERVICES",
     "BindConfig",
     "ExposeConfig",
     "Forward",
     "Service",
-    "check_name",
     "default_listen",
 ]
 
-MAX_NAME_BYTES: Final = 255
-"""A name must fit one DNS text string and one argument, with room to spare."""
 MAX_SERVICES: Final = 64
 """A record lists every port; more of them would outgrow one mDNS datagram."""
 MAX_PORT: Final = 65535
@@ -37,23 +33,13 @@ def default_listen() -> tuple[Multiaddr, ...]:
     return (Multiaddr.tcp("0.0.0.0", 0), Multiaddr.tcp("::", 0))
 
 
-def check_name(name: str) -> str:
-    """Return `name` in the one form (Unicode NFC) both ends derive their keys from.
-
-    Raises:
-        UsageError: it is empty, too long, or holds blanks at an end or control characters.
-
-    """
-    normal = unicodedata.normalize("NFC", name)
-    if not normal.strip():
-        raise UsageError("the name is empty: give one with --id NAME")
-    if normal != normal.strip():
-        raise UsageError("the name begins or ends with a blank: both ends must type it alike")
-    if any(unicodedata.category(char) in {"Cc", "Cs"} for char in normal):
-        raise UsageError("the name holds a control character: choose letters, digits, . - _ ~")
-    if len(normal.encode()) > MAX_NAME_BYTES:
-        raise UsageError(f"the name is longer than {MAX_NAME_BYTES} bytes: choose a shorter one")
-    return normal
+def _checked_name(name: str | None, *, is_open: bool) -> str | None:
+    """The name as both ends derive their keys from it; an open one is passed as typed."""
+    if name is None:
+        return None
+    if is_open and name.strip():
+        return name
+    return normalise_name(name)
 
 
 def _check_port(port: int, what: str, *, lowest: int) -> None:
@@ -85,7 +71,7 @@ class Service:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExposeConfig:
-    """What `Exposer` does. `name` may be None only with `open` unset: the caller generated none."""
+    """What `Exposer` does."""
 
     name: str | None
     services: tuple[Service, ...]
@@ -100,8 +86,7 @@ class ExposeConfig:
     """Addresses to publish besides those of the interfaces (a forwarded port, say)."""
 
     def __post_init__(self) -> None:
-        if self.name is not None:
-            object.__setattr__(self, "name", check_name(self.name))
+        object.__setattr__(self, "name", _checked_name(self.name, is_open=self.open))
         if not self.services:
             raise UsageError("nothing to expose: give at least one --port")
         if len(self.services) > MAX_SERVICES:
@@ -134,7 +119,6 @@ class BindConfig:
     """What `Binder` does."""
 
     name: str | None
-    """None only where the tunnel needs no name: with `peers` and a `pin`."""
     forwards: tuple[Forward, ...] = ()
     stdio: bool = False
     """Serve this process's stdin and stdout as the one connection."""
@@ -150,8 +134,7 @@ class BindConfig:
     """Seconds to find the exposer; None waits for ever."""
 
     def __post_init__(self) -> None:
-        if self.name is not None:
-            object.__setattr__(self, "name", check_name(self.name))
+        object.__setattr__(self, "name", _checked_name(self.name, is_open=self.open))
         _check_port(self.stdio_port, "the remote port", lowest=0)
         taken = [(fwd.host, fwd.local_port) for fwd in self.forwards if fwd.local_port]
         for host, port in taken:
