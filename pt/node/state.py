@@ -1,0 +1,338 @@
+"""The state directory: what a peer keeps between runs.
+
+    identity.key    the private key: libp2p protobuf, base64, one line                    0600
+    salt            32 random bytes in hex; keys the hashes of names below                0600
+    known_peers     one line a pin: HASH PEERID, as ssh's known_hosts: who first answered
+                    to a name must answer to it ever after                                0600
+    names.cache     one line a name: HASH MASTER, oldest first; saves the slow derivation 0600
+    seq             the last sequence number given to a record                            0600
+    lock            empty; held while a file above is read and rewritten                  0600
+
+HASH is HMAC-SHA256(salt, purpose · name) in hex, so the files list no names. Exposer and binder of
+one directory are one identity, and any number of processes may share the directory. Files are
+replaced whole: written beside, synced, renamed; a crash leaves the old or the new one.
+"""
+
+from __future__ import annotations
+
+import binascii
+import contextlib
+import errno
+import fcntl
+import hmac
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from pt.errors import CryptoFailure, ProtocolError, StateError, UsageError
+from pt.identity.keys import PrivateKey
+from pt.identity.peer_id import PeerId
+from pt.rendezvous.name import MASTER_BYTES, NameKeys, normalise_name
+
+__all__ = ["ENVIRONMENT", "StateDir", "default_path"]
+
+ENVIRONMENT: Final = "PT_HOME"
+MAX_FILE: Final = 1 << 20
+"""No file of ours comes near; a bigger one is something else."""
+MAX_PINS: Final = 4096
+MAX_CACHED_NAMES: Final = 64
+SALT_BYTES: Final = 32
+_HASH_HEX: Final = 64
+
+
+def default_path(environ: Mapping[str, str] | None = None) -> Path:
+    """Where the state is: PT_HOME, else what the system has for data of users."""
+    chosen = (os.environ if environ is None else environ).get(ENVIRONMENT)
+    if chosen:
+        return Path(chosen).expanduser()
+    import platformdirs  # noqa: PLC0415  # only when the environment does not say
+
+    return platformdirs.user_data_path("pt", appauthor=False)
+
+
+class StateDir:
+    """One state directory. Nothing is touched before the first use, and made only when needed.
+
+    Every method that reads or writes may raise StateError: unwritable, full, in the way, readable
+    by others, or damaged. Its message names the path and what to do.
+    """
+
+    def __init__(self, path: str | Path | None = None) -> None:
+        self.path: Final = default_path() if path is None else Path(path).expanduser()
+
+    @property
+    def identity_path(self) -> Path:
+        """Where the private key is, or will be."""
+        return self.path / "identity.key"
+
+    def identity(self) -> PrivateKey:
+        """Our key; made at first use."""
+        key = self._read_identity()
+        if key is not None:
+            return key
+        with self._locked():
+            return self._read_identity() or self._write_identity()
+
+    def new_identity(self) -> PrivateKey:
+        """Make a new key in place of the old, which stays beside it as `identity.key.old`."""
+        with self._locked():
+            path = self.identity_path
+            try:
+                with contextlib.suppress(FileNotFoundError):
+                    path.replace(path.with_name("identity.key.old"))
+            except OSError as error:
+                raise _state_error(error, "replace", path) from error
+            return self._write_identity()
+
+    def pin(self, name: str, peer: PeerId) -> None:
+        """Remember that `name` is `peer`, in place of whoever it was."""
+        tag = self._hash("pin", name)
+        with self._locked():
+            pins = self._read_pins()
+            if pins.get(tag) == str(peer):
+                return
+            pins.pop(tag, None)
+            while len(pins) >= MAX_PINS:
+                del pins[next(iter(pins))]
+            pins[tag] = str(peer)
+            self._write_table("known_peers", pins)
+
+    def pinned(self, name: str) -> PeerId | None:
+        """Who `name` was when it was first reached, if it ever was."""
+        pins = self._read_pins()
+        text = pins.get(self._hash("pin", name)) if pins else None
+        return None if text is None else PeerId.parse(text)
+
+    def forget(self, name: str) -> bool:
+        """Drop the pin of `name`; tells whether there was one."""
+        tag = self._hash("pin", name)
+        with self._locked():
+            pins = self._read_pins()
+            if pins.pop(tag, None) is None:
+                return False
+            self._write_table("known_peers", pins)
+            return True
+
+    def cached_keys(self, name: str) -> NameKeys | None:
+        """The keys of a name derived before; None means `NameKeys.derive` must do the work."""
+        cache = self._read_cache()
+        if not cache:
+            return None
+        tag = self._hash("name", name)
+        text = cache.get(tag)
+        if text is None:
+            return None
+        if tag != next(reversed(cache)):
+            with contextlib.suppress(StateError), self._locked():  # its order is a nicety
+                cache = self._read_cache()
+                cache[tag] = cache.pop(tag, text)
+                self._write_table("names.cache", cache)
+        return NameKeys.from_master(bytes.fromhex(text))
+
+    def cache_keys(self, name: str, keys: NameKeys) -> None:
+        """Keep the keys of a name; the name used longest ago makes room."""
+        tag = self._hash("name", name)
+        with self._locked():
+            cache = self._read_cache()
+            cache.pop(tag, None)
+            while len(cache) >= MAX_CACHED_NAMES:
+                del cache[next(iter(cache))]
+            cache[tag] = keys.master.hex()
+            self._write_table("names.cache", cache)
+
+    def next_seq(self, now: float) -> int:
+        """A sequence number for a record, greater than all before, clocks set back or not.
+
+        `now` is Unix time in seconds; it keeps numbers growing even if the directory is lost.
+        """
+        with self._locked():
+            path = self.path / "seq"
+            text = (self._read("seq") or b"0").strip()
+            if not text.isdigit() or len(text) > 18:
+                raise _damaged(path, "delete it, the clock gives the next number")
+            seq = max(int(text) + 1, int(now * 1000))
+            self._write("seq", b"%d\n" % seq)
+            return seq
+
+    # --- files ------------------------------------------------------------------------------
+
+    def _read_identity(self) -> PrivateKey | None:
+        data = self._read("identity.key")
+        if data is None:
+            return None
+        try:
+            return PrivateKey.from_protobuf(binascii.a2b_base64(data.strip(), strict_mode=True))
+        except (ProtocolError, CryptoFailure, UsageError, ValueError) as error:
+            raise _damaged(
+                self.identity_path,
+                "restore it from a backup, or make a new identity with `pt key new` "
+                "(peers that pinned the old one will refuse it)",
+            ) from error
+
+    def _write_identity(self) -> PrivateKey:
+        key = PrivateKey.generate(os.urandom(32))
+        self._write("identity.key", binascii.b2a_base64(key.to_protobuf()))
+        return key
+
+    def _read_pins(self) -> dict[str, str]:
+        pins: dict[str, str] = {}
+        path = self.path / "known_peers"
+        for number, line in enumerate(_lines(self._read("known_peers"), path), 1):
+            fields = line.split()
+            try:
+                if len(fields) != 2 or len(fields[0]) != _HASH_HEX:
+                    raise ValueError(line)
+                pins[fields[0]] = str(PeerId.parse(fields[1]))
+            except (ValueError, UsageError, ProtocolError) as error:
+                raise _damaged(
+                    path,
+                    f"delete line {number}; the name it held is pinned anew at its next use",
+                ) from error
+        return pins
+
+    def _read_cache(self) -> dict[str, str]:
+        """The cache; lines that make no sense only cost the time to derive again."""
+        cache: dict[str, str] = {}
+        data = self._read("names.cache") or b""
+        for line in data.decode("ascii", "replace").splitlines()[-MAX_CACHED_NAMES:]:
+            tag, _, text = line.partition(" ")
+            if len(tag) == _HASH_HEX and len(text) == 2 * MASTER_BYTES:
+                with contextlib.suppress(ValueError):
+                    cache[tag] = bytes.fromhex(text).hex()
+        return cache
+
+    def _hash(self, purpose: str, name: str) -> str:
+        message = purpose.encode() + b"\0" + normalise_name(name).encode()
+        return hmac.digest(self._salt(), message, "sha256").hex()
+
+    def _salt(self) -> bytes:
+        data = self._read("salt")
+        if data is None:
+            with self._locked():
+                data = self._read("salt")
+                if data is None:
+                    if (self.path / "known_peers").exists():
+                        # Without it no pin is found again, and a changed key would go unseen.
+                        raise _damaged(
+                            self.path / "salt",
+                            "it is missing: restore it, or delete known_peers to pin anew",
+                        )
+                    data = binascii.b2a_hex(os.urandom(SALT_BYTES))
+                    self._write("salt", data + b"\n")
+        with contextlib.suppress(ValueError):
+            salt = binascii.a2b_hex(data.strip())
+            if len(salt) == SALT_BYTES:
+                return salt
+        raise _damaged(
+            self.path / "salt", "restore it, or delete it together with known_peers and names.cache"
+        )
+
+    def _write_table(self, name: str, table: Mapping[str, str]) -> None:
+        self._write(name, "".join(f"{tag} {text}\n" for tag, text in table.items()).encode())
+
+    def _read(self, name: str) -> bytes | None:
+        path = self.path / name
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _state_error(error, "read", path) from error
+        with open(fd, "rb") as file:
+            try:
+                status = os.fstat(fd)
+                if not stat.S_ISREG(status.st_mode):
+                    raise StateError(f"{path} is not a file: move it away")
+                if status.st_mode & 0o077:
+                    raise StateError(
+                        f"{path} can be read or written by other users: "
+                        f"if nobody did, run `chmod 600 {path}`; else delete it"
+                    )
+                data = file.read(MAX_FILE + 1)
+            except OSError as error:
+                raise _state_error(error, "read", path) from error
+        if len(data) > MAX_FILE:
+            raise _damaged(path, "it is far too big: move it away")
+        return data
+
+    def _write(self, name: str, data: bytes) -> None:
+        """Replace a file whole, so that readers and crashes see the old or the new content."""
+        path = self.path / name
+        temporary = path.with_name(f".{name}.{os.getpid()}.new")
+        try:
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            try:
+                with open(fd, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(fd)
+                temporary.replace(path)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    temporary.unlink()
+                raise
+        except OSError as error:
+            raise _state_error(error, "write", path) from error
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the directory's lock, making the directory first; not to be nested.
+
+        Others hold it for milliseconds; the system frees it when a holder dies.
+        """
+        path = self.path / "lock"
+        self._make()
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise _state_error(error, "write", path) from error
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+            except OSError as error:
+                raise _state_error(error, "lock", path) from error
+            yield
+        finally:
+            os.close(fd)
+
+    def _make(self) -> None:
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            mode = self.path.stat().st_mode
+        except OSError as error:
+            raise _state_error(error, "create", self.path) from error
+        if mode & stat.S_IWOTH:
+            raise StateError(
+                f"any user can replace the keys in {self.path}: run `chmod 700 {self.path}`"
+            )
+
+
+def _lines(data: bytes | None, path: Path) -> list[str]:
+    try:
+        return [] if data is None else data.decode("ascii").splitlines()
+    except UnicodeDecodeError as error:
+        raise _damaged(path, "restore it from a backup, or delete it to pin anew") from error
+
+
+def _damaged(path: Path, step: str) -> StateError:
+    return StateError(f"{path} is damaged: {step}")
+
+
+def _state_error(error: OSError, action: str, path: Path) -> StateError:
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT | errno.EFBIG:
+            step = "the disk or quota is full: free some space"
+        case errno.EACCES | errno.EPERM:
+            step = f"check who owns {path.parent}"
+        case errno.EROFS:
+            step = "the file system is read-only"
+        case errno.ENOTDIR | errno.EEXIST | errno.EISDIR:
+            step = "something else is in its place: move it away"
+        case _:
+            step = "check the disk"
+    return StateError(
+        f"cannot {action} {path} ({error.strerror or error}): {step}, "
+        f"or choose another directory with --home or {ENVIRONMENT}"
+    )
