@@ -1,1 +1,1 @@
-"""Placeholder docstring, replaced with the package."""
+"""One running peer: listeners, dialing, upgrade, the connection table and the data path."""

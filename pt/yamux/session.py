@@ -88,6 +88,7 @@ class Session:
         self.overflowed = False
         """The peer makes us answer and does not read the answers: close the connection."""
         self.on_acked: Callable[[], None] | None = None
+        self.on_rtt: Callable[[float], None] | None = None
         self._clock = clock
         self._on_stream = on_stream
         self._next_id = 1 if initiator else 2
@@ -228,6 +229,8 @@ class Session:
                 if ping_id == value:
                     sample = max(now - sent, 1e-6)
                     self.rtt = sample if self.rtt is None else min(sample, self.rtt * 1.25)
+                    if self.on_rtt is not None:
+                        self.on_rtt(self.rtt)
                     return
 
     def _check_known(self, stream_id: int) -> None:

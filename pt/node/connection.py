@@ -1,0 +1,206 @@
+"""One connection to one peer: who it is, its streams, and how inbound streams find a handler."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Final
+
+from pt.errors import ClosedError, PtError, RemoteProtocolError
+from pt.identify.messages import Identify
+from pt.identity.peer_id import PeerId
+from pt.multistream import aio as multistream
+from pt.multistream.negotiation import Responder, lazy_open
+from pt.node import standard
+from pt.node.link import Link
+from pt.wire.multiaddr import Multiaddr
+from pt.yamux.aio import MuxedStream
+from pt.yamux.stream import Stream
+
+if TYPE_CHECKING:
+    from pt.node.node import Node
+    from pt.noise.handshake import Suite
+
+__all__ = ["Connection", "RawHandler", "StreamCallback"]
+
+NEGOTIATION_TIMEOUT: Final = 10.0
+"""Seconds a stream may take to agree on a protocol (go-libp2p)."""
+
+StreamCallback = Callable[[MuxedStream, "Connection"], Coroutine[object, object, None]]
+RawHandler = Callable[["Connection", Stream, bytes, bytes], None]
+"""(connection, stream, reply, data): called in the receive path with the first `data` after an
+optimistic negotiation; sets the stream's handler and sends `reply` before anything else."""
+
+
+class Connection:
+    """A secured and multiplexed connection, direct or (later) relayed."""
+
+    def __init__(
+        self,
+        node: Node,
+        *,
+        peer_id: PeerId,
+        suite: Suite,
+        handshake_hash: bytes,
+        remote_addr: Multiaddr,
+        local_addr: Multiaddr,
+        initiator: bool,
+    ) -> None:
+        self.node = node
+        self.peer_id = peer_id
+        self.suite = suite
+        self.handshake_hash = handshake_hash
+        self.remote_addr = remote_addr
+        self.local_addr = local_addr
+        self.initiator = initiator
+        self.link: Link  # set by the node before anything runs
+        self.closed = False
+        self.close_reason = ""
+        self.on_close: list[Callable[[str], None]] = []
+        self.identified: Identify | None = None
+        """What the peer said about itself, verified, once asked."""
+        self._open_waiters: list[asyncio.Future[None]] = []
+
+    @property
+    def rtt(self) -> float | None:
+        """Round-trip time in seconds, once measured."""
+        return self.link.session.rtt
+
+    def new_stream(self) -> Stream:
+        """Open a yamux stream now, for a handler of its own; see `Session.open` for errors."""
+        return self.link.session.open()
+
+    async def open_stream(
+        self, protocols: Sequence[str], *, timeout: float = NEGOTIATION_TIMEOUT
+    ) -> MuxedStream:
+        """Open a stream on which the first of `protocols` that the peer takes was agreed.
+
+        Raises:
+            UnsupportedError: the peer takes none of them.
+            ClosedError: the connection ended.
+            TimeoutError: no answer in time.
+
+        """
+        async with asyncio.timeout(timeout):
+            while not self.link.session.can_open:
+                if self.closed or self.link.session.go_away is not None:
+                    raise ClosedError("the connection to the peer ended")
+                future = asyncio.get_running_loop().create_future()
+                self._open_waiters.append(future)
+                await future
+            if self.closed:
+                raise ClosedError("the connection to the peer ended")
+            stream = MuxedStream(self.link.session.open(), self.link)
+            try:
+                await multistream.select(stream, protocols)
+            except (PtError, asyncio.CancelledError):
+                await stream.reset()
+                raise
+            return stream
+
+    async def open_known(self, protocol: str, first: bytes = b"") -> MuxedStream:
+        """Open a stream with a protocol the peer is known to speak, sending `first` with it."""
+        stream = MuxedStream(self.new_stream(), self.link)
+        await stream.write(lazy_open(protocol) + first)
+        return stream
+
+    async def ping(self) -> float:
+        """One libp2p ping; seconds."""
+        return await standard.ping(self, secrets.token_bytes(32))
+
+    async def identify(self) -> Identify:
+        """Ask the peer who it is; see `pt.node.standard.identify`."""
+        return await standard.identify(self)
+
+    def close(self, reason: str = "closed by us") -> None:
+        """End the connection and all its streams."""
+        self.link.lose(reason)
+
+    def wake_openers(self) -> None:
+        """A stream was acknowledged: others may be opened."""
+        waiters, self._open_waiters = self._open_waiters, []
+        for future in waiters:
+            if not future.done():
+                future.set_result(None)
+
+    def lost(self, reason: str) -> None:
+        """Tell everybody that the connection ended; called by the link, once."""
+        self.closed = True
+        self.close_reason = reason
+        self.wake_openers()
+        callbacks, self.on_close = self.on_close, []
+        for callback in callbacks:
+            callback(reason)
+
+    def accept_stream(self, stream: Stream) -> None:
+        """Give an inbound stream its first handler: the negotiation."""
+        stream.handler = _InboundNegotiation(self, stream)
+
+
+class _InboundNegotiation:
+    """Finds out which protocol an inbound stream wants, without a task until it is known."""
+
+    __slots__ = ("_connection", "_responder", "_started", "_stream")
+
+    def __init__(self, connection: Connection, stream: Stream) -> None:
+        self._connection = connection
+        self._stream = stream
+        self._responder: Responder | None = None
+        self._started = False
+
+    def data_received(self, data: memoryview) -> None:
+        """Match an optimistic opening at one glance, everything else by the full machine."""
+        node, stream = self._connection.node, self._stream
+        if self._responder is None:
+            for opening, (reply, handler) in node.raw_handlers.items():
+                if data[: len(opening)] == opening:
+                    stream.credit(len(data))
+                    handler(self._connection, stream, reply, bytes(data[len(opening) :]))
+                    return
+            self._responder = Responder(node.speaks)
+            node.watch_negotiation(self)
+        responder = self._responder
+        stream.credit(len(data))
+        try:
+            responder.receive_data(bytes(data))
+        except RemoteProtocolError:
+            stream.reset()
+            return
+        reply = responder.data_to_send()
+        protocol = responder.result
+        if protocol is None:
+            self._send(reply)
+            return
+        raw = node.raw_by_protocol.get(protocol)
+        if raw is not None:
+            raw(self._connection, stream, reply, responder.leftover())
+            return
+        self._send(reply)
+        muxed = MuxedStream(stream, self._connection.link)
+        if rest := responder.leftover():
+            muxed.unread(rest)
+        node.serve(protocol, muxed, self._connection)
+
+    def _send(self, data: bytes) -> None:
+        if data and not self._stream.local_closed:
+            self._connection.link.send_small(self._stream, data)
+
+    def expire(self) -> None:
+        """Time is over: a stream that did not agree on anything is reset."""
+        if self._stream.handler is self:
+            self._stream.reset()
+            self._connection.link.flush()
+
+    def eof_received(self) -> None:
+        """No protocol was agreed: there is nothing to serve."""
+        self._stream.reset()
+
+    def window_opened(self) -> None:
+        """Nothing waits for credit here."""
+
+    def stream_acked(self) -> None:
+        """Inbound streams are not acknowledged to us."""
+
+    def stream_lost(self, code: int | None) -> None:
+        """Nothing to clean up."""

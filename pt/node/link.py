@@ -1,0 +1,340 @@
+"""The data path of one connection: socket ↔ Noise ↔ yamux, in callbacks, without copies.
+
+Receiving: one `recv_into` of up to 1 MiB, each Noise message opened in place, its plaintext passed
+to yamux as a view.  Sending: full frames are sealed from the caller's slot straight into the send
+buffer; short frames are collected in `Session.outgoing` and sealed together.  No task, future or
+event object is made a chunk.  See docs/design.md, "Performance".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from pt.errors import PtError
+from pt.node.buffers import NOISE_MESSAGE_LEN, POOL, TX_LEN
+from pt.noise.transport import Opener, Sealer
+from pt.yamux.frames import HEADER_LEN, YamuxError
+from pt.yamux.session import Session
+from pt.yamux.stream import Stream
+
+__all__ = ["KeepAlive", "Link", "RoomWaiter"]
+
+ROOM: Final = TX_LEN - 2 * NOISE_MESSAGE_LEN
+"""Fill level up to which a full frame, and the short frames before it, still fit."""
+SMALL_ROOM: Final = 256 * 1024
+"""Bytes of short frames that may wait before senders are held back."""
+MAX_PLAIN: Final = 65519
+RX_KEEP_LEN: Final = 4096
+"""A half-received message up to so long is set aside, so that no idle link holds 1 MiB."""
+
+
+class RoomWaiter(Protocol):
+    """Who wants to be called when the link can take frames again."""
+
+    def link_ready(self) -> None:
+        """There is room; called once for each `wait_room`."""
+        ...
+
+
+class KeepAlive:
+    """How a link notices that its path is dead: a ping after `interval` s of silence, given up
+    after `timeout` s without a byte.
+    """  # noqa: D205
+
+    __slots__ = ("interval", "timeout")
+
+    def __init__(self, interval: float, timeout: float) -> None:
+        self.interval = interval
+        self.timeout = timeout
+
+
+class Link:
+    """One secured and multiplexed connection.
+
+    `on_lost(reason)` is called once, after every stream was told.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        sealer: Sealer,
+        opener: Opener,
+        session: Session,
+        keep_alive: KeepAlive,
+        on_lost: Callable[[str], None],
+    ) -> None:
+        self.session = session
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.closed = False
+        self.last_rx = 0.0
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._seal = sealer.seal_into
+        self._open = opener.open
+        self._loop = asyncio.get_running_loop()
+        self._keep_alive = keep_alive
+        self._on_lost = on_lost
+        self._rx: memoryview | None = None  # borrowed while a long message is half there
+        self._rx_have = 0
+        self._rx_part = b""  # a short half message, set aside
+        self._tx: memoryview | None = None  # borrowed while ciphertext waits
+        self._tx_start = 0
+        self._tx_end = 0
+        self._blocked = False
+        self._writer_on = False
+        self._waiters: deque[RoomWaiter] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._last_tick = 0.0
+
+    def start(self, early: bytes = b"", plain: bytes = b"") -> None:
+        """Begin to read; `early` is ciphertext that arrived with the hand-shake, `plain` what of it
+        was opened already.
+        """  # noqa: D205
+        self.last_rx = self._last_tick = self._loop.time()
+        self._loop.add_reader(self._fd, self._on_readable)
+        self.session.ping()
+        self._timer = self._loop.call_later(self._keep_alive.interval, self._tick)
+        if plain:
+            try:
+                self.session.receive(memoryview(plain))
+            except YamuxError as error:
+                self._loop.call_soon(self.lose, f"protocol error: {error}")
+                return
+            self.session.end_batch()
+        if early:
+            buffer = POOL.rx.take()
+            buffer[: len(early)] = early
+            self._received(buffer, len(early))
+        else:
+            self.flush()
+
+    # --- receiving -----------------------------------------------------------------------------
+
+    def _on_readable(self) -> None:
+        buffer = self._rx
+        have = self._rx_have
+        if buffer is None:
+            buffer = POOL.rx.take()
+            if self._rx_part:
+                have = len(self._rx_part)
+                buffer[:have] = self._rx_part
+                self._rx_part = b""
+        else:
+            self._rx = None
+        try:
+            count = self._sock.recv_into(buffer[have:])
+        except (BlockingIOError, InterruptedError):
+            self._set_aside(buffer, 0, have)
+            return
+        except OSError as error:
+            POOL.rx.give(buffer)
+            self.lose(error.strerror or str(error))
+            return
+        if not count:
+            POOL.rx.give(buffer)
+            self.lose("the peer closed the connection")
+            return
+        self._received(buffer, have + count)
+
+    def _received(self, buffer: memoryview, end: int) -> None:
+        """Open and deliver every whole message of `buffer[:end]`; keep the rest."""
+        self.last_rx = self._loop.time()
+        pos = 0
+        receive = self.session.receive
+        open_message = self._open
+        try:
+            while end - pos >= 2:
+                stop = pos + 2 + (buffer[pos] << 8 | buffer[pos + 1])
+                if stop > end:
+                    break
+                receive(open_message(buffer[pos + 2 : stop]))
+                pos = stop
+        except YamuxError as error:
+            POOL.rx.give(buffer)
+            self.session.fail(error)
+            self.flush()
+            self.lose(f"protocol error: {error}")
+            return
+        except PtError as error:
+            POOL.rx.give(buffer)
+            self.lose(str(error))
+            return
+        self.bytes_in += pos
+        self.session.end_batch()
+        if self.closed:
+            POOL.rx.give(buffer)
+            return
+        self._set_aside(buffer, pos, end)
+        self.flush()
+        if self.session.go_away is not None and not self.session.streams:
+            self.lose("the peer went away")
+
+    def _set_aside(self, buffer: memoryview, start: int, end: int) -> None:
+        """Keep `buffer[start:end]` for the next read."""
+        left = end - start
+        if left <= RX_KEEP_LEN or POOL.rx.lent > 8:
+            self._rx_part = bytes(buffer[start:end])
+            self._rx_have = 0
+            POOL.rx.give(buffer)
+            return
+        if start:
+            buffer[:left] = buffer[start:end]
+        self._rx = buffer
+        self._rx_have = left
+
+    # --- sending -------------------------------------------------------------------------------
+
+    @property
+    def room(self) -> bool:
+        """Whether a full frame can be taken now."""
+        return (
+            self._tx_end <= ROOM and not self._blocked and len(self.session.outgoing) < SMALL_ROOM
+        )
+
+    def send_slot(self, stream: Stream, slot: memoryview, length: int) -> None:
+        """Send `length` payload bytes that lie at `slot[12:]`; the header space is overwritten.
+
+        The caller checked `room` and the stream's window.  The slot may be reused at once.
+        """
+        session = self.session
+        if session.outgoing:
+            self._seal_outgoing()
+        session.write_header(stream, slot, length)
+        tx = self._tx
+        if tx is None:
+            tx = self._tx = POOL.tx.take()
+        end = self._tx_end
+        self._tx_end = end + self._seal(slot[: HEADER_LEN + length], tx[end:])
+
+    def send_small(self, stream: Stream, data: bytes | memoryview) -> None:
+        """Queue a short frame; same conditions as `send_slot`."""
+        self.session.queue_data(stream, data)
+
+    def wait_room(self, waiter: RoomWaiter) -> None:
+        """Call `waiter.link_ready()` when there is room again."""
+        self._waiters.append(waiter)
+        if not self._blocked:
+            self.flush()
+
+    def flush(self) -> None:
+        """Seal what is queued and hand it to the socket."""
+        if self.closed:
+            return
+        if self.session.outgoing:
+            self._seal_outgoing()
+        if self._tx_end > self._tx_start and not self._blocked:
+            self._send()
+        if self.session.overflowed:
+            self.lose("the peer sends requests and does not read the answers")
+
+    def _seal_outgoing(self) -> None:
+        outgoing = self.session.outgoing
+        tx = self._tx
+        if tx is None:
+            tx = self._tx = POOL.tx.take()
+        end = self._tx_end
+        while outgoing and TX_LEN - end >= NOISE_MESSAGE_LEN:
+            with memoryview(outgoing) as view:
+                length = min(len(view), MAX_PLAIN)
+                end += self._seal(view[:length], tx[end:])
+            del outgoing[:length]
+        self._tx_end = end
+
+    def _send(self) -> None:
+        tx = self._tx
+        assert tx is not None
+        try:
+            sent = self._sock.send(tx[self._tx_start : self._tx_end])
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as error:
+            self._loop.call_soon(self.lose, error.strerror or str(error))
+            self._tx_start = self._tx_end = 0
+            return
+        self.bytes_out += sent
+        self._tx_start += sent
+        if self._tx_start < self._tx_end:
+            self._blocked = True
+            if not self._writer_on:
+                self._writer_on = True
+                self._loop.add_writer(self._fd, self._on_writable)
+            return
+        self._tx_start = self._tx_end = 0
+        self._tx = None
+        POOL.tx.give(tx)
+        if self._waiters and not self._blocked:
+            self._loop.call_soon(self._wake)
+
+    def _on_writable(self) -> None:
+        self._send()
+        if self.closed or self._tx_start < self._tx_end:
+            return
+        self._blocked = False
+        self._wake()
+        self.flush()
+        if not self._blocked and not self.closed:
+            self._writer_on = False
+            self._loop.remove_writer(self._fd)
+
+    def _wake(self) -> None:
+        """Let waiters send, each once at most, while there is room."""
+        waiters = self._waiters
+        for _ in range(len(waiters)):
+            if self.closed or not self.room:
+                return
+            waiters.popleft().link_ready()
+
+    # --- life ----------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        now = self._loop.time()
+        interval, timeout = self._keep_alive.interval, self._keep_alive.timeout
+        if now - self._last_tick > interval + timeout / 2:
+            self.last_rx = now  # this process slept (suspend, overload): the peer gets a new chance
+        self._last_tick = now
+        silent = now - self.last_rx
+        if silent > timeout:
+            self.lose(f"no sign of life for {silent:.0f} s", abort=True)
+            return
+        if silent > interval * 0.5:
+            self.session.ping()
+            self.flush()
+        self._timer = self._loop.call_later(interval, self._tick)
+
+    def set_keep_alive(self, keep_alive: KeepAlive) -> None:
+        """Change the rhythm, for instance once the peer is known to be one of ours."""
+        self._keep_alive = keep_alive
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = self._loop.call_later(keep_alive.interval, self._tick)
+
+    def lose(self, reason: str, *, abort: bool = False) -> None:
+        """End the connection: tell all streams, close the socket.  Idempotent."""
+        if self.closed:
+            return
+        self.closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._loop.remove_reader(self._fd)
+        self._loop.remove_writer(self._fd)
+        if not abort and self._tx is not None and self._tx_end > self._tx_start:
+            try:
+                self._sock.send(self._tx[self._tx_start : self._tx_end])
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EPIPE, errno.ECONNRESET):
+                    reason = f"{reason} ({error.strerror})"
+        for pool, buffer in ((POOL.rx, self._rx), (POOL.tx, self._tx)):
+            if buffer is not None:
+                pool.give(buffer)
+        self._rx = self._tx = None
+        self._sock.close()
+        self._waiters.clear()
+        self.session.lost()
+        self._on_lost(reason)
