@@ -240,19 +240,21 @@ class StateDir:
             return None
         except OSError as error:
             raise _state_error(error, "read", path) from error
-        with open(fd, "rb") as file:
-            try:
-                status = os.fstat(fd)
-                if not stat.S_ISREG(status.st_mode):
-                    raise StateError(f"{path} is not a file: move it away")
-                if status.st_mode & 0o077:
-                    raise StateError(
-                        f"{path} can be read or written by other users: "
-                        f"if nobody did, run `chmod 600 {path}`; else delete it"
-                    )
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise StateError(f"{path} is not a file: move it away")
+            if status.st_mode & 0o077:
+                raise StateError(
+                    f"{path} can be read or written by other users: "
+                    f"if nobody did, run `chmod 600 {path}`; else delete it"
+                )
+            with open(fd, "rb", closefd=False) as file:
                 data = file.read(MAX_FILE + 1)
-            except OSError as error:
-                raise _state_error(error, "read", path) from error
+        except OSError as error:
+            raise _state_error(error, "read", path) from error
+        finally:
+            os.close(fd)
         if len(data) > MAX_FILE:
             raise _damaged(path, "it is far too big: move it away")
         return data
