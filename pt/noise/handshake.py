@@ -113,6 +113,12 @@ class NoiseXX:
         return self._finished
 
     @property
+    def local_static(self) -> bytes:
+        """Our 32-byte X25519 public key."""
+        public: bytes = self._state.s.public_bytes
+        return public
+
+    @property
     def remote_static(self) -> bytes:
         """The peer's 32-byte X25519 public key; authentic only once a message with it was read.
 

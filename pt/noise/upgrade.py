@@ -6,12 +6,13 @@ Source: libp2p specs `noise/README.md`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from pt.errors import CryptoFailure, LocalProtocolError, RemoteProtocolError
 from pt.identity.keys import PrivateKey, PublicKey
 from pt.identity.peer_id import PeerId
-from pt.noise.handshake import NoiseXX, Suite, public_key
+from pt.noise.handshake import NoiseXX, Suite
 from pt.noise.payload import NoisePayload, choose_muxer
 
 __all__ = ["PeerMismatchError", "SecureHandshake", "SecureResult"]
@@ -63,7 +64,6 @@ class SecureHandshake:
         "_noise",
         "_out",
         "_peer",
-        "_static_public",
         "_suite",
         "result",
     )
@@ -85,7 +85,6 @@ class SecureHandshake:
         self._expected = expected
         self._muxers = muxers
         self._noise = NoiseXX(suite, initiator=initiator, static=static)
-        self._static_public = public_key(static)
         self._peer: tuple[PeerId, PublicKey, tuple[str, ...]] | None = None
         self._in = bytearray()
         self._out = bytearray()
@@ -172,8 +171,13 @@ class SecureHandshake:
         )
 
     def _own_payload(self) -> bytes:
-        return NoisePayload.create(self._identity, self._static_public, self._muxers).encode()
+        return _encoded_payload(self._identity, self._noise.local_static, self._muxers)
 
     def _send(self, payload: bytes) -> None:
         message = self._noise.write_message(payload)
         self._out += len(message).to_bytes(_LENGTH_LEN, "big") + message
+
+
+@lru_cache(maxsize=4)  # identity, static key and muxers are a process's own: sign them once
+def _encoded_payload(identity: PrivateKey, static_public: bytes, muxers: tuple[str, ...]) -> bytes:
+    return NoisePayload.create(identity, static_public, muxers).encode()

@@ -115,7 +115,7 @@ def test_payloads_of_any_length_up_to_the_limit(suite: Suite) -> None:
         ("too long", lambda m: m + bytes(MAX_MESSAGE)),
     ],
 )
-def test_spoilt_second_message(name: str, spoil) -> None:  # noqa: ANN001
+def test_spoilt_second_message(name: str, spoil) -> None:
     initiator, responder = pair()
     responder.read_message(initiator.write_message())
     with pytest.raises(CryptoFailure) as caught:
