@@ -53,8 +53,8 @@ def test_exact(wire: Wire, name: str) -> None:
 @pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_both_ways_at_once(wire: Wire) -> None:
-    argv = [sys.executable, "-m", "pt.tunnel.selftest", "run", "127.0.0.1", str(wire.port)]
-    argv += ["--size", str(DUPLEX_SIZE), "duplex"]
+    argv = [sys.executable, "-m", "pt.tunnel.selftest", "run", "--size", str(DUPLEX_SIZE)]
+    argv += ["127.0.0.1", str(wire.port), "duplex"]
     done = wire.rig.b.run(argv, timeout=500, check=False)
     result = json.loads(done.stdout)
     assert result["ok"], result["detail"]
