@@ -120,11 +120,11 @@ class LanPublisher:
 
         """
         zeroconf_module = await asyncio.to_thread(_import_zeroconf)
-        if not self._fixed:
-            self._interfaces = lan_interfaces()
-        if not self._interfaces:
+        wanted = self._interfaces if self._fixed else lan_interfaces()
+        if not wanted:
             raise NetworkError(f"no network interface to announce on: {_HINT}")
         try:
+            self._interfaces = _usable(wanted)
             self._zeroconf = zeroconf_module(interfaces=list(self._interfaces))
             await self._zeroconf.zeroconf.async_wait_for_start()
             # The result announces in the background: now, and twice more in half a second.
@@ -138,7 +138,7 @@ class LanPublisher:
             raise NetworkError(f"cannot announce on the LAN ({error}): {_HINT}") from error
         await asyncio.sleep(0)
         if not self._fixed:
-            self._watcher = asyncio.create_task(self._watch(), name="lan-publisher")
+            self._watcher = asyncio.create_task(self._watch(wanted), name="lan-publisher")
 
     async def update(self, addresses: Sequence[Multiaddr], sealed: bytes | None) -> None:
         """Announce a new record in place of the old one; a no-op unless started.
@@ -182,19 +182,20 @@ class LanPublisher:
             await asyncio.gather(self._announcing, return_exceptions=True)
             self._announcing = None
 
-    async def _watch(self) -> None:
+    async def _watch(self, current: tuple[str, ...]) -> None:
         """Follow the host from network to network."""
         while self._zeroconf is not None:
             await asyncio.sleep(RESCAN)
-            now = lan_interfaces()
-            if not now or now == self._interfaces:
+            wanted = lan_interfaces()
+            if not wanted or wanted == current:
                 continue
             try:
+                now = _usable(wanted)
                 await self._zeroconf.async_update_interfaces(list(now))
             except (OSError, RuntimeError) as error:
-                _log.debug("announcing on %s failed: %s", now, error)
+                _log.debug("announcing on %s failed: %s", wanted, error)
             else:
-                self._interfaces = now
+                self._interfaces, current = now, wanted
 
     def _info(self) -> ServiceInfo:
         from zeroconf import ServiceInfo  # noqa: PLC0415  # loaded by start() already
@@ -210,6 +211,28 @@ class LanPublisher:
             other_ttl=RECORD_TTL,
             parsed_addresses=list(self._interfaces[:4]),
         )
+
+
+def _usable(interfaces: Sequence[str]) -> tuple[str, ...]:
+    """Those that take part in multicast; one that does not would make zeroconf give up on all.
+
+    Raises:
+        OSError: why the last one does not, when none does.
+
+    """
+    usable: list[str] = []
+    failure: OSError | None = None
+    for address in interfaces:
+        try:
+            with _asking_socket(address) as sock:
+                sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, _membership(address))
+        except OSError as error:
+            failure = error
+        else:
+            usable.append(address)
+    if not usable and failure is not None:
+        raise failure
+    return tuple(usable)
 
 
 def _import_zeroconf() -> type[AsyncZeroconf]:
@@ -279,9 +302,8 @@ class LanBrowser:
             while (left := end - time.monotonic()) > 0:
                 await asyncio.sleep(min(left, RESCAN))
                 self._forget_silent()
-                before = self._askers.keys() - ()
-                if left > 1.0:
-                    self._rescan()
+                before = set(self._askers)
+                self._rescan()
                 if self._askers.keys() - before:
                     break  # a new network: ask there now
             self._ask()
@@ -302,29 +324,17 @@ class LanBrowser:
         return failure
 
     def _add(self, address: str) -> None:
+        asker = _asking_socket(address)
         loop = asyncio.get_running_loop()
-        local = socket.inet_aton(address)
-        with contextlib.ExitStack() as stack:
-            asker = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-            asker.setblocking(False)
-            asker.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, local)
-            asker.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 255)
-            asker.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 1)
-            asker.bind((address, 0))
-            self._join(local)
-            stack.pop_all()
         loop.add_reader(asker, self._readable, asker)
         self._askers[address] = asker
-
-    def _join(self, local: bytes) -> None:
-        """Let the listening socket hear the group on the interface with this address."""
-        if self._ear is None:
-            self._ear = _listening_socket()
-            asyncio.get_running_loop().add_reader(self._ear, self._readable, self._ear)
-        with contextlib.suppress(OSError):  # deaf to announcements there, yet answers arrive
-            self._ear.setsockopt(
-                socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton(GROUP) + local
-            )
+        try:
+            if self._ear is None:
+                self._ear = _listening_socket()
+                loop.add_reader(self._ear, self._readable, self._ear)
+            self._ear.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, _membership(address))
+        except OSError as error:  # deaf to announcements there, yet answers to questions arrive
+            _log.debug("cannot listen to the group on %s: %s", address, error)
 
     def _drop(self, address: str) -> None:
         asker = self._askers.pop(address)
@@ -333,9 +343,7 @@ class LanBrowser:
         if self._ear is not None:
             with contextlib.suppress(OSError):  # the interface may be gone
                 self._ear.setsockopt(
-                    socket.IPPROTO_IP,
-                    socket.IP_DROP_MEMBERSHIP,
-                    socket.inet_aton(GROUP) + socket.inet_aton(address),
+                    socket.IPPROTO_IP, socket.IP_DROP_MEMBERSHIP, _membership(address)
                 )
 
     def _ask(self) -> OSError | None:
@@ -392,6 +400,25 @@ def _delays() -> Iterator[float]:
     yield from QUESTION_DELAYS[1:]
     while True:
         yield REPEAT
+
+
+def _membership(address: str) -> bytes:
+    return socket.inet_aton(GROUP) + socket.inet_aton(address)
+
+
+def _asking_socket(address: str) -> socket.socket:
+    """A socket that sends to the group through the interface with this address."""
+    asker = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        asker.setblocking(False)
+        asker.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(address))
+        asker.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 255)
+        asker.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 1)
+        asker.bind((address, 0))
+    except OSError:
+        asker.close()
+        raise
+    return asker
 
 
 def _listening_socket() -> socket.socket:
