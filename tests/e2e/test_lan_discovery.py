@@ -2,78 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import queue
-import signal
 import socket
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from pt.identity.keys import PrivateKey
-from pt.identity.peer_id import PeerId
 from pt.lab.netns import Host, Lan
 from pt.rendezvous.mdns import MAX_ADDRESSES
+from tests.e2e.lan_lab import NAME, Peer, address, publish
 
 pytestmark = pytest.mark.netns
 
-ROOT = Path(__file__).resolve().parents[2]
-PEER = PeerId.from_public_key(PrivateKey.generate(b"\1" * 32).public)
 QUICK = 0.3
 """Seconds from asking or announcing to hearing; it takes two milliseconds on an idle machine."""
-WAIT = 20.0
-NAME = "a" * 40
 OTHER = "b" * 40
-
-
-class Peer:
-    """A `lan_peer` process on a host."""
-
-    def __init__(self, host: Host, *args: str) -> None:
-        self.process = host.popen(
-            [sys.executable, "-m", "tests.e2e.lan_peer", *args], stdout=subprocess.PIPE, cwd=ROOT
-        )
-        self._lines: queue.Queue[dict[str, Any]] = queue.Queue()
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self._lines.put(json.loads(line))
-
-    def next(self, event: str, timeout: float = WAIT, **facts: object) -> dict[str, Any]:
-        """The next line of this event with these facts; skips others."""
-        deadline = time.monotonic() + timeout
-        while True:
-            line = self._lines.get(timeout=max(0.0, deadline - time.monotonic()))
-            if line["event"] == event and facts.items() <= line.items():
-                return line
-
-    def stop(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(WAIT) == 0
-        self._thread.join(WAIT)
 
 
 @pytest.fixture
 def lan() -> Iterator[Lan]:
     with Lan(hosts=3) as made:
         yield made
-
-
-def address(ip: str) -> str:
-    return f"/ip4/{ip}/tcp/4001/p2p/{PEER}"
-
-
-def publish(host: Host, name: str = NAME, size: int = 256) -> Peer:
-    return Peer(host, "publish", name, str(size), address(host.ip))
 
 
 def test_exposer_is_there_already(lan: Lan) -> None:
