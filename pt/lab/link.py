@@ -210,7 +210,7 @@ def _open_tun(path: str) -> int:
 
 def _configure(path: str, address: str, mtu: int) -> None:
     lines = (
-        f"link set {DEVICE} mtu {mtu} txqueuelen {_DEVICE_QUEUE}",
+        f"link set {DEVICE} mtu {mtu} txqueuelen {_DEVICE_QUEUE} addrgenmode none",
         f"addr add {address} dev {DEVICE}",
         f"link set {DEVICE} up",
     )

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import random
+import socket
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pt.lab.link import Pipe, Shape
+from pt.lab import Host, Lan
+from pt.lab.link import Link, LinkError, Pipe, Shape
 
 
 def pipe(seed: int = 1, **shape: float) -> Pipe:
@@ -111,3 +114,48 @@ def test_order_rate_and_queue_bounds_hold(
         assert due <= now + queue * 8 / rate + delay + jitter + 1e-9, "the queue bounds the wait"
         assert due >= carried * 8 / rate + delay - 1e-9, "never faster than the line"
         last = due
+
+
+def bound(host: Host, ip: str) -> socket.socket:
+    with host.inside():
+        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    made.bind((ip, 7))
+    return made
+
+
+@pytest.mark.netns
+def test_a_link_carries_delays_and_cuts_packets_of_two_hosts() -> None:
+    with Lan(hosts=2, direct=True) as lan, Link(*lan.hosts, Shape(delay=0.05), seed=3) as link:
+        with bound(lan.hosts[0], link.a_ip) as a, bound(lan.hosts[1], link.b_ip) as b:
+            a.settimeout(10)
+            b.settimeout(10)
+            began = time.monotonic()
+            a.sendto(b"there", (link.b_ip, 7))
+            assert b.recvfrom(100) == (b"there", (link.a_ip, 7))
+            b.sendto(b"back", (link.a_ip, 7))
+            assert a.recvfrom(100) == (b"back", (link.b_ip, 7))
+            assert time.monotonic() - began >= 0.1
+            link.cut()
+            a.sendto(b"swallowed", (link.b_ip, 7))
+            while link.stats()["a_to_b"]["lost"] == 0:
+                time.sleep(0.001)
+            link.restore()
+            link.shape(Shape(delay=0.0))
+            a.sendto(b"again", (link.b_ip, 7))
+            assert b.recvfrom(100)[0] == b"again"
+            stats = link.stats()
+        assert stats["a_to_b"] == {"packets": 2, "bytes": 66, "lost": 1, "overflowed": 0}
+        assert stats["b_to_a"]["packets"] == 1
+        link.close()
+        with pytest.raises(LinkError, match="not open"):
+            link.stats()
+
+
+@pytest.mark.netns
+def test_a_link_into_nowhere_says_so(capfd: pytest.CaptureFixture[str]) -> None:
+    with Lan(hosts=2, direct=True) as lan:
+        broken = Link(*lan.hosts, Shape())
+        broken._argv[-1] = "/nonexistent"
+        with pytest.raises(LinkError, match="router"), broken:
+            pass
+    assert "/nonexistent" in capfd.readouterr().err
