@@ -35,14 +35,14 @@ class Suite(Enum):
 def public_key(private: bytes) -> bytes:
     """The 32-byte X25519 public key of a 32-byte private key."""
     _require_key(private, "static private key")
-    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey  # noqa: PLC0415  # start-up cost
 
     return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
 
 
 def preload() -> None:
     """Import the library now (some 25 ms of CPU), if there is idle time before a handshake."""
-    import noise.connection  # noqa: F401
+    import noise.connection  # noqa: F401, PLC0415  # the purpose
 
 
 class NoiseXX:
@@ -79,7 +79,7 @@ class NoiseXX:
         psk: bytes | None = None,
         test_ephemeral: bytes | None = None,
     ) -> None:
-        from noise.connection import NoiseConnection
+        from noise.connection import NoiseConnection  # noqa: PLC0415  # start-up cost
 
         _require_key(static, "static private key")
         name = suite.value
@@ -151,7 +151,7 @@ class NoiseXX:
             CryptoFailure: the peer's key of the previous message is unusable.
 
         """
-        from cryptography.exceptions import InvalidTag
+        from cryptography.exceptions import InvalidTag  # noqa: PLC0415  # start-up cost
 
         self._require_turn(mine=True)
         try:
@@ -174,8 +174,8 @@ class NoiseXX:
             CryptoFailure: the message is malformed or does not authenticate.
 
         """
-        from cryptography.exceptions import InvalidTag
-        from noise.exceptions import NoiseValueError
+        from cryptography.exceptions import InvalidTag  # noqa: PLC0415  # start-up cost
+        from noise.exceptions import NoiseValueError  # noqa: PLC0415  # start-up cost
 
         self._require_turn(mine=False)
         if len(message) > MAX_MESSAGE:
@@ -218,7 +218,7 @@ class NoiseXX:
 
 @lru_cache(maxsize=2)  # a process uses one static key for all its connections
 def _key_pair(private: bytes) -> KeyPair25519:
-    from noise.backends.default.keypairs import KeyPair25519
+    from noise.backends.default.keypairs import KeyPair25519  # noqa: PLC0415  # start-up cost
 
     return KeyPair25519.from_private_bytes(private)
 

@@ -97,14 +97,14 @@ class Opener:
 
 def _invalid_tag() -> type[Exception]:
     # Evaluated only when decryption failed: the import costs start-up nothing.
-    from cryptography.exceptions import InvalidTag
+    from cryptography.exceptions import InvalidTag  # noqa: PLC0415  # start-up cost
 
     return InvalidTag
 
 
 def _aead(suite: Suite, key: bytes) -> ChaCha20Poly1305 | AESGCM:
     # Not at the top: `pt bind` listens before it needs a cipher.
-    from cryptography.hazmat.primitives.ciphers import aead
+    from cryptography.hazmat.primitives.ciphers import aead  # noqa: PLC0415  # start-up cost
 
     if len(key) != 32:
         raise LocalProtocolError(f"a transport key must be 32 bytes, not {len(key)}")
