@@ -156,7 +156,7 @@ class NameKeys:
 
 _CONSONANTS: Final = "bdfghjklmnprstvz"
 _VOWELS: Final = "aiou"
-_GROUP: Final = re.compile(f"[{_CONSONANTS}][{_VOWELS}][{_CONSONANTS}][{_VOWELS}][{_CONSONANTS}]")
+_GROUP: Final = f"[{_CONSONANTS}][{_VOWELS}][{_CONSONANTS}][{_VOWELS}][{_CONSONANTS}]"
 
 
 def generate_name(random: bytes) -> str:
@@ -202,10 +202,11 @@ _COMMON_WORDS: Final = (
 )
 _COMMON: Final = frozenset(_COMMON_WORDS.split())
 _SEPARATORS: Final = "-._:/@+"
-_HEX: Final = re.compile(r"[0-9a-f]+|[0-9A-F]+")
+# Patterns are compiled at first use: most runs of `pt` judge no name.
+_HEX: Final = r"[0-9a-f]+|[0-9A-F]+"
 _LEET: Final = str.maketrans("013457$@", "oleastsa")
-_TOKEN: Final = re.compile(r"[A-Za-z]+|[0-9]+|[^A-Za-z0-9]+")
-_ODD: Final = re.compile(r"[^aeiouy]{5}|[aeiouy]{5}|q[^u]|^[^aeiouy]{4,}$")
+_TOKEN: Final = r"[A-Za-z]+|[0-9]+|[^A-Za-z0-9]+"
+_ODD: Final = r"[^aeiouy]{5}|[aeiouy]{5}|q[^u]|^[^aeiouy]{4,}$"
 """No word of a European language looks like this."""
 _RUNS: Final = "abcdefghijklmnopqrstuvwxyz 01234567890 qwertyuiop asdfghjkl zxcvbnm"
 
@@ -233,14 +234,14 @@ def estimate_strength(name: str) -> Strength:
 
 def _bits(name: str) -> float:
     groups = name.split("-")
-    if len(groups) >= 4 and all(_GROUP.fullmatch(group) for group in groups):
+    if len(groups) >= 4 and all(re.fullmatch(_GROUP, group) for group in groups):
         return 16.0 * len(set(groups))
-    tokens = _TOKEN.findall(name)
+    tokens = re.findall(_TOKEN, name)
     if _looks_random(name, tokens):
-        return 4.0 * len(name) if _HEX.fullmatch(name) else _brute_force(name)
+        return 4.0 * len(name) if re.fullmatch(_HEX, name) else _brute_force(name)
     plain = name.translate(_LEET)
-    if plain != name and not name.isdigit() and len(_TOKEN.findall(plain)) < len(tokens):
-        return min(_sum(tokens, name), _sum(_TOKEN.findall(plain), plain) + 3.0)
+    if plain != name and not name.isdigit() and len(re.findall(_TOKEN, plain)) < len(tokens):
+        return min(_sum(tokens, name), _sum(re.findall(_TOKEN, plain), plain) + 3.0)
     return _sum(tokens, name)
 
 
@@ -278,7 +279,7 @@ def _token_bits(token: str) -> float:
         return math.log2(10) * len(token)
     if lower in _COMMON:
         bits = _COMMON_BITS
-    elif not token.isascii() or _ODD.search(lower) is None:
+    elif not token.isascii() or re.search(_ODD, lower) is None:
         bits = _SHORT_WORD_BITS if len(lower) <= 3 else _WORD_BITS
     else:
         bits = math.log2(26) * len(lower)
