@@ -205,7 +205,7 @@ _SEPARATORS: Final = "-._:/@+"
 # Patterns are compiled at first use: most runs of `pt` judge no name.
 _HEX: Final = r"[0-9a-f]+|[0-9A-F]+"
 _LEET: Final = str.maketrans("013457$@", "oleastsa")
-_TOKEN: Final = r"[A-Za-z]+|[0-9]+|[^A-Za-z0-9]+"
+_PIECE: Final = r"[A-Za-z]+|[0-9]+|[^A-Za-z0-9]+"
 _ODD: Final = r"[^aeiouy]{5}|[aeiouy]{5}|q[^u]|^[^aeiouy]{4,}$"
 """No word of a European language looks like this."""
 _RUNS: Final = "abcdefghijklmnopqrstuvwxyz 01234567890 qwertyuiop asdfghjkl zxcvbnm"
@@ -236,12 +236,12 @@ def _bits(name: str) -> float:
     groups = name.split("-")
     if len(groups) >= 4 and all(re.fullmatch(_GROUP, group) for group in groups):
         return 16.0 * len(set(groups))
-    tokens = re.findall(_TOKEN, name)
+    tokens = re.findall(_PIECE, name)
     if _looks_random(name, tokens):
         return 4.0 * len(name) if re.fullmatch(_HEX, name) else _brute_force(name)
     plain = name.translate(_LEET)
-    if plain != name and not name.isdigit() and len(re.findall(_TOKEN, plain)) < len(tokens):
-        return min(_sum(tokens, name), _sum(re.findall(_TOKEN, plain), plain) + 3.0)
+    if plain != name and not name.isdigit() and len(re.findall(_PIECE, plain)) < len(tokens):
+        return min(_sum(tokens, name), _sum(re.findall(_PIECE, plain), plain) + 3.0)
     return _sum(tokens, name)
 
 
