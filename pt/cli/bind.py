@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
     if not config.stdio:
         renderer.heading(f"pt {pt.__version__}  {config.name}")
     return run_tunnel(
-        lambda on_event: Binder(config, state, on_event),
+        lambda on_event: Binder(config, state, on_event, tracer=renderer.tracer),
         renderer=renderer,
         notifier=notifier,
         drain=args.drain,

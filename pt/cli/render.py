@@ -7,12 +7,13 @@ command that carries a connection on stdin and stdout keeps stdout clean; then a
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import re
 import sys
 import time
-from typing import Final
+from typing import Final, TextIO
 
 from pt.cli.jsonlines import JsonLines, event_name
 from pt.cli.options import wants_json
@@ -43,7 +44,10 @@ class Renderer:
         self._plain_stdout = not use_colour(sys.stdout)
         self._err = LineWriter.of(sys.stderr, self._dropped)
         self._out = self._err if stdio else LineWriter.of(sys.stdout, self._dropped)
-        self.tracer = open_trace(args.trace) if args.trace else NO_TRACE
+        self._trace = open_trace(args.trace) if args.trace else None
+        self.tracer = (
+            NO_TRACE if self._trace is None else Tracer(self._trace, time.monotonic, time.time())
+        )
 
     def __call__(self, event: Event) -> None:
         """Take one event."""
@@ -66,6 +70,12 @@ class Renderer:
         self.tracer.emit("error", exit_code=error.exit_code, message=str(error))
         if self._json is not None:
             self._out.line(self._json.error(error, time.time()))
+
+    def close(self) -> None:
+        """Close the trace; nothing is shown afterwards."""
+        if self._trace is not None:
+            with contextlib.suppress(OSError):
+                self._trace.close()
 
     def _show(self, line: Line) -> None:
         if not line.to_stdout:
@@ -93,8 +103,8 @@ class Renderer:
         return self._text.dropped(count)
 
 
-def open_trace(path: str) -> Tracer:
-    """Return a tracer that appends to `path`.
+def open_trace(path: str) -> TextIO:
+    """Open `path` for appending, readable by its owner only.
 
     Raises:
         UsageError: the file cannot be written.
@@ -104,4 +114,4 @@ def open_trace(path: str) -> Tracer:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, TRACE_MODE)
     except OSError as error:
         raise UsageError(f"cannot write the trace {path}: {error.strerror or error}") from error
-    return Tracer(os.fdopen(fd, "a"), time.monotonic, time.time())
+    return os.fdopen(fd, "a")

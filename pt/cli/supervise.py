@@ -64,6 +64,8 @@ def run_tunnel(
     except PtError as error:
         renderer.failed(error)
         raise
+    finally:
+        renderer.close()
 
 
 async def _supervise(tunnel: Runnable, renderer: Renderer, notifier: Notifier, drain: float) -> int:

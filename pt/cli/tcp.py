@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     targets = ", ".join(_describe(service) for service in config.services)
     renderer.heading(f"pt {pt.__version__}  {config.name} → {targets}")
     return run_tunnel(
-        lambda on_event: Exposer(config, state, on_event),
+        lambda on_event: Exposer(config, state, on_event, tracer=renderer.tracer),
         renderer=renderer,
         notifier=notifier,
         drain=args.drain,

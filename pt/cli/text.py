@@ -115,7 +115,7 @@ class TextView:
 
     def _started(self, event: ev.Started) -> list[Line]:
         lines = [Line(self.labelled("peer", str(event.peer_id)))]
-        if event.strength == "open":
+        if event.strength.startswith("open"):
             lines += self._banner()
         elif event.strength:
             weak = event.strength.startswith("weak")

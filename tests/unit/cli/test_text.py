@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from pt.cli.text import TextView, duration, size
+from pt.tunnel import events as ev
+from tests.unit.cli.samples import (
+    COMMAND,
+    EVENTS,
+    LAN,
+    LOOPBACK,
+    PEER,
+    PUBLIC,
+    READY_BIND,
+    READY_TCP,
+)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 ms"), (0.0234, "23 ms"), (1, "1.0 s"), (59.94, "59.9 s"), (389, "6m29s"),
+     (3599.6, "1h00m"), (7500, "2h05m")],
+)  # fmt: skip
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (1_234_567, "1.2 MB"), (48_000_000, "48.0 MB"),
+     (999_960_000, "1.0 GB"), (250_000_000, "250 MB"), (10**15, "1.0 PB")],
+)  # fmt: skip
+def test_size(count: int, text: str) -> None:
+    assert size(count) == text
+
+
+def show(event: ev.Event, **options: bool) -> list[str]:
+    return [line.text for line in TextView(name="x.y", **options).event(event, 0)]
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=lambda event: type(event).__name__)
+def test_each_event_is_shown_without_colour(event: ev.Event) -> None:
+    lines = TextView(name="x.y").event(event, 0)
+    assert lines
+    assert all("\x1b" not in line.text and "\n" not in line.text for line in lines)
+    assert any(line.to_stdout for line in lines) == isinstance(event, ev.Ready)
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=lambda event: type(event).__name__)
+def test_colour_changes_nothing_else(event: ev.Event) -> None:
+    coloured = [re.sub(r"\x1b\[\d+m", "", text) for text in show(event, colour=True)]
+    assert coloured == show(event)
+
+
+def test_ready_of_the_exposer_gives_the_commands_to_paste() -> None:
+    here, elsewhere = show(READY_TCP)
+    assert here == f"READY    on the other machine:  {COMMAND}"
+    assert elsewhere == f"         from another network:  {COMMAND} --peer {PUBLIC}"
+
+
+@pytest.mark.parametrize(
+    ("addresses", "best"),
+    [((LOOPBACK, LAN), LAN), ((LOOPBACK,), LOOPBACK), ((PUBLIC, LAN), PUBLIC)],
+)
+def test_the_address_offered(addresses: tuple, best: object) -> None:
+    event = ev.Ready(peer_id=PEER, addresses=addresses, bind_command=COMMAND)
+    assert show(event)[1].endswith(f" --peer {best}")
+
+
+def test_a_command_that_has_an_address_gets_no_second_one() -> None:
+    event = ev.Ready(peer_id=PEER, addresses=(LAN,), bind_command=f"{COMMAND} --peer {LAN}")
+    assert len(show(event)) == 1
+
+
+def test_ready_of_the_binder_tells_what_to_try() -> None:
+    assert show(READY_BIND) == ["READY    127.0.0.1:2022 → x.y   try: ssh -p 2022 user@127.0.0.1"]
+
+
+def test_ready_of_several_ports_names_each() -> None:
+    ports = (ev.BoundPort(local=1, remote=2), ev.BoundPort(local=3, remote=4, host="::1"))
+    assert show(ev.Ready(ports=ports)) == [
+        "READY    127.0.0.1:1 → x.y port 2",
+        "READY    [::1]:3 → x.y port 4",
+    ]
+
+
+def test_ready_on_stdio() -> None:
+    assert show(ev.Ready(peer_id=PEER)) == ["READY    stdin and stdout"]
+
+
+def test_open_mode_is_loud() -> None:
+    text = "\n".join(show(ev.Started(peer_id=PEER, name="x", strength="open: no authentication")))
+    assert "NO AUTHENTICATION" in text
+
+
+def test_a_weak_name_is_advised_against() -> None:
+    weak = show(ev.Started(peer_id=PEER, strength="weak (about 12 bits)"))
+    strong = show(ev.Started(peer_id=PEER, strength="strong (about 80 bits)"))
+    assert "guessable" in weak[1]
+    assert "guessable" not in strong[1]
+
+
+def test_connections_begin_with_the_time_and_can_be_silenced() -> None:
+    opened = ev.StreamOpened(stream=7, peer_id=PEER, port=22)
+    closed = ev.StreamClosed(stream=7, sent=1_234_567, received=48, seconds=389.0)
+    refused = ev.StreamRefused(stream=8, port=80, code="refused", reason="no")
+    assert re.fullmatch(rf"\d\d:\d\d:\d\d \+ #7 {re.escape(PEER.short())} port 22", show(opened)[0])
+    assert show(closed)[0][9:] == "- #7 6m29s ↑1.2 MB ↓48 B"
+    for event in (opened, closed, refused):
+        assert show(event, quiet=True) == []
+    assert show(ev.Warned(message="m"), quiet=True)
+
+
+def test_verbose_tells_more() -> None:
+    for event in (READY_TCP, EVENTS[0], *[e for e in EVENTS if isinstance(e, ev.Connected)]):
+        assert len("".join(show(event, verbose=True))) > len("".join(show(event)))
