@@ -1,0 +1,85 @@
+#!/bin/sh
+# Build the interop peers: `interop/build.sh [go] [rust] [js]`, all of them without arguments.
+#
+# A peer is built once for each content of its sources and version of its tools, under the cache
+# directory of the user, so that a fresh clone starts warm; interop/bin/NAME-peer links to it.
+# A missing tool is named and its peer left out; under CI=true that is an error, as is any failure.
+set -eu
+
+here=$(cd "$(dirname "$0")" && pwd)
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/peertunnel
+PATH=$PATH:/usr/local/go/bin:$HOME/.cargo/bin
+export PATH
+mkdir -p "$cache/peers" "$here/bin"
+
+# key NAME TOOL-VERSION: what the peer is built from, as one short word.
+key() {
+  (
+    cd "$here/peers/$1"
+    echo "$2 $(uname -sm)"
+    find . \( -name node_modules -o -name target \) -prune -o -type f -print | LC_ALL=C sort |
+      while read -r file; do sha256sum "$file"; done
+    sha256sum "$here/build.sh"
+  ) | sha256sum | cut -c1-16
+}
+
+build_go() {
+  (cd "$here/peers/go" && CGO_ENABLED=0 nice go build -trimpath -buildvcs=false -ldflags='-s -w' -o "$1/peer" .)
+}
+
+build_rust() {
+  (cd "$here/peers/rust" && CARGO_TARGET_DIR="$cache/rust-target" nice cargo build --quiet --release --locked) &&
+    cp "$cache/rust-target/release/interop-peer" "$1/peer"
+}
+
+build_js() {
+  cp "$here"/peers/js/*.js "$here"/peers/js/*.json "$1/" &&
+    (cd "$1" && nice npm ci --silent --ignore-scripts --no-audit --no-fund) || return
+  printf '#!/bin/sh\nexec node "%s/peers/%s/peer.js" "$@"\n' "$cache" "$2" >"$1/peer"
+  chmod +x "$1/peer"
+}
+
+# build NAME TOOLS VERSION-COMMAND
+build() {
+  for tool in $2; do
+    if ! command -v "$tool" >/dev/null; then
+      echo "interop: no $tool, so there is no $1 peer" >&2
+      [ "${CI:-}" != true ]
+      return
+    fi
+  done
+  entry=$1-$(key "$1" "$($3)")
+  if [ ! -x "$cache/peers/$entry/peer" ]; then
+    started=$(date +%s)
+    fresh=$(mktemp -d "$cache/peers/.$1.XXXXXX")
+    chmod 755 "$fresh"
+    if ! "build_$1" "$fresh" "$entry"; then
+      rm -rf "$fresh"
+      echo "interop: the $1 peer does not build" >&2
+      return 1
+    fi
+    rm -rf "$cache/peers/$entry"
+    mv -T "$fresh" "$cache/peers/$entry"
+    echo "interop: built the $1 peer in $(($(date +%s) - started)) s"
+  fi
+  touch "$cache/peers/$entry"
+  ln -sfn "$cache/peers/$entry/peer" "$here/bin/$1-peer"
+}
+
+# Entries no build has used for a month.
+find "$cache/peers" -mindepth 1 -maxdepth 1 -mtime +30 -exec rm -rf {} +
+
+[ $# -gt 0 ] || set -- rust go js
+pids=
+for name in "$@"; do
+  case $name in
+    go) build go go "go version" & ;;
+    rust) build rust cargo "cargo --version" & ;;
+    js) build js "node npm" "node --version" & ;;
+    *) echo "interop: unknown peer $name" >&2; exit 2 ;;
+  esac
+  pids="$pids $!"
+done
+failed=0
+for pid in $pids; do wait "$pid" || failed=1; done
+exit $failed

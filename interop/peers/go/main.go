@@ -1,0 +1,120 @@
+// Command peer is our own go-libp2p peer: TCP, Noise and yamux, nothing else.
+//
+// It answers the contract every peer of the interop matrix answers (listen, dial, version), is the
+// baseline forwarder of the benchmark (forward-expose, forward-bind), behaves as PeerTunnel v1 did
+// (v1-tcp, v1-bind), and answers libp2p's transport interop contract (transport-test).
+//
+// Standard output carries one JSON line for each fact; everything else goes to standard error.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+	"time"
+)
+
+const usage = `usage: peer COMMAND [flags]
+  listen --ip A                                    serve the interop protocols
+  dial --to MULTIADDR --test NAME                  run one test
+  forward-expose --target HOST:PORT --listen MA    baseline forwarder, the side of the service
+  forward-bind --listen HOST:PORT --peer MA        baseline forwarder, the side of the client
+  v1-tcp --port N --listen MA                      PeerTunnel v1, the side of the service
+  v1-bind --listen HOST:PORT --peer MA             PeerTunnel v1, the side of the client
+  transport-test                                   libp2p's transport interop contract (environment)
+  version`
+
+func main() {
+	if len(os.Args) < 2 {
+		fmt.Fprintln(os.Stderr, usage)
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	commands := map[string]func(context.Context, []string) error{
+		"listen":         listen,
+		"dial":           dial,
+		"forward-expose": forwardExpose,
+		"forward-bind":   forwardBind,
+		"v1-tcp":         v1Tcp,
+		"v1-bind":        v1Bind,
+		"transport-test": transportTest,
+		"version":        version,
+	}
+	command, known := commands[os.Args[1]]
+	if !known {
+		fmt.Fprintln(os.Stderr, usage)
+		os.Exit(2)
+	}
+	if err := command(ctx, os.Args[2:]); err != nil {
+		fmt.Fprintln(os.Stderr, "peer:", err)
+		os.Exit(1)
+	}
+}
+
+func listen(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("listen", flag.ExitOnError)
+	ip := flags.String("ip", "127.0.0.1", "address to listen on")
+	_ = flags.Parse(args)
+	h, err := newHost("/ip4/" + *ip + "/tcp/0")
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	serve(h)
+	report(map[string]any{"multiaddr": fullAddress(h)})
+	<-ctx.Done()
+	return nil
+}
+
+func dial(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("dial", flag.ExitOnError)
+	options := testOptions{}
+	to := flags.String("to", "", "multiaddr of the listener, with /p2p/ID")
+	name := flags.String("test", "ping", "ping, identify, echo64, streams1000, halfclose, reset or idle")
+	flags.IntVar(&options.bytes, "bytes", 64<<20, "echo64: bytes to send")
+	flags.IntVar(&options.streams, "streams", 1000, "streams1000: streams to hold open")
+	flags.Float64Var(&options.idle, "idle", 12, "idle: seconds of silence")
+	flags.BoolVar(&options.unsigned, "unsigned", false, "identify: accept a peer without a signed record")
+	timeout := flags.Float64("timeout", 60, "seconds for the whole test")
+	_ = flags.Parse(args)
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(*timeout*float64(time.Second)))
+	defer cancel()
+	detail, err := runTest(ctx, *to, *name, options)
+	result := map[string]any{"test": *name, "ok": err == nil, "detail": detail}
+	if err != nil {
+		result["detail"] = err.Error()
+	}
+	report(result)
+	if err != nil {
+		return errors.New("test failed")
+	}
+	return nil
+}
+
+func version(context.Context, []string) error {
+	found := "unknown"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, module := range info.Deps {
+			if module.Path == "github.com/libp2p/go-libp2p" {
+				found = module.Version
+			}
+		}
+	}
+	report(map[string]any{"implementation": "go-libp2p", "version": found})
+	return nil
+}
+
+func report(facts map[string]any) {
+	line, err := json.Marshal(facts)
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println(string(line))
+}

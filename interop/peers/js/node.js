@@ -1,0 +1,128 @@
+// The node and the few stream helpers the handlers and the tests share.
+
+import { noise } from '@libp2p/noise'
+import { identify } from '@libp2p/identify'
+import { ping } from '@libp2p/ping'
+import { tcp } from '@libp2p/tcp'
+import { yamux } from '@libp2p/yamux'
+import { StreamResetError } from '@libp2p/interface'
+import { createLibp2p } from 'libp2p'
+
+export const ECHO = '/interop/echo/1.0.0'
+export const RESET = '/interop/reset/1.0.0'
+export const TOKEN_SIZE = 16
+
+const PAUSE_ABOVE = 1024 * 1024 // unread bytes
+
+// More streams and connections than any test makes: limits are not what is tested.
+export const MANY = 4096
+export const STREAM_LIMITS = { maxInboundStreams: MANY, maxOutboundStreams: MANY }
+
+export function newNode (listen, identifyOnOpen = true) {
+  return createLibp2p({
+    addresses: { listen },
+    nodeInfo: { name: 'interop-peer-js', version: '0.1.0', userAgent: 'interop-peer-js' },
+    transports: [tcp()],
+    connectionEncrypters: [noise()],
+    streamMuxers: [yamux({ ...STREAM_LIMITS, maxEarlyStreams: MANY })],
+    connectionManager: { inboundConnectionThreshold: MANY },
+    connectionMonitor: { enabled: false },
+    services: { identify: identify({ runOnConnectionOpen: identifyOnOpen }), ping: ping() }
+  })
+}
+
+export function report (facts) {
+  process.stdout.write(JSON.stringify(facts) + '\n')
+}
+
+// Sends all of `data`, waiting whenever the stream says that it is full.
+export async function write (stream, data) {
+  if (!stream.send(data)) {
+    await stream.onDrain()
+  }
+}
+
+// Reads a stream by counts of bytes. It listens from its construction on, so that nothing that
+// arrives before the first read is missed, and pauses the stream while much is unread.
+export class Reader {
+  #chunks = []
+  #unread = 0
+  #ended = false
+  #error = null
+  #wake = () => {}
+
+  constructor (stream) {
+    this.stream = stream
+    const finish = (error) => {
+      this.#ended = true
+      this.#error ??= error
+      this.#wake()
+    }
+    stream.addEventListener('message', (event) => {
+      const chunk = Buffer.from(event.data.subarray())
+      this.#chunks.push(chunk)
+      this.#unread += chunk.length
+      if (this.#unread > PAUSE_ABOVE && stream.readStatus === 'readable') {
+        stream.pause()
+      }
+      this.#wake()
+    })
+    stream.addEventListener('end', () => finish(stream.status === 'reset' ? new StreamResetError() : null))
+    stream.addEventListener('close', (event) => {
+      if (event.error != null) {
+        finish(event.error)
+      }
+    })
+    if (stream.status === 'reset') {
+      finish(new StreamResetError())
+    } else if (stream.readableEnded) {
+      finish(null)
+    }
+  }
+
+  // The next message, or null at the end; throws when the stream was reset.
+  async next () {
+    while (this.#chunks.length === 0) {
+      if (this.#error != null) {
+        throw this.#error
+      }
+      if (this.#ended) {
+        return null
+      }
+      await new Promise((resolve) => { this.#wake = resolve })
+    }
+    const chunk = this.#chunks.shift()
+    this.#unread -= chunk.length
+    if (this.stream.readStatus === 'paused' && this.#unread <= PAUSE_ABOVE) {
+      this.stream.resume()
+    }
+    return chunk
+  }
+
+  async exactly (count) {
+    const parts = []
+    let have = 0
+    while (have < count) {
+      const part = await this.next()
+      if (part == null) {
+        throw new Error(`the stream ended ${count - have} bytes early`)
+      }
+      parts.push(part)
+      have += part.length
+    }
+    const all = Buffer.concat(parts)
+    if (have > count) {
+      this.#chunks.unshift(all.subarray(count))
+      this.#unread += have - count
+    }
+    return all.subarray(0, count)
+  }
+
+  async all () {
+    const parts = []
+    for (let part = await this.next(); part != null; part = await this.next()) {
+      parts.push(part)
+    }
+    return Buffer.concat(parts)
+  }
+}

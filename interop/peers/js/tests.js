@@ -1,0 +1,193 @@
+// The tests a dialer runs.
+
+import { createHash, randomBytes, randomFillSync } from 'node:crypto'
+import { networkInterfaces } from 'node:os'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { multiaddr } from '@multiformats/multiaddr'
+import { ECHO, MANY, RESET, Reader, TOKEN_SIZE, newNode, write } from './node.js'
+
+const OPEN_AT_ONCE = 64 // rust and Go refuse more than 256 that are not acknowledged yet
+const HALF_CLOSE_BYTES = 128 * 1024 // fits the initial yamux window of 256 KiB in both directions
+const BLOCK = 64 * 1024
+const WANTED = ['/ipfs/ping/1.0.0', '/ipfs/id/1.0.0', ECHO, RESET]
+
+export async function runTest (to, name, options) {
+  const tests = { ping, identify, echo64, streams1000, halfclose, reset, idle }
+  if (tests[name] == null) {
+    throw new Error(`unknown test ${name}`)
+  }
+  const node = await newNode([], name !== 'identify') // that test asks by itself, to see an error
+  const connection = await node.dial(multiaddr(to))
+  return await tests[name]({ node, connection, options })
+}
+
+function open (connection, protocol) {
+  return connection.newStream(protocol, { maxOutboundStreams: MANY })
+}
+
+async function ping ({ node, connection }) {
+  let best = Infinity
+  for (let i = 0; i < 5; i++) {
+    best = Math.min(best, await node.services.ping.ping(connection.remotePeer))
+  }
+  return `5 pings, best ${best} ms`
+}
+
+async function identify ({ node, connection, options }) {
+  const facts = await node.services.identify.identify(connection)
+  if (!facts.agentVersion) {
+    throw new Error('no agent version')
+  }
+  for (const wanted of WANTED) {
+    if (!facts.protocols.includes(wanted)) {
+      throw new Error(`protocol ${wanted} is missing in ${facts.protocols}`)
+    }
+  }
+  const key = connection.remotePeer.publicKey
+  if (!connection.remotePeer.equals(facts.peerId) || facts.publicKey == null || !Buffer.from(key.raw).equals(Buffer.from(facts.publicKey).subarray(-32))) {
+    throw new Error('the public key does not belong to the peer id')
+  }
+  // The socket's own address is hidden: the observed one must be of an interface of this machine,
+  // and its port must not be the listener's. js-libp2p itself appends our peer id to it.
+  const observed = facts.observedAddr?.toString().match(/^\/ip4\/([0-9.]+)\/tcp\/([0-9]+)(\/p2p\/.*)?$/)
+  const ours = Object.values(networkInterfaces()).flat().map(({ address }) => address)
+  if (observed == null || !ours.includes(observed[1]) || connection.remoteAddr.toString().includes(`/tcp/${observed[2]}/`)) {
+    throw new Error(`observed address ${facts.observedAddr} is not ours, ${ours}`)
+  }
+  const record = facts.signedPeerRecord
+  if (record == null && !options.unsigned) {
+    throw new Error('no signed peer record')
+  }
+  if (record != null && record.addresses.length === 0) {
+    throw new Error('the signed record has no address')
+  }
+  return `agent ${facts.agentVersion}, ${facts.protocols.length} protocols, ${facts.listenAddrs.length} addresses, signed record: ${record != null}`
+}
+
+async function echo64 ({ connection, options }) {
+  const began = performance.now()
+  const stream = await open(connection, ECHO)
+  const [sent, received] = [createHash('sha256'), createHash('sha256')]
+  const send = async () => {
+    for (let left = options.bytes; left > 0; left -= BLOCK) {
+      const block = randomFillSync(Buffer.alloc(Math.min(left, BLOCK)))
+      sent.update(block)
+      await write(stream, block)
+    }
+    await stream.close()
+  }
+  const receive = async () => {
+    const reader = new Reader(stream)
+    let count = 0
+    for (let part = await reader.next(); part != null; part = await reader.next()) {
+      received.update(part)
+      count += part.length
+    }
+    return count
+  }
+  const [count] = await Promise.all([receive(), send()])
+  const [left, right] = [sent.digest('hex'), received.digest('hex')]
+  if (count !== options.bytes || left !== right) {
+    throw new Error(`${count} bytes of ${options.bytes} came back, hash equal: ${left === right}`)
+  }
+  return `${count} bytes, sha256 ${left.slice(0, 8)}…, ${seconds(began)} s`
+}
+
+async function streams1000 ({ connection, options }) {
+  const began = performance.now()
+  const held = []
+  let next = 0
+  const worker = async () => {
+    while (next < options.streams) {
+      const index = next++
+      const stream = await open(connection, ECHO)
+      held[index] = { stream, reader: new Reader(stream) }
+      await roundTrip(held[index], `hello ${index}`)
+    }
+  }
+  await Promise.all(Array.from({ length: OPEN_AT_ONCE }, worker))
+  // All are open now: each must still be alive, and each must end cleanly.
+  for (const [index, one] of held.entries()) {
+    await roundTrip(one, `again ${index}`)
+  }
+  for (const { stream } of held) {
+    await stream.close()
+  }
+  for (const { reader } of held) {
+    const rest = await reader.all()
+    if (rest.length > 0) {
+      throw new Error(`a stream ended with ${rest}`)
+    }
+  }
+  return `${held.length} streams, ${seconds(began)} s`
+}
+
+async function roundTrip ({ stream, reader }, text) {
+  await write(stream, Buffer.from(text))
+  const back = await reader.exactly(text.length)
+  if (back.toString() !== text) {
+    throw new Error(`sent ${text}, got ${back}`)
+  }
+}
+
+async function halfclose ({ connection }) {
+  const stream = await open(connection, ECHO)
+  const reader = new Reader(stream)
+  const data = randomBytes(HALF_CLOSE_BYTES)
+  await write(stream, data)
+  await stream.close()
+  const back = await reader.all()
+  if (!back.equals(data)) {
+    throw new Error(`${back.length} bytes of ${data.length} came back after the close`)
+  }
+  return `${back.length} bytes read after the write side was closed`
+}
+
+async function reset ({ connection }) {
+  const token = randomBytes(TOKEN_SIZE)
+  const asked = await ask(connection, 'R', token)
+  const outcome = await asked.reader.all().then(() => 'an end of file', (error) => error.name)
+  if (outcome !== 'StreamResetError') {
+    throw new Error(`expected a reset from the peer, got ${outcome}`)
+  }
+  const watched = await ask(connection, 'W', token)
+  await watched.reader.exactly(1)
+  watched.stream.abort(new Error('reset by the test'))
+  for (let i = 0; i < 100; i++) {
+    const { stream, reader } = await ask(connection, 'Q', token)
+    const answer = (await reader.all()).toString()
+    await stream.close()
+    if (answer === 'r') {
+      return "peer's reset seen, ours seen by the peer"
+    }
+    if (answer === 'e') {
+      throw new Error('the peer took our reset for an end of file')
+    }
+    if (answer !== 'p') {
+      throw new Error(`query answered ${answer}`)
+    }
+    await sleep(50)
+  }
+  throw new Error('the peer never noticed our reset')
+}
+
+async function ask (connection, command, token) {
+  const stream = await open(connection, RESET)
+  const reader = new Reader(stream)
+  // A peer may reset before we read: the reader must be listening by then.
+  await write(stream, Buffer.concat([Buffer.from(command), token]))
+  return { stream, reader }
+}
+
+async function idle ({ connection, options }) {
+  const stream = await open(connection, ECHO)
+  const one = { stream, reader: new Reader(stream) }
+  await roundTrip(one, 'before')
+  await sleep(options.idle * 1000)
+  await roundTrip(one, 'after')
+  return `alive after ${options.idle} idle seconds`
+}
+
+function seconds (began) {
+  return ((performance.now() - began) / 1000).toFixed(2)
+}
