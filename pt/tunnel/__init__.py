@@ -1,1 +1,1 @@
-"""Placeholder docstring, replaced with the package."""
+"""The job: expose and bind, sessions, forwarding wire-exact TCP."""

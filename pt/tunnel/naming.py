@@ -1,0 +1,23 @@
+"""From the user's name to its keys, through the cache of the state directory."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from pt.errors import StateError
+from pt.node.state import StateDir
+from pt.rendezvous.name import NameKeys
+
+__all__ = ["keys_of"]
+
+
+async def keys_of(name: str, state: StateDir) -> NameKeys:
+    """Derive the name's keys (0.5 s and 128 MiB, in a thread), or take them from the cache."""
+    cached = state.cached_keys(name)
+    if cached is not None:
+        return cached
+    keys = await asyncio.to_thread(NameKeys.derive, name)
+    with contextlib.suppress(StateError):  # a cache that cannot be written costs time, no more
+        state.cache_keys(name, keys)
+    return keys
