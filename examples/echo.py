@@ -1,6 +1,6 @@
 """Both ends in one program: expose a small echo service and talk to it through the tunnel.
 
-Between two machines each half stays as it is; only `peer=`, `listen=` and `lan=False` go, which keep
+Between two machines each half stays as it is; only `peer=`, `listen=` and `lan=False` go: they keep
 this program off the network.
 """
 

@@ -11,13 +11,13 @@ from pt.tunnel.config import Service
 from pt.tunnel.events import Connected, Event, StreamClosed
 
 
-def serving(greeting: bytes):
+async def serving(greeting: bytes) -> asyncio.Server:
     async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(greeting)
         writer.close()
         await writer.wait_closed()
 
-    return asyncio.start_server(greet, "127.0.0.1", 0)
+    return await asyncio.start_server(greet, "127.0.0.1", 0)
 
 
 def tell(event: Event) -> None:

@@ -165,9 +165,7 @@ class Tunnel:
             LocalPortError: the port is taken or not ours to take.
 
         """
-        bound = await self._binder.listen(
-            Forward(local_port=port, remote_port=remote_port, host=host)
-        )
+        bound = self._binder.listen(Forward(local_port=port, remote_port=remote_port, host=host))
         return bound.local
 
     async def aclose(self) -> None:

@@ -30,7 +30,7 @@ from pt.errors import (
 from pt.node.state import StateDir
 from pt.trace import NO_TRACE, Tracer
 from pt.tunnel import events
-from pt.tunnel.config import BindConfig
+from pt.tunnel.config import BindConfig, Forward
 from pt.tunnel.core.messages import PROTOCOL_V1, Code
 
 if TYPE_CHECKING:
@@ -120,21 +120,10 @@ class Binder:
         self._hangups = HangupWatch(loop)
         try:
             for forward in self.config.forwards:
-                try:
-                    sock = tcp.listen(forward.host, forward.local_port)
-                except OSError as error:
-                    raise _port_error(forward.host, forward.local_port, error) from error
-                self._listeners.append((sock, forward.remote_port))
+                self.listen(forward)
         except LocalPortError:
-            for sock, _ in self._listeners:
-                sock.close()
+            self._stop_listening()
             raise
-        self.ports = tuple(
-            events.BoundPort(local=sock.getsockname()[1], remote=remote, host=sock.getsockname()[0])
-            for sock, remote in self._listeners
-        )
-        for sock, remote in self._listeners:
-            loop.add_reader(sock.fileno(), self._on_accept, sock, remote)
         self._runner = loop.create_task(self._run())
         self._runner.add_done_callback(self._ended)
 
@@ -200,20 +189,39 @@ class Binder:
         session.connection.link.lose("cut on purpose", abort=True)
         return True
 
-    def open_socket(self, port: int = 0) -> socket.socket:
-        """A connection to the exposer's `port` as a non-blocking socket of this process.
+    def carry(self, sock: socket.socket, port: int = 0) -> None:
+        """Carry a connected, non-blocking stream socket to the exposer's `port`, and own it.
 
         Raises:
-            ClosedError: the binder is closed.
+            ClosedError: the binder is closed or about to be.
 
         """
-        if self._closed:
+        if self._closed or self._draining:
             raise ClosedError("the tunnel is closed")
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        theirs.setblocking(False)
-        self._forward(ours, port)
-        return theirs
+        self._forward(sock, port)
+        self._flush()
+
+    def listen(self, forward: Forward) -> events.BoundPort:
+        """Listen on one more local port.
+
+        Raises:
+            LocalPortError: it cannot be listened on.
+            ClosedError: the binder is closed or about to be.
+
+        """
+        if self._closed or self._draining:
+            raise ClosedError("the tunnel is closed")
+        try:
+            sock = tcp.listen(forward.host, forward.local_port)
+        except OSError as error:
+            raise _port_error(forward.host, forward.local_port, error) from error
+        self._listeners.append((sock, forward.remote_port))
+        host, port = sock.getsockname()[:2]
+        bound = events.BoundPort(local=port, remote=forward.remote_port, host=host)
+        self.ports += (bound,)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(sock.fileno(), self._on_accept, sock, forward.remote_port)
+        return bound
 
     def _stop_listening(self) -> None:
         loop = asyncio.get_running_loop()
