@@ -22,6 +22,8 @@ __all__ = ["Runnable", "run_tunnel"]
 
 CLOSE_TIMEOUT: Final = 3.0
 """Seconds for farewells (mDNS goodbye, GO_AWAY) once nothing is left to carry."""
+SILENT: Final = 0.2
+"""Seconds of draining that need no explanation."""
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -98,11 +100,7 @@ async def _supervise(tunnel: Runnable, renderer: Renderer, notifier: Notifier, d
             task.result()  # raises what ended it
             return 0
         if started and not task.done() and drain > 0:
-            again = "again" if first == signal.SIGINT else "Ctrl-C"
-            renderer.heading(
-                f"stopping: open connections have {drain:g} s to finish ({again} to end at once)"
-            )
-            await tunnel.drain(drain)
+            await _drain(tunnel, drain, renderer)
         return 128 + first
     finally:
         task.cancel()
@@ -111,3 +109,14 @@ async def _supervise(tunnel: Runnable, renderer: Renderer, notifier: Notifier, d
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await tunnel.close()
+
+
+async def _drain(tunnel: Runnable, seconds: float, renderer: Renderer) -> None:
+    """Drain, and say so if it is not over at once."""
+    draining = asyncio.ensure_future(tunnel.drain(seconds))
+    done, _ = await asyncio.wait({draining}, timeout=SILENT)
+    if not done:
+        renderer.heading(
+            f"stopping: open connections have {seconds:g} s to finish; Ctrl-C ends them at once"
+        )
+    await draining

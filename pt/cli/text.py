@@ -70,6 +70,7 @@ class TextView:
         self._colour = colour
         self._quiet = quiet
         self._verbose = verbose
+        self._was_ready = False
         self._second = -1
         self._clock = ""
 
@@ -83,6 +84,7 @@ class TextView:
             case ev.Published():
                 return self._published(event)
             case ev.Ready():
+                self._was_ready = True
                 return self._ready(event)
             case ev.LookingUp():
                 return self._looking(event)
@@ -91,11 +93,13 @@ class TextView:
             case ev.Pinned():
                 return self._pinned(event)
             case ev.Connected():
-                return self._connected(event)
+                return self._connected(event, time)
             case ev.Resumed():
                 return self._resumed(event)
             case ev.StreamRefused() if self._quiet:
                 return []
+            case ev.Stopped(reason="closed"):
+                return []  # it was asked to
             case _:
                 return [self._note(event, time)]
 
@@ -119,7 +123,7 @@ class TextView:
             lines += self._banner()
         elif event.strength:
             weak = event.strength.startswith("weak")
-            advice = "  guessable: leave --id out for a strong one" if weak else ""
+            advice = "; leave --id out for a strong one" if weak else ""
             text = f"name {event.strength}{advice}"
             lines.append(Line(self.labelled("security", text, YELLOW if weak else BOLD)))
         if self._verbose:
@@ -183,7 +187,7 @@ class TextView:
         text = f"{event.peer_id}: first use of this name, remembered from now on"
         return [Line(self.labelled("pinned", text))]
 
-    def _connected(self, event: ev.Connected) -> list[Line]:
+    def _connected(self, event: ev.Connected, time: float) -> list[Line]:
         parts = [event.peer_id.short(), event.path]
         if event.address is not None:
             parts.append(_endpoint(event.address))
@@ -191,7 +195,10 @@ class TextView:
             parts.append(duration(event.rtt))
         if event.suite and self._verbose:
             parts.append(event.suite)
-        return [Line(self.labelled("path", " ".join(parts)))]
+        text = " ".join(parts)
+        if self._was_ready:
+            return [Line(f"{self._time(time)} {self.paint('+', GREEN)} {text}")]
+        return [Line(self.labelled("path", text))]
 
     def _resumed(self, event: ev.Resumed) -> list[Line]:
         text = (
@@ -223,7 +230,7 @@ class TextView:
     def _note(self, event: ev.Event, time: float) -> Line:
         match event:
             case ev.Disconnected():
-                text, colour = f"lost {event.peer_id.short()}: {event.reason}", YELLOW
+                text, colour = f"- {event.peer_id.short()} lost: {event.reason}", YELLOW
             case ev.Retrying():
                 text = f"next attempt in {duration(event.delay)}: {event.reason}"
                 colour = YELLOW

@@ -17,7 +17,7 @@ READY_TCP = ev.Ready(peer_id=PEER, addresses=(LOOPBACK, LAN, PUBLIC), bind_comma
 READY_BIND = ev.Ready(peer_id=PEER, ports=(ev.BoundPort(local=2022, remote=22),))
 
 EVENTS: tuple[ev.Event, ...] = (
-    ev.Started(peer_id=PEER, name="x.y", strength="weak (about 12 bits)", addresses=(LAN,)),
+    ev.Started(peer_id=PEER, name="x.y", strength="weak: about 12 bits", addresses=(LAN,)),
     ev.Published(medium="lan", ok=True, detail="2 interfaces", seconds=0.25),
     READY_TCP,
     READY_BIND,

@@ -96,10 +96,24 @@ def test_open_mode_is_loud() -> None:
 
 
 def test_a_weak_name_is_advised_against() -> None:
-    weak = show(ev.Started(peer_id=PEER, strength="weak (about 12 bits)"))
-    strong = show(ev.Started(peer_id=PEER, strength="strong (about 80 bits)"))
-    assert "guessable" in weak[1]
-    assert "guessable" not in strong[1]
+    weak = show(ev.Started(peer_id=PEER, strength="weak: about 12 bits"))
+    strong = show(ev.Started(peer_id=PEER, strength="strong: about 80 bits"))
+    assert "leave --id out" in weak[1]
+    assert "leave --id out" not in strong[1]
+
+
+def test_paths_after_ready_are_a_log() -> None:
+    connected = ev.Connected(peer_id=PEER, path="direct/tcp", address=LAN, rtt=0.023)
+    view = TextView()
+    (line,) = view.event(connected, 0)
+    assert line.text == f"path     {PEER.short()} direct/tcp 192.168.1.7:4001 23 ms"
+    view.event(READY_TCP, 0)
+    (line,) = view.event(connected, 0)
+    assert line.text[9:] == f"+ {PEER.short()} direct/tcp 192.168.1.7:4001 23 ms"
+
+
+def test_a_stop_that_was_asked_for_is_not_news() -> None:
+    assert show(ev.Stopped(reason="closed")) == []
 
 
 def test_connections_begin_with_the_time_and_can_be_silenced() -> None:
