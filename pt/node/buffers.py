@@ -22,7 +22,7 @@ SLOT_LEN: Final = 65519
 
 
 class Pool:
-    """A free list of equal buffers; at most `keep` are kept, the rest goes back to the allocator."""
+    """A free list of equal buffers; at most `keep` are kept, others go back to the heap."""
 
     __slots__ = ("_free", "_keep", "_len", "lent")
 

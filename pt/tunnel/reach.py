@@ -1,0 +1,477 @@
+"""Finding the exposer and keeping a session with it: the binder's background work.
+
+The loop of `Reach.run`: collect candidates, dial, authenticate or re-attach, wait until the path is
+lost, again.  Open connections outlive paths; the binder's listening ports know nothing of all this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from pt.aio import tcp
+from pt.errors import (
+    ClosedError,
+    CryptoFailure,
+    IdentityChangedError,
+    NotFoundError,
+    PtError,
+    RefusedError,
+    UsageError,
+)
+from pt.node.state import StateDir
+from pt.trace import Tracer
+from pt.tunnel import events
+from pt.tunnel.config import BindConfig
+from pt.tunnel.core.messages import PROTOCOL_V1, Code
+
+if TYPE_CHECKING:
+    from pt.aio.hangup import HangupWatch
+    from pt.identity.peer_id import PeerId
+    from pt.node.connection import Connection
+    from pt.node.node import Node
+    from pt.rendezvous.name import NameKeys
+    from pt.tunnel.lookup import Candidate, Lookup
+    from pt.tunnel.session import BinderSession
+    from pt.tunnel.v1 import RawPump
+    from pt.tunnel.v2 import BinderPump, TunnelPump
+
+__all__ = ["Reach"]
+
+RESUME_FOR: Final = 300.0
+"""Seconds open connections survive without a path."""
+FIRST_DELAY: Final = 0.1
+LONGEST_DELAY: Final = 15.0
+LONGEST_RESUME_DELAY: Final = 1.0
+"""While connections wait to be resumed, the next attempt is never far."""
+DIAL_TIMEOUT: Final = 10.0
+REDIAL_TIMEOUT: Final = 2.5
+"""A lost path is redialed in short attempts: the next one may find it mended."""
+SESSION_TIMEOUT: Final = 15.0
+
+
+class Reach:
+    """`on_up` is called whenever connections can be opened (again), `on_idle` when one ended.
+
+    `run` ends only with the error that makes going on pointless, or normally with `once`.
+    """
+
+    def __init__(
+        self,
+        config: BindConfig,
+        state: StateDir,
+        emit: Callable[[events.Event], None],
+        *,
+        hangups: HangupWatch,
+        tracer: Tracer,
+        ports: Callable[[], tuple[events.BoundPort, ...]],
+        on_up: Callable[[], None],
+        on_idle: Callable[[], None],
+    ) -> None:
+        self.config = config
+        self._state = state
+        self._emit = emit
+        self._hangups = hangups
+        self._tracer = tracer
+        self._ports = ports
+        self._on_up = on_up
+        self._on_idle = on_idle
+        self._session: BinderSession | None = None
+        self._open_connection: Connection | None = None
+        self._raw: set[RawPump] = set()
+        self._path_lost = asyncio.Event()
+        self._node: Node | None = None
+        self._lookup: Lookup | None = None
+        self._keys: NameKeys | None = None
+        self._security: tuple[str, ...] = ()
+        self._lost_at = 0.0
+        self._last: Candidate | None = None
+        self._was_up = False
+        self._closed = False
+
+    # --- for the binder ------------------------------------------------------------------------
+
+    @property
+    def carries(self) -> bool:
+        """Whether any connection is open."""
+        return bool(self._raw) or self._alive
+
+    def open(self, sock: socket.socket, port: int) -> bool:
+        """Forward a local connection; False while there is no exposer to forward it to."""
+        session = self._session
+        if session is not None and not session.ended:
+            session.open(sock, port)
+        elif self._open_connection is not None:
+            self._open_raw(sock, self._open_connection)
+        else:
+            return False
+        return True
+
+    def flush(self) -> None:
+        """Send what `open` has queued."""
+        session = self._session
+        if session is not None and session.connection is not None:
+            session.connection.link.flush()
+        elif self._open_connection is not None:
+            self._open_connection.link.flush()
+
+    def drop(self) -> bool:
+        """Cut the path as a broken network would; whether there was one."""
+        session = self._session
+        connection = session.connection if session is not None else self._open_connection
+        if connection is None:
+            return False
+        connection.link.lose("cut on purpose", abort=True)
+        return True
+
+    async def close(self) -> None:
+        """End session, node and search; open connections are reset."""
+        self._closed = True
+        if self._session is not None:
+            self._session.say_bye("the binder stopped")
+            self._session.end("the binder stopped")
+        for pump in list(self._raw):
+            pump.refuse("the binder stopped")
+        if self._lookup is not None:
+            await self._lookup.close()
+        if self._node is not None:
+            await self._node.close()
+
+    # --- finding and keeping the exposer -------------------------------------------------------
+
+    async def run(self) -> None:
+        """See the class.
+
+        Raises:
+            PtError: why there is no going on.
+
+        """
+        await self._prepare()
+        delay = FIRST_DELAY
+        deadline = None
+        loop = asyncio.get_running_loop()
+        if self.config.timeout is not None:
+            deadline = loop.time() + self.config.timeout
+        while True:
+            self._path_lost.clear()
+            try:
+                async with asyncio.timeout_at(None if self._was_up else deadline):
+                    await self._connect_once()
+            except (RefusedError, IdentityChangedError, UsageError):
+                raise
+            except (PtError, OSError, TimeoutError) as error:
+                if deadline is not None and not self._was_up and loop.time() >= deadline:
+                    raise self._not_found(error) from error
+                if self.config.once:
+                    raise
+                pause = delay * random.uniform(0.7, 1.3)  # noqa: S311  # jitter, not a secret
+                self._emit(events.Retrying(delay=round(pause, 3), reason=str(error) or "timeout"))
+                self._expire_session()
+                await asyncio.sleep(pause)
+                delay = min(delay * 2, LONGEST_RESUME_DELAY if self._alive else LONGEST_DELAY)
+                continue
+            delay = FIRST_DELAY
+            self._was_up = True
+            await self._path_lost.wait()
+            if self.config.once and not self._alive:
+                return
+
+    @property
+    def _alive(self) -> bool:
+        """Whether connections wait to be resumed."""
+        return self._session is not None and bool(self._session.pumps)
+
+    def _not_found(self, error: BaseException) -> PtError:
+        name = self.config.name or "the peer"
+        if self._last is None:
+            return NotFoundError(
+                f"nobody offers {name!r} here within {self.config.timeout:g} s: is pt tcp running "
+                "with the same --id on this LAN? From elsewhere, add --peer ADDRESS"
+            )
+        if isinstance(error, PtError):
+            return error
+        return NotFoundError(f"{name!r} did not answer within {self.config.timeout:g} s")
+
+    async def _prepare(self) -> None:
+        """Load what the search and the session need, while the ports already listen."""
+        from pt.node.node import Node  # noqa: PLC0415  # listening does not wait for it
+        from pt.tunnel.lookup import Lookup  # noqa: PLC0415
+        from pt.tunnel.naming import keys_of  # noqa: PLC0415
+        from pt.tunnel.settings import congestion, security  # noqa: PLC0415
+
+        self._security = security()
+        node = Node(identity=self._state.identity(), congestion=congestion(), tracer=self._tracer)
+        await node.start()
+        self._node = node
+        self._emit(events.Started(peer_id=node.peer_id, name=self.config.name))
+        self._lookup = Lookup(self.config.peers, self._found)
+        media = [*(["peer"] if self.config.peers else []), *(["lan"] if self.config.lan else [])]
+        self._emit(events.LookingUp(media=tuple(media)))
+        if self.config.name is not None:
+            self._keys = await keys_of(self.config.name, self._state)
+        if self.config.lan and self._keys is not None:
+            problem = await self._lookup.start_lan(self._keys)
+            if problem is not None:
+                if not self.config.peers:
+                    raise problem
+                self._emit(events.Published(medium="lan", ok=False, detail=str(problem)))
+
+    def _found(self, candidate: Candidate, seconds: float) -> None:
+        if candidate.peer_id is not None and not self._was_up:
+            self._emit(
+                events.Found(
+                    peer_id=candidate.peer_id,
+                    medium=candidate.medium,
+                    addresses=candidate.addresses,
+                    seconds=round(seconds, 3),
+                )
+            )
+
+    def _wanted(self) -> PeerId | None:
+        """Who the exposer has to be: `--pin`, else who it was at first use."""
+        if self.config.pin is not None:
+            return self.config.pin
+        if self.config.open or self.config.name is None:
+            return None
+        return self._state.pinned(self.config.name)
+
+    async def _connect_once(self) -> None:
+        """Reach one candidate and stand a session, or raise why not."""
+        assert self._lookup is not None
+        wanted = self._wanted()
+        candidates = self._lookup.candidates(wanted)
+        if self._last is not None and self._last not in candidates:
+            candidates.insert(0, self._last)
+        while not candidates:
+            await self._lookup.wait()
+            candidates = self._lookup.candidates(wanted)
+        failure: BaseException | None = None
+        for candidate in candidates:
+            if wanted is not None and candidate.peer_id not in (None, wanted):
+                failure = failure or self._changed(wanted, candidate.peer_id)
+                continue
+            self._last = candidate
+            try:
+                await self._use(candidate, wanted)
+            except (RefusedError, IdentityChangedError):
+                raise
+            except (PtError, OSError, TimeoutError) as error:
+                failure = error if failure is None or isinstance(error, PtError) else failure
+            else:
+                return
+        assert failure is not None
+        if isinstance(failure, IdentityChangedError) and self._session is not None:
+            raise ClosedError(str(failure))  # the pinned one may come back
+        raise failure
+
+    def _changed(self, wanted: PeerId, actual: PeerId | None) -> IdentityChangedError:
+        if self.config.pin is not None:
+            return IdentityChangedError(
+                f"the exposer is {actual}, not {wanted} as --pin demands: somebody else offers "
+                "this name, or the exposer has a new key"
+            )
+        return IdentityChangedError(
+            f"the exposer of {self.config.name!r} is {actual}, and it was {wanted} before: "
+            "somebody else may offer this name. If its key changed on purpose: pt key forget "
+            "--id NAME"
+        )
+
+    async def _use(self, candidate: Candidate, wanted: PeerId | None) -> None:
+        assert self._node is not None
+        redial = self._session is not None or self._open_connection is not None
+        connection = await self._node.connect(
+            candidate.addresses,
+            expected=candidate.peer_id,
+            security=self._security,
+            timeout=REDIAL_TIMEOUT if redial else DIAL_TIMEOUT,
+        )
+        try:
+            if wanted is not None and connection.peer_id != wanted:
+                raise self._changed(wanted, connection.peer_id)
+            async with asyncio.timeout(SESSION_TIMEOUT):
+                if self.config.open:
+                    self._use_raw(connection)
+                else:
+                    await self._use_session(connection)
+        except (PtError, TimeoutError, asyncio.CancelledError):
+            connection.close("no session")
+            raise
+
+    async def _use_session(self, connection: Connection) -> None:
+        from pt.multistream.negotiation import UnsupportedError  # noqa: PLC0415
+        from pt.tunnel import authenticate  # noqa: PLC0415
+
+        assert self._keys is not None
+        loop = asyncio.get_running_loop()
+        old = self._session
+        if old is not None and not old.ended:
+            stream = await authenticate.ask_to_attach(connection, old.secret)
+            if stream is not None:
+                self._connected(connection)
+                count, lost_at = len(old.pumps), self._lost_at
+                old.attach(connection, stream.stream, stream.take_buffered())
+                self._emit(
+                    events.Resumed(
+                        peer_id=connection.peer_id,
+                        streams=count,
+                        seconds=round(loop.time() - lost_at, 3),
+                    )
+                )
+                self._on_up()
+                return
+            old.end("the exposer was restarted")
+            self._session = None
+        try:
+            stream, secret = await authenticate.ask_session(connection, self._keys.membership)
+        except UnsupportedError as error:
+            raise RefusedError(
+                "the peer offers no tunnel of this kind; if it is a Go PeerTunnel, use --open"
+            ) from error
+        except CryptoFailure as error:
+            raise RefusedError(str(error)) from error
+        self._remember(connection.peer_id)
+        session = self._new_session(secret, connection.peer_id)
+        self._session = session
+        self._connected(connection)
+        session.attach(connection, stream.stream, stream.take_buffered())
+        self._announce_ready(connection.peer_id)
+        self._on_up()
+
+    def _remember(self, peer_id: PeerId) -> None:
+        name = self.config.name
+        if name is None or self._state.pinned(name) == peer_id:
+            return
+        try:
+            self._state.pin(name, peer_id)
+        except PtError as error:
+            self._emit(events.Warned(message=f"the exposer's key was not remembered: {error}"))
+        else:
+            self._emit(events.Pinned(peer_id=peer_id))
+
+    def _connected(self, connection: Connection) -> None:
+        self._emit(
+            events.Connected(
+                peer_id=connection.peer_id,
+                path="direct/tcp",
+                address=connection.remote_addr,
+                rtt=connection.rtt,
+                suite=connection.suite.name,
+            )
+        )
+
+    def _announce_ready(self, peer_id: PeerId) -> None:
+        if not self._was_up:
+            self._emit(events.Ready(peer_id=peer_id, ports=self._ports()))
+
+    def _new_session(self, secret: bytes, peer_id: PeerId) -> BinderSession:
+        from pt.tunnel.authenticate import session_id  # noqa: PLC0415
+        from pt.tunnel.session import BinderSession  # noqa: PLC0415
+
+        return BinderSession(
+            session_id=session_id(secret),
+            secret=secret,
+            remote=peer_id,
+            hangups=self._hangups,
+            on_forget=self._forgot,
+            on_detached=self._detached,
+            on_answer=self._answered,
+        )
+
+    def _detached(self, reason: str) -> None:
+        session = self._session
+        if session is None or self._closed:
+            return
+        self._lost_at = asyncio.get_running_loop().time()
+        self._emit(events.Disconnected(peer_id=session.remote, reason=session.bye or reason))
+        self._path_lost.set()
+
+    def _expire_session(self) -> None:
+        """Without a path for too long, the open connections are given up."""
+        session = self._session
+        if session is None or session.connection is not None:
+            return
+        if asyncio.get_running_loop().time() - self._lost_at > RESUME_FOR:
+            session.end("the exposer was not reached again")
+            self._session = None
+
+    # --- streams -------------------------------------------------------------------------------
+
+    def _answered(self, pump: BinderPump, code: int, reason: str) -> None:
+        assert self._session is not None
+        if code == Code.OK:
+            self._emit(
+                events.StreamOpened(stream=pump.id, peer_id=self._session.remote, port=pump.port)
+            )
+            return
+        try:
+            word = Code(code).name.lower()
+        except ValueError:
+            word = "failed"
+        self._emit(events.StreamRefused(stream=pump.id, port=pump.port, code=word, reason=reason))
+
+    def _forgot(self, pump: TunnelPump, reason: str) -> None:
+        self._emit(
+            events.StreamClosed(
+                stream=pump.id,
+                sent=pump.bytes_in,
+                received=pump.bytes_out,
+                seconds=round(asyncio.get_running_loop().time() - pump.started, 3),
+                reason=reason,
+            )
+        )
+        self._on_idle()
+
+    # --- the open protocol -----------------------------------------------------------------------
+
+    def _use_raw(self, connection: Connection) -> None:
+        connection.on_close.append(self._raw_lost)
+        self._open_connection = connection
+        self._connected(connection)
+        self._announce_ready(connection.peer_id)
+        self._on_up()
+
+    def _raw_lost(self, reason: str) -> None:
+        connection, self._open_connection = self._open_connection, None
+        if connection is not None and not self._closed:
+            self._emit(events.Disconnected(peer_id=connection.peer_id, reason=reason))
+            self._path_lost.set()
+
+    def _open_raw(self, sock: socket.socket, connection: Connection) -> None:
+        from pt.multistream.negotiation import accept_reply, lazy_open  # noqa: PLC0415
+        from pt.noise.handshake import Suite  # noqa: PLC0415
+        from pt.tunnel.v1 import BINDER_HOLD, RawPump  # noqa: PLC0415
+
+        try:
+            stream = connection.new_stream()
+        except PtError:
+            tcp.abort(sock)
+            return
+        hold = None if connection.suite is Suite.AESGCM else BINDER_HOLD
+        pump = RawPump(
+            sock,
+            asyncio.get_running_loop(),
+            self._hangups,
+            hold=hold,
+            skip=accept_reply(PROTOCOL_V1),
+            on_done=self._raw_done,
+        )
+        self._raw.add(pump)
+        pump.attach(connection.link, stream)
+        connection.link.send_small(stream, lazy_open(PROTOCOL_V1))
+        pump.pump()
+
+    def _raw_done(self, pump: RawPump, reason: str) -> None:
+        self._raw.discard(pump)
+        self._emit(
+            events.StreamClosed(
+                stream=0,
+                sent=pump.bytes_in,
+                received=pump.bytes_out,
+                seconds=round(asyncio.get_running_loop().time() - pump.started, 3),
+                reason=reason,
+            )
+        )
+        self._on_idle()
