@@ -66,7 +66,6 @@ class PtProcess:
         self._news = threading.Condition()
         env = {k: v for k, v in os.environ.items() if not k.startswith("PT_")}
         env |= {"PT_HOME": str(home), "PYTHONUNBUFFERED": "1", "HOME": str(home.parent)}
-        env |= {"PYTHONWARNINGS": "error::ResourceWarning", "PYTHONASYNCIODEBUG": "0"}
         with log.open("wb") as err:
             self.process = host.popen(
                 [str(PT), *argv], stdin=stdin, stdout=subprocess.PIPE, stderr=err, env=env
@@ -242,10 +241,13 @@ class Rig:
             process.wait("ready")
         return process
 
-    def tunnel(self, port: int, *argv: str) -> tuple[PtProcess, PtProcess, int]:
-        """An exposer of `port`, a binder to it and the binder's local port."""
+    def tunnel(self, to: int | socket.socket, *argv: str) -> tuple[PtProcess, PtProcess, int]:
+        """An exposer of a port or a listener, a binder to it and the binder's local port."""
+        port = to if isinstance(to, int) else to.getsockname()[1]
         exposer = self.expose("--port", str(port), *argv)
         binder = self.bind("--port", "0", *argv, to=exposer)
+        if not isinstance(to, int):
+            take_waiting(to)
         return exposer, binder, local_port(binder)
 
     def dial(
@@ -306,6 +308,21 @@ def wait_listening(host: Host, port: int, process: subprocess.Popen[bytes], log:
         if process.poll() is not None or time.monotonic() > deadline:
             raise AssertionError(f"{process.args!r} does not listen\n{log.read_text()[-3000:]}")
         time.sleep(0.02)
+
+
+def take_waiting(listener: socket.socket) -> int:
+    """Close the connections that wait at a listener, and return how many.
+
+    An exposer looks once, at its start, whether its target answers: that is one.
+    """
+    count = 0
+    listener.settimeout(0)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            listener.accept()[0].close()
+            count += 1
+    listener.settimeout(TIMEOUT)
+    return count
 
 
 def serve_connections(listener: socket.socket, behave: Callable[[socket.socket], None]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import MIB, NAME, PtProcess, Rig, ask_echo, local_port, need
+from tests.e2e.harness import MIB, NAME, PtProcess, Rig, ask_echo, local_port, need, take_waiting
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(180)]
 STATE_EXIT = 11
@@ -43,6 +43,7 @@ def test_a_binder_killed_and_restarted(rig: Rig) -> None:
     listener = rig.listen(rig.a)
     exposer = rig.expose("--port", str(listener.getsockname()[1]))
     binder = rig.bind("--port", "2022", to=exposer)
+    take_waiting(listener)
     client = rig.dial(2022)
     service = rig.accept(listener)
     client.sendall(b"x")

@@ -96,7 +96,7 @@ def test_a_refused_target(rig: Rig) -> None:
     assert closed_at_once(rig, local_port(binder)) < 10
     told = binder.wait("stream_refused")
     assert told["code"] == "refused"
-    assert "9" in str(told["reason"])
+    assert told["reason"]
     closed_at_once(rig, local_port(binder))
     binder.wait("stream_refused", count=2)
     assert exposer.running()
@@ -119,7 +119,7 @@ def test_a_port_that_is_not_exposed(rig: Rig) -> None:
     exposer = rig.expose("--port", str(offered))
     binder = rig.bind("-p", f"0:{hidden}", "-p", f"0:{offered}", to=exposer)
     assert closed_at_once(rig, local_port(binder, 0)) < 10
-    assert binder.wait("stream_refused")["code"] == "not_allowed"
+    assert binder.wait("stream_refused")["code"] == "not_offered"
     ask_echo(rig.dial(local_port(binder, 1)))
 
 

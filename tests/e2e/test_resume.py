@@ -118,7 +118,7 @@ class Path:
 
 def connected(rig: Rig) -> tuple[Path, Transfer]:
     listener = rig.listen(rig.a)
-    exposer, binder, port = rig.tunnel(listener.getsockname()[1])
+    exposer, binder, port = rig.tunnel(listener)
     client = rig.dial(port)
     return Path(rig, exposer, binder), Transfer(client, rig.accept(listener), SIZE)
 
@@ -185,7 +185,7 @@ def test_many_streams_resume_together(rig: Rig) -> None:
 @pytest.mark.parametrize("how", ["fin", "rst"])
 def test_an_end_during_the_cut_arrives_after_it(rig: Rig, closer: str, how: str) -> None:
     listener = rig.listen(rig.a)
-    _, binder, port = rig.tunnel(listener.getsockname()[1])
+    _, binder, port = rig.tunnel(listener)
     client = rig.dial(port)
     service = rig.accept(listener)
     client.sendall(b"x")
@@ -226,7 +226,7 @@ def test_a_connection_made_during_the_cut_waits(rig: Rig) -> None:
 
 def test_memory_does_not_grow_while_cut(rig: Rig) -> None:
     listener = rig.listen(rig.a)
-    exposer, binder, port = rig.tunnel(listener.getsockname()[1])
+    exposer, binder, port = rig.tunnel(listener)
     client = rig.dial(port)
     service = rig.accept(listener)
     before = [process.memory() for process in (exposer, binder)]

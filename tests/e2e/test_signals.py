@@ -13,6 +13,18 @@ pytestmark = [pytest.mark.netns, pytest.mark.timeout(120)]
 TERMINATED, INTERRUPTED = 143, 130
 
 
+def until_closed(rig: Rig, port: int) -> None:
+    """Wait for draining to begin: the port closes."""
+    for _ in range(2000):
+        try:
+            rig.dial(port).close()
+        except ConnectionResetError:
+            continue  # it was in the queue when the listener closed
+        except ConnectionRefusedError:
+            return
+    pytest.fail("still takes new connections")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_idle_ends_at_once(rig: Rig, number: signal.Signals) -> None:
     exposer, binder, _ = rig.tunnel(rig.echo_service())
@@ -28,14 +40,7 @@ def test_sigterm_lets_open_connections_finish(rig: Rig) -> None:
     client = rig.dial(port)
     ask_echo(client)
     binder.signal(signal.SIGTERM)
-    refused = rig.dial  # the port closes as soon as draining begins
-    for _ in range(1000):
-        try:
-            refused(port).close()
-        except ConnectionRefusedError:
-            break
-    else:
-        pytest.fail("still takes new connections")
+    until_closed(rig, port)
     ask_echo(client, bytes(1_000_000))
     client.shutdown(socket.SHUT_WR)
     assert read_all(client) == b""
@@ -58,11 +63,7 @@ def test_sigint_twice_does_not_wait(rig: Rig) -> None:
     client = rig.dial(port)
     ask_echo(client)
     binder.signal(signal.SIGINT)
-    for _ in range(1000):  # until the first one is seen: the port closes
-        try:
-            rig.dial(port).close()
-        except ConnectionRefusedError:
-            break
+    until_closed(rig, port)
     assert binder.running()
     ask_echo(client)
     binder.signal(signal.SIGINT)
@@ -83,6 +84,7 @@ def test_the_port_is_free_again(rig: Rig) -> None:
     for _ in range(2):
         binder = rig.bind("--port", "2022", to=direct_address(exposer))
         assert local_port(binder) == 2022
-        ask_echo(rig.dial(2022))
+        with rig.dial(2022) as client:
+            ask_echo(client)
         binder.signal(signal.SIGTERM)
         binder.exit_code()

@@ -63,7 +63,7 @@ def test_both_ways_at_once(wire: Wire) -> None:
 def test_a_sleeping_reader_holds_the_sender_back(rig: Rig) -> None:
     """However much the service has to say, memory of both ends stays bounded."""
     listener = rig.listen(rig.a)
-    exposer, binder, port = rig.tunnel(listener.getsockname()[1])
+    exposer, binder, port = rig.tunnel(listener)
     client = rig.dial(port)
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
     service = rig.accept(listener)
@@ -85,7 +85,7 @@ def test_a_sleeping_reader_holds_the_sender_back(rig: Rig) -> None:
 
 def test_many_sleeping_readers_are_bounded_together(rig: Rig) -> None:
     listener = rig.listen(rig.a)
-    exposer, binder, port = rig.tunnel(listener.getsockname()[1])
+    exposer, binder, port = rig.tunnel(listener)
     before = [process.memory() for process in (exposer, binder)]
     pairs = []
     for _ in range(20):
@@ -114,7 +114,7 @@ def test_many_sleeping_readers_are_bounded_together(rig: Rig) -> None:
 @pytest.mark.parametrize("resetter", ["client", "service"])
 def test_rst_arrives_as_rst(rig: Rig, resetter: str) -> None:
     listener = rig.listen(rig.a)
-    _, _, port = rig.tunnel(listener.getsockname()[1])
+    _, _, port = rig.tunnel(listener)
     client = rig.dial(port)
     service = rig.accept(listener)
     client.sendall(b"x")
@@ -128,7 +128,7 @@ def test_rst_arrives_as_rst(rig: Rig, resetter: str) -> None:
 @pytest.mark.parametrize("closer", ["client", "service"])
 def test_fin_arrives_as_fin(rig: Rig, closer: str) -> None:
     listener = rig.listen(rig.a)
-    _, _, port = rig.tunnel(listener.getsockname()[1])
+    _, _, port = rig.tunnel(listener)
     client = rig.dial(port)
     service = rig.accept(listener)
     here, there = (client, service) if closer == "client" else (service, client)
@@ -146,7 +146,7 @@ def test_fin_arrives_as_fin(rig: Rig, closer: str) -> None:
 def test_a_killed_program_is_noticed_on_the_other_side(rig: Rig, fate: str) -> None:
     """The kernel closes for a program killed with unread data by RST; so must the tunnel."""
     listener = rig.listen(rig.a)
-    _, _, port = rig.tunnel(listener.getsockname()[1])
+    _, _, port = rig.tunnel(listener)
     client = rig.dial(port)
     service = rig.accept(listener)
     victim, other = (client, service) if fate == "client" else (service, client)
