@@ -27,7 +27,7 @@ export function newNode (listen, identifyOnOpen = true) {
     streamMuxers: [yamux({ ...STREAM_LIMITS, maxEarlyStreams: MANY })],
     connectionManager: { inboundConnectionThreshold: MANY },
     connectionMonitor: { enabled: false },
-    services: { identify: identify({ runOnConnectionOpen: identifyOnOpen }), ping: ping() }
+    services: { identify: identify({ runOnConnectionOpen: identifyOnOpen }), ping: ping(), addresses: (components) => components.addressManager }
   })
 }
 

@@ -16,6 +16,10 @@ const USAGE = 'usage: peer.js listen --ip A | dial --to MULTIADDR --test NAME | 
 async function listen (flags) {
   const node = await newNode([`/ip4/${flags.ip}/tcp/0`])
   await serve(node)
+  // A public address, as the laboratory's are, is told to nobody before somebody reached it there.
+  for (const { multiaddr } of node.services.addresses.getAddressesWithMetadata()) {
+    node.services.addresses.confirmObservedAddr(multiaddr, { type: 'transport' })
+  }
   report({ multiaddr: node.getMultiaddrs()[0].toString() })
 }
 

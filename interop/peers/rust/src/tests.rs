@@ -211,10 +211,8 @@ async fn test_echo(opener: &Opener, peer: PeerId, size: usize) -> Result<String,
         .into());
     }
     let seconds = began.elapsed().as_secs_f64();
-    Ok(format!(
-        "{size} bytes, sha256 {:02x?}…, {seconds:.2} s",
-        &sent[..4]
-    ))
+    let hash: String = sent[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(format!("{size} bytes, sha256 {hash}…, {seconds:.2} s"))
 }
 
 /// Fills with the output of a xorshift generator: cheap, and no block is like another.

@@ -1,0 +1,338 @@
+"""The interop peer that is us: the same `listen` and `dial` that the other peers answer.
+
+    python -m interop.ptpeer listen --ip A
+    python -m interop.ptpeer dial --to MULTIADDR --test NAME
+
+Standard output carries one JSON line for each fact; everything else goes to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import json
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import pt
+from pt.errors import ClosedError, PtError, ResetError
+from pt.identity.keys import PrivateKey, PublicKey
+from pt.identity.peer_id import PeerId
+from pt.identity.peer_record import PeerRecord
+from pt.node.connection import Connection
+from pt.node.node import Node, NodeLimits
+from pt.wire.multiaddr import Multiaddr
+from pt.yamux.aio import MuxedStream
+
+ECHO: Final = "/interop/echo/1.0.0"
+RESET: Final = "/interop/reset/1.0.0"
+WANTED: Final = ("/ipfs/ping/1.0.0", "/ipfs/id/1.0.0", ECHO, RESET)
+TOKEN_SIZE: Final = 16
+MANY_STREAMS: Final = 4096
+"""More than any test opens: limits are not what is tested."""
+BLOCK: Final = 64 * 1024
+OPEN_AT_ONCE: Final = 64
+"""Streams being opened together: Go and rust refuse more than 256 that are not acknowledged yet."""
+HALF_CLOSE_BYTES: Final = 128 * 1024
+"""Fits the initial yamux window of 256 KiB in both directions."""
+
+
+class UnexpectedError(Exception):
+    """The peer did not behave; the message says how."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The sizes of the tests."""
+
+    bytes: int
+    streams: int
+    idle: float
+    unsigned: bool
+
+
+def report(**facts: object) -> None:
+    print(json.dumps(facts), flush=True)
+
+
+# --- listener ------------------------------------------------------------------------------------
+
+
+async def echo(stream: MuxedStream, connection: Connection) -> None:
+    del connection
+    while data := await stream.read(BLOCK):
+        await stream.write(data)
+    await stream.close_write()
+
+
+@dataclass
+class Watched:
+    """The reset protocol.
+
+    The opener sends one command byte and a token of 16 bytes: `R` asks for a reset, `W` (answered
+    `k`) makes us note how the opener ends the stream, and `Q` asks what was noted: `r` a reset, `e`
+    an end of file, `p` nothing yet.
+    """
+
+    outcomes: dict[bytes, bytes] = field(default_factory=dict)
+
+    async def serve(self, stream: MuxedStream, connection: Connection) -> None:
+        del connection
+        request = await stream.read_exactly(1 + TOKEN_SIZE)
+        command, token = request[:1], request[1:]
+        if command == b"W":
+            await self._watch(stream, token)
+        elif command == b"Q":
+            await stream.write(self.outcomes.get(token, b"p"))
+            await stream.close_write()
+        else:
+            await stream.reset()
+
+    async def _watch(self, stream: MuxedStream, token: bytes) -> None:
+        self.outcomes[token] = b"p"
+        try:
+            await stream.write(b"k")
+            while await stream.read(BLOCK):
+                pass
+        except ResetError:
+            self.outcomes[token] = b"r"
+            return
+        self.outcomes[token] = b"e"
+        await stream.close_write()
+
+
+async def listen(ip: str) -> None:
+    node = new_node((Multiaddr.tcp(ip, 0),))
+    node.handle(ECHO, echo)
+    node.handle(RESET, Watched().serve)
+    await node.start()
+    report(multiaddr=str(node.addresses[0].with_peer(node.peer_id.raw)))
+    done = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, done.set)
+    await done.wait()
+    await node.close()
+
+
+def new_node(listen: Sequence[Multiaddr] = ()) -> Node:
+    return Node(
+        identity=PrivateKey.generate(secrets.token_bytes(32)),
+        listen=tuple(listen),
+        agent="interop-peer-pt",
+        limits=NodeLimits(inbound_streams=MANY_STREAMS),
+    )
+
+
+# --- dialer --------------------------------------------------------------------------------------
+
+
+async def ping(connection: Connection, options: Options) -> str:
+    del options
+    best = min([await connection.ping() for _ in range(5)])
+    return f"5 pings, best {best * 1e6:.0f} us"
+
+
+async def identify(connection: Connection, options: Options) -> str:
+    said = await connection.identify()
+    if not said.agent_version:
+        raise UnexpectedError("no agent version")
+    for wanted in WANTED:
+        if wanted not in said.protocols:
+            raise UnexpectedError(f"protocol {wanted} is missing in {said.protocols}")
+    key = PublicKey.from_protobuf(said.public_key)
+    if PeerId.from_public_key(key) != connection.peer_id:
+        raise UnexpectedError("the public key does not belong to the peer id")
+    # js-libp2p appends our own peer id to the address it observed.
+    if said.observed is None or said.observed.without_peer() != connection.local_addr:
+        raise UnexpectedError(f"observed {said.observed} is not ours, {connection.local_addr}")
+    if not said.listen_addresses:
+        raise UnexpectedError("no listen address")
+    if said.signed_record:
+        record = PeerRecord.from_envelope(said.signed_record)
+        if record.peer_id != connection.peer_id or not record.addresses:
+            raise UnexpectedError("the signed record is of another peer, or has no address")
+    elif not options.unsigned:
+        raise UnexpectedError("no signed peer record")
+    return (
+        f"agent {said.agent_version}, {len(said.protocols)} protocols, "
+        f"{len(said.listen_addresses)} addresses, signed record: {bool(said.signed_record)}"
+    )
+
+
+async def echo64(connection: Connection, options: Options) -> str:
+    began = time.monotonic()
+    stream = await connection.open_stream((ECHO,))
+    sent, received = hashlib.sha256(), hashlib.sha256()
+
+    async def send() -> None:
+        left = options.bytes
+        while left:
+            block = secrets.token_bytes(min(left, BLOCK))
+            sent.update(block)
+            await stream.write(block)
+            left -= len(block)
+        await stream.close_write()
+
+    async def receive() -> int:
+        count = 0
+        while data := await stream.read(BLOCK):
+            received.update(data)
+            count += len(data)
+        return count
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(send())
+        receiving = group.create_task(receive())
+    count = receiving.result()
+    same = sent.digest() == received.digest()
+    if count != options.bytes or not same:
+        raise UnexpectedError(f"{count} bytes of {options.bytes} came back, hash equal: {same}")
+    return f"{count} bytes, sha256 {sent.hexdigest()[:8]}…, {time.monotonic() - began:.2f} s"
+
+
+async def streams1000(connection: Connection, options: Options) -> str:
+    began = time.monotonic()
+    few = asyncio.Semaphore(OPEN_AT_ONCE)
+
+    async def open_one(index: int) -> MuxedStream:
+        async with few:
+            stream = await connection.open_stream((ECHO,))
+            await round_trip(stream, f"hello {index}".encode())
+            return stream
+
+    async with asyncio.TaskGroup() as group:
+        opening = [group.create_task(open_one(index)) for index in range(options.streams)]
+    held = [task.result() for task in opening]
+    # All are open now: each must still be alive, and each must end cleanly.
+    for index, stream in enumerate(held):
+        await round_trip(stream, f"again {index}".encode())
+    for stream in held:
+        await stream.close_write()
+    for stream in held:
+        if rest := await stream.read(BLOCK):
+            raise UnexpectedError(f"a stream ended with {rest!r}")
+    return f"{len(held)} streams, {time.monotonic() - began:.2f} s"
+
+
+async def round_trip(stream: MuxedStream, text: bytes) -> None:
+    await stream.write(text)
+    back = await stream.read_exactly(len(text))
+    if back != text:
+        raise UnexpectedError(f"sent {text!r}, got {back!r}")
+
+
+async def halfclose(connection: Connection, options: Options) -> str:
+    del options
+    stream = await connection.open_stream((ECHO,))
+    data = secrets.token_bytes(HALF_CLOSE_BYTES)
+    await stream.write(data)
+    await stream.close_write()
+    back = bytearray()
+    while part := await stream.read(BLOCK):
+        back += part
+    if back != data:
+        raise UnexpectedError(f"{len(back)} bytes of {len(data)} came back after the close")
+    return f"{len(back)} bytes read after the write side was closed"
+
+
+async def reset(connection: Connection, options: Options) -> str:
+    del options
+    token = secrets.token_bytes(TOKEN_SIZE)
+    try:
+        asked = await ask(connection, b"R", token)
+        rest = await asked.read(1)
+    except ResetError:
+        pass
+    else:
+        raise UnexpectedError(f"expected a reset from the peer, got {rest!r}")
+    watched = await ask(connection, b"W", token)
+    await watched.read_exactly(1)
+    await watched.reset()
+    for _ in range(100):
+        query = await ask(connection, b"Q", token)
+        answer = await query.read_exactly(1)
+        await query.close_write()
+        match answer:
+            case b"r":
+                return "peer's reset seen, ours seen by the peer"
+            case b"p":
+                await asyncio.sleep(0.05)
+            case b"e":
+                raise UnexpectedError("the peer took our reset for an end of file")
+            case _:
+                raise UnexpectedError(f"query answered {answer!r}")
+    raise UnexpectedError("the peer never noticed our reset")
+
+
+async def ask(connection: Connection, command: bytes, token: bytes) -> MuxedStream:
+    stream = await connection.open_stream((RESET,))
+    await stream.write(command + token)
+    return stream
+
+
+async def idle(connection: Connection, options: Options) -> str:
+    stream = await connection.open_stream((ECHO,))
+    await round_trip(stream, b"before")
+    await asyncio.sleep(options.idle)
+    await round_trip(stream, b"after")
+    return f"alive after {options.idle:g} idle seconds"
+
+
+TESTS: Final[dict[str, Callable[[Connection, Options], Awaitable[str]]]] = {
+    test.__name__: test for test in (ping, identify, echo64, streams1000, halfclose, reset, idle)
+}
+
+
+async def dial(to: str, name: str, options: Options, timeout: float) -> bool:
+    node = new_node()
+    await node.start()
+    try:
+        async with asyncio.timeout(timeout):
+            connection = await node.connect(Multiaddr.parse(to))
+            detail = await TESTS[name](connection, options)
+        ok = True
+    except (UnexpectedError, PtError, ExceptionGroup, TimeoutError, ClosedError) as error:
+        ok, detail = False, f"{type(error).__name__}: {error}"
+        for inner in getattr(error, "exceptions", ()):
+            detail += f"; {type(inner).__name__}: {inner}"
+    finally:
+        await node.close()
+    report(test=name, ok=ok, detail=detail)
+    return ok
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="ptpeer")
+    commands = parser.add_subparsers(dest="command", required=True)
+    server = commands.add_parser("listen")
+    server.add_argument("--ip", default="127.0.0.1")
+    client = commands.add_parser("dial")
+    client.add_argument("--to", required=True)
+    client.add_argument("--test", choices=TESTS, required=True)
+    client.add_argument("--bytes", type=int, default=64 * 1024 * 1024)
+    client.add_argument("--streams", type=int, default=1000)
+    client.add_argument("--idle", type=float, default=12.0)
+    client.add_argument("--timeout", type=float, default=60.0)
+    client.add_argument("--unsigned", action="store_true")
+    commands.add_parser("version")
+    args = parser.parse_args()
+    if args.command == "version":
+        report(implementation="pt", version=pt.__version__)
+        return 0
+    if args.command == "listen":
+        asyncio.run(listen(args.ip))
+        return 0
+    options = Options(
+        bytes=args.bytes, streams=args.streams, idle=args.idle, unsigned=args.unsigned
+    )
+    return 0 if asyncio.run(dial(args.to, args.test, options, args.timeout)) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,289 @@
+"""Peers of the matrix, started on the hosts of a laboratory and asked to run tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Final
+
+from pt.lab.netns import Host
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+BIN: Final = ROOT / "interop" / "bin"
+FOREIGN: Final = ("go", "rust", "js")
+TESTS: Final = ("ping", "identify", "echo64", "streams1000", "halfclose", "reset", "idle")
+UNSIGNED: Final = frozenset({"rust"})
+"""Peers without a signed record: rust-libp2p's is of a form that nobody else accepts."""
+START_TIMEOUT: Final = 30.0
+TEST_TIMEOUT: Final = 60.0
+SLACK: Final = 20.0
+"""Seconds a dialer gets beyond its own time limit: to start, to say that it failed, and to end."""
+
+
+class RigError(Exception):
+    """A peer does not start or does not answer as agreed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """One test of one pair."""
+
+    listener: str
+    dialer: str
+    test: str
+    ok: bool
+    detail: str
+    seconds: float
+
+
+def argv(peer: str) -> list[str]:
+    """The command of a peer, without its subcommand."""
+    if peer == "pt":
+        return [sys.executable, "-m", "interop.ptpeer"]
+    return [str(BIN / f"{peer}-peer")]
+
+
+def version(peer: str) -> tuple[str, str]:
+    """Implementation and version, as the peer says.
+
+    Raises: RigError.
+    """
+    said = subprocess.run(
+        [*argv(peer), "version"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    if said.returncode:
+        raise RigError(f"{peer} version: {said.stderr.strip()}")
+    facts = json.loads(said.stdout)
+    return facts["implementation"], facts["version"]
+
+
+def read_line(stream: IO[bytes], timeout: float) -> str:
+    """One line of a pipe that carries no other.
+
+    Raises: RigError when it does not come in time.
+    """
+    deadline = time.monotonic() + timeout
+    line = b""
+    while not line.endswith(b"\n"):
+        ready, _, _ = select.select([stream], [], [], max(0.0, deadline - time.monotonic()))
+        part = os.read(stream.fileno(), 65536) if ready else b""
+        if not part:
+            raise RigError("it ended" if ready else f"nothing within {timeout:g} s")
+        line += part
+    return line.decode()
+
+
+class Listener:
+    """A peer that serves on a host until the host is closed."""
+
+    def __init__(self, peer: str, host: Host, log: Path) -> None:
+        self.peer: Final = peer
+        self._log = log
+        with log.open("wb") as sink:
+            self._process = host.popen(
+                [*argv(peer), "listen", "--ip", host.ip],
+                stdout=subprocess.PIPE,
+                stderr=sink,
+                cwd=ROOT,
+            )
+
+    def address(self) -> str:
+        """The multiaddr it serves on.
+
+        Raises: RigError.
+        """
+        assert self._process.stdout is not None
+        try:
+            return str(json.loads(read_line(self._process.stdout, START_TIMEOUT))["multiaddr"])
+        except RigError as error:
+            raise RigError(f"{self.peer} does not listen: {error}\n{self.tail()}") from error
+
+    def tail(self) -> str:
+        """The end of what it complained about."""
+        return self._log.read_text(errors="replace")[-2000:]
+
+    def stop(self) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+class Dialer:
+    """A peer that runs one test against a listener; started by the constructor."""
+
+    def __init__(
+        self, peer: str, host: Host, listener: Listener, to: str, test: str, flags: Sequence[str]
+    ) -> None:
+        self._peer = peer
+        self._listener = listener
+        self._test = test
+        self._began = time.monotonic()
+        unsigned = ["--unsigned"] if listener.peer in UNSIGNED else []
+        self._process = host.popen(
+            [
+                *argv(peer), "dial", "--to", to, "--test", test,
+                "--timeout", f"{TEST_TIMEOUT:g}", *unsigned, *flags,
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=ROOT,
+        )  # fmt: skip
+
+    def outcome(self) -> Outcome:
+        """Wait for its end."""
+        try:
+            out, err = self._process.communicate(timeout=TEST_TIMEOUT + SLACK)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            out, err = self._process.communicate()
+        try:
+            facts = json.loads(out)
+            ok = facts["ok"] is True and self._process.returncode == 0
+            detail = str(facts["detail"])
+        except (ValueError, KeyError, TypeError):
+            ok, detail = False, f"no verdict, exit code {self._process.returncode}"
+        if not ok:
+            said = (detail, err.decode(errors="replace")[-2000:], self._listener.tail())
+            detail = "\n".join(text.strip() for text in said if text.strip())
+        return Outcome(
+            listener=self._listener.peer,
+            dialer=self._peer,
+            test=self._test,
+            ok=ok,
+            detail=detail,
+            seconds=time.monotonic() - self._began,
+        )
+
+
+# --- libp2p's transport contract -----------------------------------------------------------------
+
+
+def contract_argv(peer: str) -> list[str]:
+    if peer == "pt":
+        return [sys.executable, str(ROOT / "interop" / "transport_test.py")]
+    return [str(BIN / f"{peer}-peer"), "transport-test"]
+
+
+def contract_environment(*, modern: bool, dialer: bool, redis: str, key: str) -> dict[str, str]:
+    flag = "true" if dialer else "false"
+    asked: Mapping[str, str]
+    if modern:
+        asked = {
+            "IS_DIALER": flag, "REDIS_ADDR": redis, "TEST_KEY": key, "TRANSPORT": "tcp",
+            "SECURE_CHANNEL": "noise", "MUXER": "yamux", "LISTENER_IP": "0.0.0.0", "DEBUG": "false",
+        }  # fmt: skip
+    else:
+        asked = {
+            "is_dialer": flag, "redis_addr": redis, "transport": "tcp", "security": "noise",
+            "muxer": "yamux", "ip": "0.0.0.0", "test_timeout_seconds": "30",
+        }  # fmt: skip
+    return {**os.environ, **asked}
+
+
+class Redis:
+    """A redis-server on a host, empty and for this run only."""
+
+    PORT: Final = 6379
+
+    def __init__(self, host: Host, directory: Path) -> None:
+        self.address: Final = f"{host.ip}:{self.PORT}"
+        self._host = host
+        host.popen(
+            [
+                "redis-server", "--bind", host.ip, "--port", str(self.PORT), "--save", "",
+                "--appendonly", "no", "--protected-mode", "no", "--dir", str(directory),
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def _client(self, *words: str) -> str:
+        return self._host.run(
+            ["redis-cli", "-h", self._host.ip, "-p", str(self.PORT), *words], check=False
+        ).stdout.decode()
+
+    def wait(self) -> None:
+        """Wait until it answers.
+
+        Raises: RigError.
+        """
+        deadline = time.monotonic() + START_TIMEOUT
+        while self._client("ping").strip() != "PONG":
+            if time.monotonic() > deadline:
+                raise RigError("redis-server does not answer")
+            time.sleep(0.05)  # a process of others: there is no handle to wait on
+
+    def clear(self) -> None:
+        self._client("flushall")
+
+
+def run_contract(
+    listener: str, dialer: str, *, modern: bool, near: Host, far: Host, store: Redis
+) -> Outcome:
+    """One pair through the contract; the store and the listener are on `far`."""
+    store.clear()
+    began = time.monotonic()
+    key = "5ca1ab1e"
+    server = far.popen(
+        contract_argv(listener),
+        env=contract_environment(modern=modern, dialer=False, redis=store.address, key=key),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        done = near.run(
+            contract_argv(dialer),
+            env=contract_environment(modern=modern, dialer=True, redis=store.address, key=key),
+            cwd=ROOT,
+            check=False,
+            timeout=TEST_TIMEOUT,
+        )
+        text, code = done.stdout.decode(), done.returncode
+        problem = done.stderr.decode(errors="replace")
+    except subprocess.TimeoutExpired:
+        text, code, problem = "", -1, "no result in time"
+    finally:
+        server.terminate()
+        _, complaint = server.communicate()
+    try:
+        total, ping = read_latencies(text, modern=modern)
+        ok = code == 0 and total > ping > 0
+        detail = f"handshake + 1 RTT {total:.1f} ms, ping {ping:.2f} ms"
+    except (ValueError, KeyError) as error:
+        ok, detail = False, f"{text!r}: {error}"
+    if not ok:
+        detail += f"\n{problem[-1000:]}\n{complaint.decode(errors='replace')[-1000:]}"
+    return Outcome(
+        listener=listener,
+        dialer=dialer,
+        test="transport, upper case" if modern else "transport, lower case",
+        ok=ok,
+        detail=detail.strip(),
+        seconds=time.monotonic() - began,
+    )
+
+
+def read_latencies(text: str, *, modern: bool) -> tuple[float, float]:
+    """Milliseconds of handshake plus ping, and of the ping.
+
+    Raises: ValueError, KeyError.
+    """
+    if not modern:
+        facts = json.loads(text)
+        return float(facts["handshakePlusOneRTTMillis"]), float(facts["pingRTTMilllis"])
+    lines = [line.split(":") for line in text.splitlines()]
+    pairs = {line[0].strip(): line[1].strip() for line in lines if len(line) == 2}
+    if text.splitlines()[:1] != ["latency:"] or pairs.get("unit") != "ms":
+        raise ValueError("not the YAML of the contract")
+    return float(pairs["handshake_plus_one_rtt"]), float(pairs["ping_rtt"])
