@@ -27,7 +27,7 @@ from pt.identity.peer_id import PeerId
 from pt.node.state import StateDir
 from pt.rendezvous.name import GENERATE_BYTES, generate_name
 from pt.tunnel.binder import Binder
-from pt.tunnel.config import BindConfig, ExposeConfig, Forward, Service, default_listen
+from pt.tunnel.config import BindConfig, ExposeConfig, Forward, Service
 from pt.tunnel.events import Event
 from pt.tunnel.exposer import Exposer
 from pt.wire.multiaddr import Multiaddr
@@ -120,7 +120,7 @@ async def expose(
         services=services,
         open=open_protocol,
         allow=frozenset(_peer(item) for item in allow),
-        listen=_addresses(listen) or default_listen(),
+        listen=_addresses(listen),
         lan=lan,
         announce=_addresses(announce),
     )

@@ -5,13 +5,13 @@ Within one version keys are only added, never renamed, removed or given another 
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from typing import Final
 
 from pt.errors import PtError
 from pt.tunnel.events import Event
+from pt.tunnel.facts import Facts
 
 __all__ = ["VERSION", "JsonLines", "dumps", "error_code", "event_name"]
 
@@ -42,8 +42,8 @@ def _plain(value: object) -> Plain:
         return round(value, 6)
     if isinstance(value, (tuple, list)):
         return [_plain(item) for item in value]
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {item.name: _plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, Facts):
+        return {name: _plain(getattr(value, name)) for name in value.fields}
     return str(value)
 
 
@@ -56,20 +56,18 @@ def dumps(event: str, time: float, facts: dict[str, object]) -> str:
 
 
 class JsonLines:
-    """Turns events into lines; keeps what it learned of each class."""
+    """Turns events into lines; keeps the name of each class, for events come by the dozen."""
 
     def __init__(self) -> None:
-        self._classes: dict[type[Event], tuple[str, tuple[str, ...]]] = {}
+        self._names: dict[type[Event], str] = {}
 
     def event(self, event: Event, time: float) -> str:
         """Return the event's line."""
         kind = type(event)
-        known = self._classes.get(kind)
-        if known is None:
-            names = tuple(item.name for item in dataclasses.fields(event))
-            known = self._classes[kind] = (event_name(event), names)
-        name, fields = known
-        return dumps(name, time, {field: getattr(event, field) for field in fields})
+        name = self._names.get(kind)
+        if name is None:
+            name = self._names[kind] = event_name(event)
+        return dumps(name, time, {field: getattr(event, field) for field in event.fields})
 
     def error(self, error: PtError, time: float) -> str:
         """Return the line of the error that ends the command."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import os
 import re
 import sys
@@ -87,14 +86,14 @@ class Renderer:
 
     def _record(self, event: Event) -> None:
         facts: dict[str, str | int | float | bool | list[str] | None] = {}
-        for item in dataclasses.fields(event):
-            value = getattr(event, item.name)
+        for name in event.fields:
+            value = getattr(event, name)
             if isinstance(value, (str, int, float)) or value is None:
-                facts[item.name] = value
+                facts[name] = value
             elif isinstance(value, tuple):
-                facts[item.name] = [str(each) for each in value]
+                facts[name] = [str(each) for each in value]
             else:
-                facts[item.name] = str(value)
+                facts[name] = str(value)
         self.tracer.emit(event_name(event), **facts)
 
     def _dropped(self, count: int) -> str:

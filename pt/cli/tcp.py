@@ -20,7 +20,7 @@ from pt.cli.supervise import run_tunnel
 from pt.errors import UsageError
 from pt.identity.peer_id import PeerId
 from pt.rendezvous.name import GENERATE_BYTES, generate_name
-from pt.tunnel.config import ExposeConfig, Service, default_listen
+from pt.tunnel.config import ExposeConfig, Service
 from pt.tunnel.exposer import Exposer
 from pt.wire.multiaddr import Multiaddr
 
@@ -91,7 +91,7 @@ def config_from(args: argparse.Namespace) -> ExposeConfig:
         services=services,
         open=args.open,
         allow=frozenset(PeerId.parse(text) for text in args.allow),
-        listen=tuple(Multiaddr.parse(text) for text in args.listen) or default_listen(),
+        listen=tuple(Multiaddr.parse(text) for text in args.listen),
         lan=not args.no_lan,
         announce=tuple(Multiaddr.parse(text) for text in args.announce),
     )

@@ -71,6 +71,7 @@ class TextView:
         self._quiet = quiet
         self._verbose = verbose
         self._was_ready = False
+        self._retry_reason = ""
         self._second = -1
         self._clock = ""
 
@@ -232,8 +233,9 @@ class TextView:
             case ev.Disconnected():
                 text, colour = f"- {event.peer_id.short()} lost: {event.reason}", YELLOW
             case ev.Retrying():
-                text = f"next attempt in {duration(event.delay)}: {event.reason}"
-                colour = YELLOW
+                why = event.reason if event.reason != self._retry_reason else "still the same"
+                self._retry_reason = event.reason
+                text, colour = f"next attempt in {duration(event.delay)}: {why}", YELLOW
             case ev.StreamRefused():
                 text, colour = f"! #{event.stream} port {event.port}: {event.reason}", RED
             case ev.Rejected():

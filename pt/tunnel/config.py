@@ -6,12 +6,12 @@ read them. Port 0 means "none chosen yet" wherever it is allowed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Final
 
 from pt.errors import UsageError
 from pt.identity.peer_id import PeerId
 from pt.rendezvous.name import normalise_name
+from pt.tunnel.facts import Facts
 from pt.wire.multiaddr import Multiaddr
 
 __all__ = [
@@ -47,8 +47,7 @@ def _check_port(port: int, what: str, *, lowest: int) -> None:
         raise UsageError(f"{what} {port} is not a port: give a number from {lowest} to {MAX_PORT}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Service:
+class Service(Facts):
     """One port offered: binders ask for `port`, the exposer dials `host`:`target`."""
 
     port: int
@@ -56,7 +55,7 @@ class Service:
     target_port: int | None = None
     """None: the same as `port`."""
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         _check_port(self.port, "the service", lowest=1)
         if self.target_port is not None:
             _check_port(self.target_port, "the target", lowest=1)
@@ -69,8 +68,7 @@ class Service:
         return self.host, self.port if self.target_port is None else self.target_port
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExposeConfig:
+class ExposeConfig(Facts):
     """What `Exposer` does."""
 
     name: str | None
@@ -79,14 +77,15 @@ class ExposeConfig:
     """Speak the unauthenticated protocol of the Go program instead of ours."""
     allow: frozenset[PeerId] = frozenset()
     """If not empty, only these peers get in, on top of knowing the name."""
-    listen: tuple[Multiaddr, ...] = field(default_factory=default_listen)
+    listen: tuple[Multiaddr, ...] = ()
+    """None given: `default_listen`."""
     lan: bool = True
     """Announce on the local network by mDNS."""
     announce: tuple[Multiaddr, ...] = ()
     """Addresses to publish besides those of the interfaces (a forwarded port, say)."""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "name", _checked_name(self.name, is_open=self.open))
+    def _check(self) -> None:
+        self.__dict__["name"] = _checked_name(self.name, is_open=self.open)
         if not self.services:
             raise UsageError("nothing to expose: give at least one --port")
         if len(self.services) > MAX_SERVICES:
@@ -96,11 +95,10 @@ class ExposeConfig:
             if ports.count(port) > 1:
                 raise UsageError(f"port {port} is given twice: binders could not tell them apart")
         if not self.listen:
-            raise UsageError("no address to listen on: give --listen, or leave it out")
+            self.__dict__["listen"] = default_listen()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Forward:
+class Forward(Facts):
     """One local listener of a binder and the exposer's port it leads to."""
 
     local_port: int
@@ -109,13 +107,12 @@ class Forward:
     """0: the exposer's only (or first) port."""
     host: str = "127.0.0.1"
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         _check_port(self.local_port, "the local port", lowest=0)
         _check_port(self.remote_port, "the remote port", lowest=0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BindConfig:
+class BindConfig(Facts):
     """What `Binder` does."""
 
     name: str | None
@@ -133,8 +130,8 @@ class BindConfig:
     timeout: float | None = None
     """Seconds to find the exposer; None waits for ever."""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "name", _checked_name(self.name, is_open=self.open))
+    def _check(self) -> None:
+        self.__dict__["name"] = _checked_name(self.name, is_open=self.open)
         _check_port(self.stdio_port, "the remote port", lowest=0)
         taken = [(fwd.host, fwd.local_port) for fwd in self.forwards if fwd.local_port]
         for host, port in taken:

@@ -8,9 +8,8 @@ thread, must not block and must not raise. docs/cli.md shows each one's JSON for
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pt.identity.peer_id import PeerId
+from pt.tunnel.facts import Facts
 from pt.wire.multiaddr import Multiaddr
 
 __all__ = [
@@ -35,13 +34,11 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+class Event(Facts):
     """Base of all events."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BoundPort:
+class BoundPort(Facts):
     """A listening local port and the exposer's port it leads to (0: the exposer's first)."""
 
     local: int
@@ -49,7 +46,6 @@ class BoundPort:
     host: str = "127.0.0.1"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Started(Event):
     """The node runs; nothing is reachable yet."""
 
@@ -61,7 +57,6 @@ class Started(Event):
     """Listening addresses; empty for a binder."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Published(Event):
     """One medium took our record, or did not."""
 
@@ -71,7 +66,6 @@ class Published(Event):
     seconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Ready(Event):
     """Exposer: others can reach us. Binder: the ports listen and a connection will get through."""
 
@@ -85,14 +79,12 @@ class Ready(Event):
     """Binder only."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class LookingUp(Event):
     """The search for the exposer begins (again)."""
 
     media: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Found(Event):
     """A verified record of the exposer, or an address the user gave."""
 
@@ -102,14 +94,12 @@ class Found(Event):
     seconds: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Pinned(Event):
     """First use of this name: the exposer's identity is now remembered."""
 
     peer_id: PeerId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Connected(Event):
     """An authenticated session runs over a path."""
 
@@ -123,7 +113,6 @@ class Connected(Event):
     """The cipher of the connection."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Disconnected(Event):
     """The path to a peer is gone; its open streams wait to be resumed."""
 
@@ -131,7 +120,6 @@ class Disconnected(Event):
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Retrying(Event):
     """The next attempt starts in `delay` seconds."""
 
@@ -139,7 +127,6 @@ class Retrying(Event):
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Resumed(Event):
     """The session and its open streams go on over a new path."""
 
@@ -149,7 +136,6 @@ class Resumed(Event):
     """How long there was no path."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class StreamOpened(Event):
     """One TCP connection now runs through the tunnel."""
 
@@ -158,7 +144,6 @@ class StreamOpened(Event):
     port: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class StreamClosed(Event):
     """One TCP connection ended; byte counts are of the payload, as seen from this end."""
 
@@ -170,7 +155,6 @@ class StreamClosed(Event):
     """Empty when both sides closed in order."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class StreamRefused(Event):
     """A connection was not made; the client was closed at once."""
 
@@ -181,7 +165,6 @@ class StreamRefused(Event):
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Rejected(Event):
     """A peer was turned away before it reached any service."""
 
@@ -190,14 +173,12 @@ class Rejected(Event):
     address: Multiaddr | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Warned(Event):
     """Something the user should know or change."""
 
     message: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Stopped(Event):
     """The end; nothing follows."""
 

@@ -130,3 +130,16 @@ def test_connections_begin_with_the_time_and_can_be_silenced() -> None:
 def test_verbose_tells_more() -> None:
     for event in (READY_TCP, EVENTS[0], *[e for e in EVENTS if isinstance(e, ev.Connected)]):
         assert len("".join(show(event, verbose=True))) > len("".join(show(event)))
+
+
+def test_a_reason_to_retry_is_told_once() -> None:
+    view = TextView()
+    lines = [
+        view.event(ev.Retrying(delay=delay, reason=reason), 0)[0].text[9:]
+        for delay, reason in ((0.1, "refused"), (0.2, "refused"), (0.4, "unreachable"))
+    ]
+    assert lines == [
+        "next attempt in 100 ms: refused",
+        "next attempt in 200 ms: still the same",
+        "next attempt in 400 ms: unreachable",
+    ]
