@@ -19,7 +19,7 @@ key() {
     echo "$2 $(uname -sm)"
     find . \( -name node_modules -o -name target \) -prune -o -type f -print | LC_ALL=C sort |
       while read -r file; do sha256sum "$file"; done
-    sha256sum "$here/build.sh"
+    sha256sum <"$here/build.sh"
   ) | sha256sum | cut -c1-16
 }
 
