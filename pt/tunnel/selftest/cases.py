@@ -184,9 +184,9 @@ def reset_by_service(drive: Driver) -> str:
 def reset_by_client(drive: Driver) -> str:
     """The client's RST arrives as RST, not as FIN."""
     token = drive.token()
-    sock = drive.connect(f"sink {token}")
-    send_pattern(sock, MIB)
-    reset(sock)
+    with drive.connect(f"sink {token}") as sock:
+        send_pattern(sock, MIB)
+        reset(sock)
     outcome = drive.report(token)
     _expect(outcome.split()[0], "reset", f"the service saw {outcome!r}")
     return "reset seen by the service"
