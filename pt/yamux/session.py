@@ -47,6 +47,9 @@ GROW_WITHIN_RTTS: Final = 4
 
 REFUSED_LIMIT: Final = 4096
 """Streams refused for `Limits.streams` before the peer is taken for a flooder."""
+SKIPPED_LIMIT: Final = 512
+"""Stream ids a peer may still use after a higher one: Go takes ids and sends SYNs concurrently, so
+up to its backlog of 256 SYNs arrive out of order; ids of cancelled opens never arrive."""
 
 _PACK_INTO: Final = HEADER.pack_into
 _UNPACK: Final = HEADER.unpack_from
@@ -93,7 +96,8 @@ class Session:
         self._on_stream = on_stream
         self._next_id = 1 if initiator else 2
         self._remote_parity = 0 if initiator else 1
-        self._highest_remote = 0
+        self._highest_remote = -1 if self._remote_parity else 0  # the first id less 2
+        self._skipped: set[int] = set()
         self._inbound = 0
         self._unacked = 0
         self._refused = 0
@@ -243,9 +247,12 @@ class Session:
     def _syn(self, stream_id: int) -> Stream | None:
         if stream_id & 1 != self._remote_parity or not stream_id:
             raise YamuxError(f"the peer may not open stream {stream_id}: wrong parity")
-        if stream_id in self.streams or stream_id <= self._highest_remote:
+        if stream_id > self._highest_remote:
+            self._skip_to(stream_id)
+        elif stream_id in self._skipped:
+            self._skipped.remove(stream_id)
+        else:
             raise YamuxError(f"stream {stream_id} opened twice")
-        self._highest_remote = stream_id
         if self._inbound >= self.limits.streams or self.go_away is not None:
             self._refused += 1
             if self._refused > REFUSED_LIMIT:
@@ -258,6 +265,15 @@ class Session:
         self._ack_queue.append(stream)
         self._on_stream(stream)
         return stream if stream_id in self.streams else None
+
+    def _skip_to(self, stream_id: int) -> None:
+        """Note the ids between the highest so far and this one: their SYNs may come later."""
+        first = max(self._highest_remote + 2, stream_id - 2 * SKIPPED_LIMIT)
+        self._highest_remote = stream_id
+        if first < stream_id:
+            self._skipped.update(range(first, stream_id, 2))
+            for old in sorted(self._skipped)[:-SKIPPED_LIMIT]:
+                self._skipped.remove(old)
 
     def _acked(self, stream: Stream) -> None:
         if not stream.open_acked:
