@@ -125,7 +125,7 @@ def test_a_bad_peer_does_not_disturb(rig: Rig, behave: Callable[[socket.socket],
     binder = rig.bind("--port", "0", to=exposer)
     client = rig.dial(local_port(binder))
     ask_echo(client)
-    before = exposer.memory()
+    before = exposer.baseline()
     socks = []
     for _ in range(30):
         with contextlib.suppress(ConnectionError):
@@ -152,7 +152,7 @@ def test_a_flood_of_connections(rig: Rig) -> None:
     binder = rig.bind("--port", "0", to=exposer)
     client = rig.dial(local_port(binder))
     ask_echo(client)
-    before = exposer.memory()
+    before = exposer.baseline()
     for _ in range(1500):
         try:
             sock = dial_exposer(rig)
@@ -168,7 +168,7 @@ def test_a_flood_of_connections(rig: Rig) -> None:
 def test_a_local_client_that_never_reads_or_writes(rig: Rig) -> None:
     """Idle clients cost little and take nothing from the others."""
     exposer, binder, port = rig.tunnel(rig.echo_service())
-    before = [process.memory() for process in (exposer, binder)]
+    before = [process.baseline() for process in (exposer, binder)]
     idle = [rig.dial(port) for _ in range(300)]
     ask_echo(rig.dial(port))
     ask_echo(idle[150])
@@ -211,10 +211,9 @@ def complained(processes: list[PtProcess], home: Path) -> None:
 
 def test_state_on_a_full_disk(rig: Rig, mounted: Callable[[str], Path]) -> None:
     disk = mounted("size=64k")
-    with (disk / "ballast").open("wb") as ballast, contextlib.suppress(OSError):
+    with (disk / "ballast").open("wb", buffering=0) as ballast, contextlib.suppress(OSError):
         while True:
             ballast.write(bytes(4096))
-            ballast.flush()
     complained(start_both(rig, disk / "state"), disk)
 
 
@@ -234,10 +233,9 @@ def test_a_disk_that_fills_up_later(rig: Rig, mounted: Callable[[str], Path]) ->
     disk = mounted("size=64k")
     key = rig.pt("key", "new", home=disk / "state")
     assert key.exit_code() == 0
-    with (disk / "ballast").open("wb") as ballast, contextlib.suppress(OSError):
+    with (disk / "ballast").open("wb", buffering=0) as ballast, contextlib.suppress(OSError):
         while True:
             ballast.write(bytes(512))
-            ballast.flush()
     exposer = rig.expose("--port", str(rig.echo_service()))
     argv = ["bind", "--port", "0", "--id", NAME, "--no-lan", "--peer"]
     address = f"/ip4/{rig.a.ip}/tcp/4001/p2p/{exposer.wait('ready')['peer_id']}"

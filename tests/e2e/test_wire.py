@@ -67,7 +67,7 @@ def test_a_sleeping_reader_holds_the_sender_back(rig: Rig) -> None:
     client = rig.dial(port)
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
     service = rig.accept(listener)
-    before = [process.memory() for process in (exposer, binder)]
+    before = [process.baseline() for process in (exposer, binder)]
     service.settimeout(2.0)
     sent = 0
     with contextlib.suppress(TimeoutError):
@@ -86,7 +86,7 @@ def test_a_sleeping_reader_holds_the_sender_back(rig: Rig) -> None:
 def test_many_sleeping_readers_are_bounded_together(rig: Rig) -> None:
     listener = rig.listen(rig.a)
     exposer, binder, port = rig.tunnel(listener)
-    before = [process.memory() for process in (exposer, binder)]
+    before = [process.baseline() for process in (exposer, binder)]
     pairs = []
     for _ in range(20):
         client = rig.dial(port)
