@@ -450,7 +450,9 @@ class Exposer:
                 )
                 pump.target_connected()
 
-        TargetDial(loop, sock, found, connected)
+        dial = TargetDial(loop, sock, found, connected)
+        if not pump.connected:
+            pump.give_up_dial = dial.cancel
         if data and not pump.closed:
             stream.consumed -= len(data)
             pump.data_received(memoryview(data))

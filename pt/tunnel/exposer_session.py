@@ -180,7 +180,9 @@ class ExposerSession(TunnelSession):
             if pump.link is not None:
                 pump.link.flush()
 
-        TargetDial(self.loop, sock, found, connected)
+        dial = TargetDial(self.loop, sock, found, connected)
+        if not pump.connected:
+            pump.give_up_dial = dial.cancel
         if rest and pump.stream is not None:
             stream.consumed -= len(rest)
             pump.data_received(memoryview(rest))

@@ -17,6 +17,7 @@ import asyncio
 import errno
 import socket
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from pt.aio.tcp import abort
@@ -50,6 +51,7 @@ class SocketPump:
         "closed",
         "connected",
         "fd",
+        "give_up_dial",
         "link",
         "local_eof",
         "remote_eof",
@@ -68,6 +70,7 @@ class SocketPump:
         self.bytes_in = 0  # local socket → peer
         self.bytes_out = 0  # peer → local socket
         self.connected = True
+        self.give_up_dial: Callable[[], None] | None = None  # while the socket is connecting
         self.local_eof = False
         self.remote_eof = False
         self.write_closed = False
@@ -235,6 +238,9 @@ class SocketPump:
         if self.closed:
             return
         self.closed = True
+        if self.give_up_dial is not None:
+            self.give_up_dial()
+            self.give_up_dial = None
         self._pause()
         if self._writing:
             self._writing = False

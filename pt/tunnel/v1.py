@@ -67,6 +67,7 @@ class RawPump(SocketPump):
     def target_connected(self) -> None:
         """The exposer's connection to its target is there."""
         self.connected = True
+        self.give_up_dial = None
         if self._backlog is not None:
             self._wait_writable()
         elif self.remote_eof:

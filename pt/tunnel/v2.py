@@ -7,7 +7,6 @@ goes on at the offset the peer names.  The application's connection never notice
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from typing import TYPE_CHECKING, Final
 
@@ -15,7 +14,7 @@ from pt.node.buffers import POOL
 from pt.node.link import Link
 from pt.tunnel.core.messages import ANSWER, Code, encode_answer
 from pt.tunnel.core.replay import Replay
-from pt.tunnel.pump import BURST, SMALL, SocketPump, send_from_slot
+from pt.tunnel.pump import BURST, SMALL, SocketPump
 from pt.yamux.frames import HEADER_LEN, MAX_PAYLOAD
 from pt.yamux.stream import Stream
 
@@ -94,15 +93,19 @@ class TunnelPump(SocketPump):
             count = self._read(slot[HEADER_LEN : HEADER_LEN + room])
             if count > 0:
                 self.bytes_in += count
-                send_from_slot(link, stream, slot, count)
                 data = slot[HEADER_LEN : HEADER_LEN + count]
+                if count <= SMALL:
+                    link.session.queue_data(stream, data)
+                else:
+                    link.send_slot(stream, slot, count)
                 if count < KEEP_SLOT:
                     replay.append_sent(bytes(data))
                     POOL.slots.give(slot)
                 else:
                     replay.append_sent(data, slot)
                 if count < room:
-                    self._wait_readable()
+                    if not self._reading:
+                        self._wait_readable()
                     break
                 continue
             POOL.slots.give(slot)
@@ -307,13 +310,12 @@ class BinderPump(TunnelPump):
 class ExposerPump(TunnelPump):
     """The exposer's end: it connects to the target and answers."""
 
-    __slots__ = ("_reply", "_timer")
+    __slots__ = ("_reply",)
 
     def __init__(self, session: TunnelSession, sock: socket.socket, number: int, port: int) -> None:
         super().__init__(session, sock, number, port)
         self.connected = False
         self._reply = b""
-        self._timer: asyncio.TimerHandle | None = None
 
     def owe(self, reply: bytes) -> None:
         """Owe the peer the negotiation's `reply` and an ANSWER; pay when the target is there."""
@@ -324,6 +326,7 @@ class ExposerPump(TunnelPump):
     def target_connected(self) -> None:
         """The target accepted."""
         self.connected = True
+        self.give_up_dial = None
         if self.stream is not None:
             self._answer_ok()
         if self._backlog is not None:
