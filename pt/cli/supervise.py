@@ -13,6 +13,7 @@ import signal
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from pt.aio.loop import run
 from pt.cli.notify import Notifier
 from pt.cli.render import Renderer
 from pt.errors import PtError
@@ -62,7 +63,7 @@ def run_tunnel(
         notifier(event)
 
     try:
-        return asyncio.run(_supervise(make(on_event), renderer, notifier, drain))
+        return run(_supervise(make(on_event), renderer, notifier, drain))
     except PtError as error:
         renderer.failed(error)
         raise

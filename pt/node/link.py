@@ -28,6 +28,8 @@ ROOM: Final = TX_LEN - 2 * NOISE_MESSAGE_LEN
 """Fill level up to which a full frame, and the short frames before it, still fit."""
 SMALL_ROOM: Final = 256 * 1024
 """Bytes of short frames that may wait before senders are held back."""
+DIALOGUE: Final = 2048
+"""Fewer bytes than this at a time look like a dialogue: see `pt.aio.loop`."""
 MAX_PLAIN: Final = 65519
 RX_KEEP_LEN: Final = 4096
 """A half-received message up to so long is set aside, so that no idle link holds 1 MiB."""
@@ -79,6 +81,7 @@ class Link:
         self._seal = sealer.seal_into
         self._open = opener.open
         self._loop = asyncio.get_running_loop()
+        self._poller = getattr(self._loop, "poller", None)
         self._keep_alive = keep_alive
         self._on_lost = on_lost
         self._rx: memoryview | None = None  # borrowed while a long message is half there
@@ -128,6 +131,7 @@ class Link:
                 self._rx_part = b""
         else:
             self._rx = None
+            self._rx_have = 0
         try:
             count = self._sock.recv_into(buffer[have:])
         except (BlockingIOError, InterruptedError):
@@ -147,7 +151,8 @@ class Link:
         """Open and deliver every whole message of `buffer[:end]`; keep the rest."""
         self.last_rx = self._loop.time()
         pos = 0
-        receive = self.session.receive
+        session = self.session
+        receive = session.receive
         open_message = self._open
         try:
             while end - pos >= 2:
@@ -158,7 +163,7 @@ class Link:
                 pos = stop
         except YamuxError as error:
             POOL.rx.give(buffer)
-            self.session.fail(error)
+            session.fail(error)
             self.flush()
             self.lose(f"protocol error: {error}")
             return
@@ -167,13 +172,19 @@ class Link:
             self.lose(str(error))
             return
         self.bytes_in += pos
-        self.session.end_batch()
+        if end < DIALOGUE and self._poller is not None:
+            self._poller.eager = True
+        session.end_batch()
         if self.closed:
             POOL.rx.give(buffer)
             return
-        self._set_aside(buffer, pos, end)
-        self.flush()
-        if self.session.go_away is not None and not self.session.streams:
+        if pos == end:
+            POOL.rx.give(buffer)
+        else:
+            self._set_aside(buffer, pos, end)
+        if session.outgoing or self._tx is not None:
+            self.flush()
+        if session.go_away is not None and not session.streams:
             self.lose("the peer went away")
 
     def _set_aside(self, buffer: memoryview, start: int, end: int) -> None:
@@ -227,10 +238,14 @@ class Link:
         """Seal what is queued and hand it to the socket."""
         if self.closed:
             return
-        if self.session.outgoing:
-            self._seal_outgoing()
-        if self._tx_end > self._tx_start and not self._blocked:
-            self._send()
+        outgoing = self.session.outgoing
+        while True:
+            if outgoing:
+                self._seal_outgoing()
+            if self._tx_end > self._tx_start and not self._blocked:
+                self._send()
+            if not outgoing or self._blocked:  # else: there was more than one buffer holds
+                break
         if self.session.overflowed:
             self.lose("the peer sends requests and does not read the answers")
 
@@ -240,6 +255,10 @@ class Link:
         if tx is None:
             tx = self._tx = POOL.tx.take()
         end = self._tx_end
+        if len(outgoing) <= MAX_PLAIN and TX_LEN - end >= NOISE_MESSAGE_LEN:
+            self._tx_end = end + self._seal(outgoing, tx[end:])
+            outgoing.clear()
+            return
         while outgoing and TX_LEN - end >= NOISE_MESSAGE_LEN:
             with memoryview(outgoing) as view:
                 length = min(len(view), MAX_PLAIN)
@@ -260,6 +279,8 @@ class Link:
             return
         self.bytes_out += sent
         self._tx_start += sent
+        if sent < DIALOGUE and self._poller is not None:
+            self._poller.eager = True
         if self._tx_start < self._tx_end:
             self._blocked = True
             if not self._writer_on:
