@@ -5,9 +5,9 @@
     ├─ StateError              the state directory cannot be read or written (exit 11)
     ├─ ProtocolError           .code: what we tell the peer, or None
     │  ├─ LocalProtocolError   we broke a rule: a bug in the caller
-    │  └─ RemoteProtocolError  the peer broke a rule: close
-    │     └─ CryptoFailure     authentication failed; the message never says why
-    ├─ ClosedError             the stream or connection has ended
+    │  └─ RemoteProtocolError  the peer broke a rule: close (exit 5)
+    │     └─ CryptoFailure     authentication failed; the message never says why (exit 4)
+    ├─ ClosedError             the stream or connection has ended (exit 5)
     │  └─ ResetError           it ended abruptly, data may be lost
     ├─ LimitError              a bound was reached, ours or theirs
     ├─ NotFoundError           the name was not found in time (exit 3)
@@ -81,13 +81,19 @@ class LocalProtocolError(ProtocolError):
 class RemoteProtocolError(ProtocolError):
     """The peer broke a rule."""
 
+    exit_code = 5
+
 
 class CryptoFailure(RemoteProtocolError):  # noqa: N818  # the field's word
     """A signature, MAC or handshake did not verify."""
 
+    exit_code = 4
+
 
 class ClosedError(PtError):
     """The stream or connection has ended."""
+
+    exit_code = 5
 
 
 class ResetError(ClosedError):

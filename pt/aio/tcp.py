@@ -15,7 +15,16 @@ from typing import Final
 
 from pt.errors import ClosedError, ResetError
 
-__all__ = ["SocketStream", "abort", "dial", "ip_family", "listen", "tune_network_socket"]
+__all__ = [
+    "SocketStream",
+    "abort",
+    "abort_on_exit",
+    "close_in_order",
+    "dial",
+    "ip_family",
+    "listen",
+    "tune_network_socket",
+]
 
 LISTEN_BACKLOG: Final = 512
 NOTSENT_LOWAT: Final = 512 * 1024
@@ -24,6 +33,7 @@ USER_TIMEOUT_MS: Final = 20_000
 """The kernel gives a connection up whose data stays unacknowledged for so long."""
 FRESH_PORT_ERRORS: Final = frozenset({errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EINVAL})
 _LINGER_ZERO: Final = struct.pack("ii", 1, 0)
+_LINGER_OFF: Final = struct.pack("ii", 0, 0)
 _TCP_CONGESTION: Final = getattr(socket, "TCP_CONGESTION", None)
 _TCP_USER_TIMEOUT: Final = getattr(socket, "TCP_USER_TIMEOUT", None)
 _TCP_NOTSENT_LOWAT: Final = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
@@ -126,6 +136,19 @@ def abort(sock: socket.socket) -> None:
     """Close so that the other side gets an RST."""
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
+    sock.close()
+
+
+def abort_on_exit(sock: socket.socket) -> None:
+    """Have the kernel send RST, not FIN, if this process dies: cut off must look cut off."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
+
+
+def close_in_order(sock: socket.socket) -> None:
+    """Close a socket of `abort_on_exit` with what is under way delivered."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_OFF)
     sock.close()
 
 

@@ -17,9 +17,10 @@ __all__ = ["PeerId"]
 class PeerId:
     """Who a peer is; immutable, hashable, ordered by its bytes."""
 
-    __slots__ = ("raw",)
+    __slots__ = ("_text", "raw")
 
     raw: bytes
+    _text: str
 
     def __init__(self, raw: bytes) -> None:
         """Take a multihash's bytes from the wire.
@@ -73,7 +74,12 @@ class PeerId:
         raise AttributeError(f"a PeerId is immutable: cannot set {name}")
 
     def __str__(self) -> str:
-        return peertext.encode(self.raw)
+        try:
+            return self._text
+        except AttributeError:
+            text = peertext.encode(self.raw)
+            object.__setattr__(self, "_text", text)
+            return text
 
     def __repr__(self) -> str:
         return f"PeerId({str(self)!r})"

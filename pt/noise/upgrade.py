@@ -23,6 +23,8 @@ _LENGTH_LEN: Final = 2
 class PeerMismatchError(CryptoFailure):
     """The peer proved an identity, but not the one we dialled."""
 
+    exit_code = 9
+
     def __init__(self, expected: PeerId, actual: PeerId) -> None:
         super().__init__(
             f"this address belongs to peer {actual}, not {expected}: "

@@ -13,7 +13,7 @@ from typing import Final
 
 from pt.aio.hangup import HangupWatch
 from pt.aio.tcp import ip_family
-from pt.errors import NetworkError, PtError, StateError, UsageError
+from pt.errors import LocalProtocolError, NetworkError, PtError, StateError, UsageError
 from pt.identity.keys import PrivateKey
 from pt.identity.peer_id import PeerId
 from pt.node.connection import Connection
@@ -76,7 +76,8 @@ class Exposer:
         self._tracer = tracer
         self._targets = Targets(config.services)
         self._stopped: asyncio.Future[None] | None = None
-        self._node: Node
+        self._running: Node | None = None
+        self._hangups: HangupWatch | None = None
         self._keys: NameKeys
         self._gate: Gate | None = None
         self._publisher: LanPublisher | None = None
@@ -85,9 +86,20 @@ class Exposer:
         self._raw: set[RawPump] = set()
         self._timers: dict[bytes, asyncio.TimerHandle] = {}
         self._lost_at: dict[bytes, float] = {}
-        self._idle: asyncio.Event
+        self._idle = asyncio.Event()
         self._draining = False
         self._closed = False
+
+    @property
+    def _node(self) -> Node:
+        if self._running is None:
+            raise LocalProtocolError("the exposer was not started")
+        return self._running
+
+    @property
+    def _watch(self) -> HangupWatch:
+        assert self._hangups is not None
+        return self._hangups
 
     @property
     def peer_id(self) -> PeerId:
@@ -128,11 +140,10 @@ class Exposer:
         """
         loop = asyncio.get_running_loop()
         self._stopped = loop.create_future()
-        self._idle = asyncio.Event()
         self._hangups = HangupWatch(loop)
         identity = self._state.identity()
         await self._targets.resolve()
-        self._node = Node(
+        self._running = Node(
             identity=identity,
             listen=self.config.listen,
             security=security(),
@@ -294,8 +305,10 @@ class Exposer:
             pump.refuse("the exposer stopped")
         if self._publisher is not None:
             await self._publisher.close()
-        await self._node.close()
-        self._hangups.close()
+        if self._running is not None:
+            await self._running.close()
+        if self._hangups is not None:
+            self._hangups.close()
         if self._stopped is not None and not self._stopped.done():
             self._stopped.set_result(None)
         self._emit(events.Stopped(reason="closed"))
@@ -327,7 +340,7 @@ class Exposer:
             session_id=number,
             secret=secret,
             remote=peer_id,
-            hangups=self._hangups,
+            hangups=self._watch,
             targets=self._targets,
             on_forget=self._forgot,
             on_detached=lambda reason: self._detached(number, reason),
@@ -427,7 +440,7 @@ class Exposer:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         port = self._targets.ports[0]
         hold = None if connection.suite is Suite.AESGCM else EXPOSER_HOLD
-        pump = RawPump(sock, loop, self._hangups, hold=hold, on_done=self._raw_done)
+        pump = RawPump(sock, loop, self._watch, hold=hold, on_done=self._raw_done)
         pump.connected = False
         pump.attach(connection.link, stream)
         self._raw.add(pump)

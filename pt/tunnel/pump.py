@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from pt.aio.tcp import abort
+from pt.aio.tcp import abort, abort_on_exit, close_in_order
 from pt.node.link import Link
 from pt.yamux.frames import HEADER_LEN
 from pt.yamux.stream import Stream
@@ -65,6 +65,7 @@ class SocketPump:
     ) -> None:
         self.sock = sock
         self.fd = sock.fileno()
+        abort_on_exit(sock)
         self.stream: Stream | None = None
         self.link: Link | None = None
         self.bytes_in = 0  # local socket → peer
@@ -250,7 +251,7 @@ class SocketPump:
         if reset:
             abort(self.sock)
         else:
-            self.sock.close()
+            close_in_order(self.sock)
 
 
 def send_from_slot(link: Link, stream: Stream, slot: memoryview, count: int) -> None:
