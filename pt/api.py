@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Self
 
-from pt.errors import LocalPortError
+from pt.errors import ClosedError, LocalPortError
 from pt.identity.peer_id import PeerId
 from pt.node.state import StateDir
 from pt.rendezvous.name import GENERATE_BYTES, generate_name
@@ -152,10 +152,16 @@ class Tunnel:
 
         Raises:
             LocalPortError: this process has no descriptor left for it.
+            ClosedError: the tunnel is closed.
 
         """
         ours, theirs = _loopback_pair()
-        self._binder.carry(theirs, port)
+        try:
+            self._binder.carry(theirs, port)
+        except ClosedError:
+            ours.close()
+            theirs.close()
+            raise
         return await asyncio.open_connection(sock=ours)
 
     async def listen(self, port: int = 0, *, host: str = "127.0.0.1", remote_port: int = 0) -> int:
@@ -163,6 +169,7 @@ class Tunnel:
 
         Raises:
             LocalPortError: the port is taken or not ours to take.
+            ClosedError: the tunnel is closed.
 
         """
         bound = self._binder.listen(Forward(local_port=port, remote_port=remote_port, host=host))
