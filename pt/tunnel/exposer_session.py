@@ -14,6 +14,7 @@ from pt.identity.peer_id import PeerId
 from pt.node.connection import Connection
 from pt.tunnel.core import messages as wire
 from pt.tunnel.core.messages import Code, Control
+from pt.tunnel.core.numbers import Numbers
 from pt.tunnel.session import MAX_STREAMS, TunnelSession
 from pt.tunnel.v2 import ExposerPump, TunnelPump
 from pt.yamux.stream import Stream
@@ -116,7 +117,7 @@ class ExposerSession(TunnelSession):
         self._targets = targets
         self._on_open = on_open
         self._on_refuse = on_refuse
-        self._highest = 0
+        self._numbers = Numbers()
         self._live: set[int] = set()
         self._settled = True
 
@@ -138,9 +139,8 @@ class ExposerSession(TunnelSession):
         """
         connection = self.connection
         assert connection is not None
-        if number <= self._highest:
+        if not self._numbers.use(number):
             raise RemoteProtocolError(f"stream number {number} used twice")
-        self._highest = number
         found = self._targets.find(port)
         problem: tuple[Code, str] | None = None
         if self.closing:
@@ -213,7 +213,7 @@ class ExposerSession(TunnelSession):
         assert connection is not None
         pump = self.pumps.get(number)
         if not isinstance(pump, ExposerPump):
-            code = Code.UNKNOWN if number > self._highest else Code.GONE
+            code = Code.GONE if number in self._numbers else Code.UNKNOWN
             connection.link.send_small(stream, reply + wire.encode_answer(code, 0, ""))
             stream.close()
             stream.handler = None
@@ -235,6 +235,7 @@ class ExposerSession(TunnelSession):
             self._live.update(wire.read_ids(body))
         elif kind == Control.LIVE_END:
             live, self._live = self._live, set()
+            self._numbers.settle(live)
             for number in list(self.pumps):
                 if number not in live:
                     pump = self.pumps[number]

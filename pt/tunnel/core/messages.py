@@ -27,7 +27,8 @@ Control messages, on the stream that began with SESSION or ATTACH:
     OFFER     (port u16)*                    the exposer's ports, first of all messages
     BYE       reason, UTF-8                  the sender is about to end
 
-Only the binder opens streams; stream numbers grow and are never used twice in a session.
+Only the binder opens streams.  It counts their numbers up and never uses one for two streams; an
+OPEN that a lost path swallowed is said again, with its number, when RESUME was answered UNKNOWN.
 """
 
 from __future__ import annotations
