@@ -21,6 +21,7 @@ __all__ = ["EagerSelector", "Loop", "run"]
 T = TypeVar("T")
 
 POLL_US: Final = 100
+MAX_POLL_US: Final = 10_000
 MAX_SKIP: Final = 64
 """Waits that are let pass after polling failed again and again."""
 
@@ -68,7 +69,7 @@ class Loop(asyncio.SelectorEventLoop):
 
 def _seconds() -> float:
     try:
-        return max(0, int(os.environ.get("PT_POLL_US", POLL_US))) / 1e6
+        return min(max(0, int(os.environ.get("PT_POLL_US", POLL_US))), MAX_POLL_US) / 1e6
     except ValueError:
         return POLL_US / 1e6
 
