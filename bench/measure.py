@@ -8,7 +8,7 @@ import time
 from typing import NamedTuple
 
 from bench.load import BINARY, Marked, one_shot
-from bench.proc import cpu_seconds, rss_bytes, wait_quiet
+from bench.proc import busy_seconds, cpu_seconds, rss_bytes, wait_quiet
 from bench.rows import Forwarder
 
 __all__ = ["Sample", "connections", "echo", "memory", "rss_bytes", "start_up", "throughput"]
@@ -30,13 +30,19 @@ def throughput(
     key = f"{direction}{streams}"
     with Marked(row.near, direction, row.address, str(streams)) as client:
         receiver = server if direction == "fwd" else client
+        load = [client.process.pid, server.process.pid]
         time.sleep(warm)
+        busy = busy_seconds() - cpu_seconds([*row.pids, *load])
         before, cpu = receiver.mark(), cpu_seconds(row.pids)
         time.sleep(seconds)
         after, cpu_after = receiver.mark(), cpu_seconds(row.pids)
+        busy = busy_seconds() - cpu_seconds([*row.pids, *load]) - busy
     octets = after["rx"] - before["rx"]
     wait_quiet(row.pids)
-    samples = [Sample(f"{key}.gbit", octets * 8 / (after["t"] - before["t"]))]
+    samples = [
+        Sample(f"{key}.gbit", octets * 8 / (after["t"] - before["t"])),
+        Sample(f"{key}.other_cores", max(0.0, busy / seconds)),
+    ]
     if row.pids and octets:
         samples.append(Sample(f"{key}.cpu_gb", (cpu_after - cpu) / (octets / 1e9)))
     return samples

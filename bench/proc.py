@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["cpu_seconds", "rss_bytes", "tree", "wait_quiet"]
+__all__ = ["Calm", "busy_seconds", "cpu_seconds", "rss_bytes", "tree", "wait_quiet"]
 
 _TICK = os.sysconf("SC_CLK_TCK")
 
@@ -48,6 +48,13 @@ def cpu_seconds(roots: Iterable[int]) -> float:
     return ticks / _TICK
 
 
+def busy_seconds() -> float:
+    """CPU time that all cores together spent on anything, time stolen by other guests included."""
+    fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
+    user, nice, system, _idle, _wait, irq, softirq, steal = map(int, fields)
+    return (user + nice + system + irq + softirq + steal) / _TICK
+
+
 def rss_bytes(root: int) -> int:
     """Resident memory of the process and its descendants."""
     total = 0
@@ -72,3 +79,26 @@ def wait_quiet(roots: Iterable[int], limit: float = 3.0) -> None:
         if now - last <= 1 / _TICK:
             return
         last = now
+
+
+class Calm:
+    """Waits for moments in which nobody else computes, as long as `patience` seconds last."""
+
+    CORES = 0.25
+    LOOK = 0.2
+
+    def __init__(self, patience: float) -> None:
+        self.patience = patience
+        self.disturbed = 0
+
+    def wait(self) -> None:
+        """Return when the machine is calm, or when the patience of the whole run is used up."""
+        while True:
+            before = busy_seconds()
+            time.sleep(self.LOOK)
+            if busy_seconds() - before <= self.CORES * self.LOOK:
+                return
+            self.patience -= self.LOOK
+            if self.patience <= 0:
+                self.disturbed += 1
+                return

@@ -7,6 +7,7 @@ import datetime as dt
 import os
 import platform
 import shutil
+import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -263,6 +264,19 @@ def write(document: dict[str, Any], out: Path) -> None:
         "and system time of both ends together, children included, load generator excluded. "
         "Rates are taken at the receiver over a window inside the transfer."
     )
+    others = [
+        value
+        for metrics in document["samples"].values()
+        for metric, values in metrics.items()
+        if metric.endswith(".other_cores") and not metric.startswith("wan.")
+        for value in values
+    ]
+    if others:
+        intro += (
+            f" Work of others took {statistics.median(others):.2f} cores during the throughput "
+            f"windows (median; most {max(others):.2f}); each measurement waits for a calm moment, "
+            f"which {document['disturbed']} did not get."
+        )
     ends = (
         "From fork and exec of a second binder, exposer up, name key cached, to its first accept "
         "and to the first byte echoed through it. Idle streams are open connections that have "

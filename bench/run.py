@@ -20,6 +20,7 @@ from pathlib import Path
 
 from bench import measure, report
 from bench.load import Marked, build
+from bench.proc import Calm
 from bench.rows import SERVICE_PORT, Forwarder, Go, Pt, PtChaCha, Raw, Socat, Ssh
 from pt.lab.link import Link, Shape
 from pt.lab.netns import Host, Lan, unavailable
@@ -30,6 +31,8 @@ PINNED = "reno"
 WAN = Shape(rate=200e6, delay=0.025, loss=0.001, queue=600_000)
 FIRST_PORT = 9100
 START_PORT = 9500
+PATIENCE = 600.0
+"""Seconds a run waits in all for others to leave the cores; then it measures regardless."""
 
 Results = dict[str, dict[str, list[float]]]
 
@@ -43,8 +46,10 @@ class Bench:
         self.results: Results = {}
         self.notes: dict[str, str] = {}
         self.problems: list[str] = []
+        self.calm = Calm(0.0 if quick else PATIENCE)
 
     def record(self, table: str, row: Forwarder, take: Callable[[], list[measure.Sample]]) -> None:
+        self.calm.wait()
         try:
             samples = take()
         except (RuntimeError, ValueError, OSError, subprocess.SubprocessError) as error:
@@ -231,6 +236,7 @@ def main() -> int:
         ),
         "notes": bench.notes,
         "problems": bench.problems,
+        "disturbed": bench.calm.disturbed,
         "samples": bench.results,
         "medians": {
             row: {metric: statistics.median(values) for metric, values in metrics.items()}
