@@ -137,8 +137,10 @@ class TunnelPump(SocketPump):
         self.replay.resent(count)
 
     def _wait_turn(self) -> None:
-        """The burst is over: come back when there is more to read, or at once to send again."""
-        if self.replay.unsent:
+        """The burst is over: come back when there is more to read, or at once to send again or to
+        send the end; a socket that has ended both ways is closed already and wakes nobody.
+        """  # noqa: D205
+        if self.replay.unsent or self.replay.fin:
             self._loop.call_soon(self.pump)
         else:
             self._wait_readable()
