@@ -29,8 +29,18 @@ def test_text_puts_ready_on_stdout_and_talk_on_stderr(capfd: pytest.CaptureFixtu
     assert "READY" not in err
 
 
+def test_json_tells_single_connections_only_when_asked(capfd: pytest.CaptureFixture) -> None:
+    for verbose in (0, 1):
+        show = renderer(json=True, verbose=verbose)
+        for event in EVENTS:
+            show(event)
+        told = {json.loads(line)["event"] for line in capfd.readouterr().out.splitlines()}
+        assert ("stream_closed" in told) is bool(verbose)
+        assert "stream_refused" in told
+
+
 def test_json_is_all_there_is_on_stdout(capfd: pytest.CaptureFixture) -> None:
-    show = renderer(json=True)
+    show = renderer(json=True, verbose=1)
     show.heading("only for people")
     for event in EVENTS:
         show(event)
