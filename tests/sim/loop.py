@@ -1,0 +1,57 @@
+"""An event loop on virtual time: real local sockets, a clock that never makes a test wait.
+
+When no socket is ready, the clock jumps to the next timer. What would take minutes of keep-alives
+and timeouts takes milliseconds, and always the same way. A loop that has neither a ready socket
+nor a timer would hang for ever: that is an error here, after a moment for the kernel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+START = 1000.0
+GRACE = 0.5  # real seconds for the kernel, when there is no timer to jump to
+
+
+class _Selector(selectors.DefaultSelector):
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = START
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = super().select(0)
+        if ready or (timeout is not None and timeout <= 0):
+            return ready
+        if timeout is None:
+            ready = super().select(GRACE)
+            if not ready:
+                raise RuntimeError("nothing will ever happen again in this loop")
+            return ready
+        self.now += timeout
+        return []
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """`time()` is virtual; do not wait for threads in it."""
+
+    def __init__(self) -> None:
+        self._virtual = _Selector()
+        super().__init__(self._virtual)
+
+    def time(self) -> float:
+        return self._virtual.now
+
+
+def run(coro: Coroutine[Any, Any, T]) -> T:
+    """`asyncio.run` on virtual time; a callback that raised fails the test."""
+    crashes: list[dict[str, Any]] = []
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.get_loop().set_exception_handler(lambda loop, context: crashes.append(context))
+        result = runner.run(coro)
+    for context in crashes:
+        raise AssertionError(context["message"]) from context.get("exception")
+    return result
