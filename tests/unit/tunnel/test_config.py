@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from pt.errors import UsageError
@@ -13,6 +15,9 @@ from pt.tunnel.config import (
 )
 
 SSH = Service(port=22)
+# Values only: nothing here starts a node.
+exposing = partial(ExposeConfig, name="x")
+binding = partial(BindConfig, name="x")
 
 
 def test_a_service_leads_to_its_own_port_unless_told() -> None:
@@ -37,7 +42,7 @@ def test_bad_services(facts: dict) -> None:
 
 
 def test_listening_everywhere_is_the_default() -> None:
-    config = ExposeConfig(name="x", services=(SSH,))
+    config = exposing(services=(SSH,))
     assert config.listen == default_listen()
     assert [str(each) for each in config.listen] == ["/ip4/0.0.0.0/tcp/0", "/ip6/::/tcp/0"]
 
@@ -47,7 +52,7 @@ def test_listening_everywhere_is_the_default() -> None:
 )
 def test_bad_sets_of_services(services: tuple) -> None:
     with pytest.raises(UsageError):
-        ExposeConfig(name="x", services=services)
+        exposing(services=services)
 
 
 @pytest.mark.parametrize("name", ["", " ", "a b", "x\n", "y" * 300, "zero\0"])
@@ -59,13 +64,13 @@ def test_bad_names(name: str, make: type) -> None:
 
 
 def test_names_are_brought_to_one_form() -> None:
-    assert BindConfig(name="cafe\u0301").name == "caf\u00e9"
+    assert binding(name="cafe\u0301").name == "caf\u00e9"
 
 
 def test_an_open_name_is_passed_as_typed() -> None:
-    assert BindConfig(name="any thing~", open=True).name == "any thing~"
+    assert binding(name="any thing~", open=True).name == "any thing~"
     with pytest.raises(UsageError):
-        BindConfig(name=" ", open=True)
+        binding(name=" ", open=True)
 
 
 @pytest.mark.parametrize("facts", [{"local_port": -1}, {"local_port": 65536},
@@ -77,13 +82,13 @@ def test_bad_forwards(facts: dict) -> None:
 
 def test_a_local_port_is_taken_once_but_0_as_often_as_wanted() -> None:
     free = Forward(local_port=0)
-    BindConfig(name="x", forwards=(free, free, Forward(local_port=5)))
-    BindConfig(name="x", forwards=(Forward(local_port=5), Forward(local_port=5, host="::1")))
+    binding(forwards=(free, free, Forward(local_port=5)))
+    binding(forwards=(Forward(local_port=5), Forward(local_port=5, host="::1")))
     with pytest.raises(UsageError, match="5"):
-        BindConfig(name="x", forwards=(Forward(local_port=5), Forward(local_port=5)))
+        binding(forwards=(Forward(local_port=5), Forward(local_port=5)))
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan")])
 def test_bad_timeouts(timeout: float) -> None:
     with pytest.raises(UsageError):
-        BindConfig(name="x", timeout=timeout)
+        binding(timeout=timeout)
