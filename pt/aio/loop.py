@@ -20,7 +20,7 @@ __all__ = ["EagerSelector", "Loop", "run"]
 
 T = TypeVar("T")
 
-POLL_US: Final = 100
+POLL_US: Final = 250
 MAX_POLL_US: Final = 10_000
 MAX_SKIP: Final = 64
 """Waits that are let pass after polling failed again and again."""
