@@ -233,6 +233,8 @@ class Link:
         self._waiters.append(waiter)
         if not self._blocked:
             self.flush()
+            if self.room:  # nothing is under way whose end would wake the waiter
+                self._loop.call_soon(self._wake)
 
     def flush(self) -> None:
         """Seal what is queued and hand it to the socket."""

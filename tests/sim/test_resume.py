@@ -69,6 +69,7 @@ class Target:
         self.talks = talks
         self.heard: dict[int, bytes] = {}
         self.errors: list[str] = []
+        self.all_heard = asyncio.Event()
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -84,6 +85,8 @@ class Target:
         except (OSError, asyncio.IncompleteReadError) as error:
             self.errors.append(repr(error))
         finally:
+            if self.errors or len(self.heard) == len(self.talks):
+                self.all_heard.set()
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
@@ -145,8 +148,7 @@ async def exact(talks: list[Talk], paths: list[tuple[int, str]], delay: float = 
             assert heard[number] == payload(number + 100, talk.down), (number, len(heard[number]))
         await world.settled()
         async with asyncio.timeout(900):
-            while len(target.heard) < len(talks) and not target.errors:
-                await asyncio.sleep(0.1)
+            await target.all_heard.wait()
         assert target.errors == []
         for number, talk in enumerate(talks):
             assert target.heard[number] == payload(number, talk.up), number

@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Self
 
 from pt.aio import tcp
 from pt.aio.hangup import HangupWatch
@@ -185,10 +186,11 @@ class World:
         self._next_path = next_path
         self._serve = serve
         self._lost = asyncio.Event()
+        self._up = asyncio.Event()
         self._binder_hangups = HangupWatch(asyncio.get_running_loop())
         self._exposer_hangups = HangupWatch(asyncio.get_running_loop())
 
-    async def __aenter__(self) -> World:
+    async def __aenter__(self) -> Self:
         self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.port = self.server.sockets[0].getsockname()[1]
         self.targets = Targets([Service(port=80, target_port=self.port)])
@@ -202,8 +204,7 @@ class World:
         )
         self.exposer.handle_raw(wire.PROTOCOL, self.gate.accept)
         self._keeper = asyncio.create_task(self._keep())
-        while self.session is None:
-            await asyncio.sleep(0.01)
+        await self._up.wait()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -286,6 +287,7 @@ class World:
         )
         session.attach(connection, stream.stream, stream.take_buffered())
         self.session = session
+        self._up.set()
 
     def open(self, port: int = 80) -> tuple[socket.socket, TunnelPump]:
         """An application's connection to the tunnel: its socket, non-blocking, and the pump."""

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pt.node.dial_plan import LAN_STAGGER, MAX_ADDRESSES, PUBLIC_STAGGER, plan
+from pt.wire.multiaddr import Multiaddr
+
+PEER = "/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"
+
+
+def planned(*texts: str) -> list[tuple[float, str]]:
+    found = plan(Multiaddr.parse(text) for text in texts)
+    return [(attempt.delay, str(attempt.address)) for attempt in found]
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        ([], []),
+        (["/ip4/127.0.0.1/tcp/1"], [(0.0, "/ip4/127.0.0.1/tcp/1")]),
+        (["/ip4/192.168.0.1/tcp/1" + PEER], [(0.0, "/ip4/192.168.0.1/tcp/1")]),
+        # near ones first, whatever the order; families in turn, IPv6 first
+        (
+            [
+                "/ip4/8.8.8.8/tcp/1",
+                "/ip4/10.0.0.1/tcp/1",
+                "/ip6/2600::1/tcp/1",
+                "/ip6/fd00::1/tcp/1",
+            ],
+            [
+                (0.0, "/ip6/fd00::1/tcp/1"),
+                (LAN_STAGGER, "/ip4/10.0.0.1/tcp/1"),
+                (2 * LAN_STAGGER, "/ip6/2600::1/tcp/1"),
+                (2 * LAN_STAGGER + PUBLIC_STAGGER, "/ip4/8.8.8.8/tcp/1"),
+            ],
+        ),
+        (
+            ["/ip4/10.0.0.1/tcp/1", "/ip4/10.0.0.2/tcp/1", "/ip6/fd00::1/tcp/1"],
+            [
+                (0.0, "/ip6/fd00::1/tcp/1"),
+                (0.05, "/ip4/10.0.0.1/tcp/1"),
+                (0.1, "/ip4/10.0.0.2/tcp/1"),
+            ],
+        ),
+        # what cannot be dialed is left out
+        (["/ip4/10.0.0.1/udp/1/quic-v1", "/ip4/10.0.0.1/tcp/1/ws", "/ip4/10.0.0.1/tcp/0"], []),
+        (["/ip4/10.0.0.1/tcp/1" + PEER + "/p2p-circuit"], []),
+        # the same one twice
+        (["/ip4/10.0.0.1/tcp/1", "/ip4/10.0.0.1/tcp/1" + PEER], [(0.0, "/ip4/10.0.0.1/tcp/1")]),
+    ],
+)
+def test_plan(texts: list[str], expected: list[tuple[float, str]]) -> None:
+    assert planned(*texts) == expected
+
+
+HOSTS = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)).map(str)
+
+
+@given(st.lists(st.tuples(HOSTS, st.integers(0, 65535)), max_size=60))
+def test_bounded_ordered_and_without_repetition(points: list[tuple[str, int]]) -> None:
+    addresses = [Multiaddr.tcp(host, port) for host, port in points]
+    attempts = plan(addresses)
+    delays = [attempt.delay for attempt in attempts]
+    chosen = [attempt.address for attempt in attempts]
+    assert delays == sorted(delays)
+    assert len(set(chosen)) == len(chosen) <= MAX_ADDRESSES
+    assert set(chosen) <= set(addresses)
+    assert not attempts or delays[0] == 0.0
+    assert len(chosen) == min(MAX_ADDRESSES, len({a for a in addresses if a.tcp_port}))
