@@ -112,7 +112,7 @@ async def identify(connection: Connection) -> Identify:
         stream = await connection.open_stream((IDENTIFY,))
         try:
             said = (await identify_aio.ask(stream)).verified(connection.peer_id)
-        except PtError:
+        except (PtError, asyncio.CancelledError):  # a timeout cancels
             await stream.reset()
             raise
     connection.identified = said
@@ -134,7 +134,11 @@ async def ping(connection: Connection, payload: bytes) -> float:
     async with asyncio.timeout(PING_TIMEOUT):
         stream = await connection.open_stream((PING,))
         started = time.monotonic()
-        await ping_aio.ping(stream, payload)
+        try:
+            await ping_aio.ping(stream, payload)
+        except (PtError, asyncio.CancelledError):
+            await stream.reset()
+            raise
         seconds = time.monotonic() - started
         await stream.close_write()
     return seconds

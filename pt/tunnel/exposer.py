@@ -43,6 +43,8 @@ __all__ = ["Exposer"]
 
 RESUME_FOR: Final = 300.0
 """Seconds a session without a path keeps its connections."""
+IDLE_FOR: Final = 30.0
+"""Seconds a session without path and connections is kept."""
 RECORD_LIFE: Final = 3600
 REFRESH: Final = 20.0
 """Seconds between looks at our own addresses; a change is published at once."""
@@ -395,11 +397,13 @@ class Exposer:
             return
         loop = asyncio.get_running_loop()
         self._emit(events.Disconnected(peer_id=session.remote, reason=reason))
-        if session.bye is not None or not session.pumps:
+        if session.bye is not None:
             self._expire(number)
             return
         self._lost_at[number] = loop.time()
-        self._timers[number] = loop.call_later(RESUME_FOR, self._expire, number)
+        # without connections, too: an OPEN may have been lost with the path
+        wait = RESUME_FOR if session.pumps else IDLE_FOR
+        self._timers[number] = loop.call_later(wait, self._expire, number)
 
     def _expire(self, number: bytes) -> None:
         assert self._gate is not None

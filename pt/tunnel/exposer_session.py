@@ -125,6 +125,7 @@ class ExposerSession(TunnelSession):
         """Use `connection`; an older one is dropped, its streams wait to be resumed."""
         old = self.connection
         if old is not None and old is not connection:
+            self._let_go()  # first, or a session without connections would be given up
             old.close("replaced by a newer connection of the same peer")
         self._live = set()
         super().attach(connection, control, early)
@@ -237,9 +238,8 @@ class ExposerSession(TunnelSession):
             live, self._live = self._live, set()
             self._numbers.settle(live)
             for number in list(self.pumps):
-                if number not in live:
-                    pump = self.pumps[number]
-                    ended = pump.local_eof and pump.remote_eof
-                    pump.end("the binder knows it no more", reset=not ended)
+                pump = self.pumps.get(number)
+                if number not in live and pump is not None:
+                    pump.peer_forgot("the binder knows it no more")
         else:
             super()._message(kind, body)

@@ -7,7 +7,7 @@ connection belongs to an authenticated session.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Final
 
@@ -41,11 +41,24 @@ class Attempts:
         self._limit = limit
         self._window = window
         self._failures: OrderedDict[str, list[float]] = OrderedDict()
+        self._running: Counter[str] = Counter()
 
-    def blocked(self, source: str, now: float) -> bool:
-        """Whether `source` has failed too often lately."""
+    def begin(self, source: str, now: float) -> bool:
+        """Let an attempt of `source` begin, unless it has failed too often lately.
+
+        Attempts under way count, or hundreds at once would get through; `end` each that began.
+        """
         recent = [t for t in self._failures.get(source, ()) if now - t < self._window]
-        return len(recent) >= self._limit
+        if len(recent) + self._running[source] >= self._limit:
+            return False
+        self._running[source] += 1
+        return True
+
+    def end(self, source: str) -> None:
+        """An attempt that began is over."""
+        self._running[source] -= 1
+        if self._running[source] <= 0:
+            del self._running[source]
 
     def failed(self, source: str, now: float) -> None:
         """Note a failure."""
@@ -132,7 +145,9 @@ class Gate:
             await stream.reset(authenticate.RESET_NOT_ALLOWED)
             self._on_reject(connection, "the peer is not on the --allow list")
             return
-        if self._attempts.blocked(source, loop.time()) or len(self.sessions) >= MAX_SESSIONS:
+        taken = connection in self._by_connection
+        full = len(self.sessions) >= MAX_SESSIONS and not self._make_room()
+        if taken or full or not self._attempts.begin(source, loop.time()):
             await stream.reset(authenticate.RESET_BUSY)
             self._on_reject(connection, "too many attempts or sessions")
             return
@@ -144,14 +159,29 @@ class Gate:
         except (PtError, TimeoutError) as error:
             code = authenticate.RESET_WRONG_NAME if isinstance(error, CryptoFailure) else 0
             await stream.reset(code)
-            self._attempts.failed(source, loop.time())
+            if isinstance(error, CryptoFailure):
+                self._attempts.failed(source, loop.time())
             self._on_reject(connection, str(error) or "the authentication took too long")
             return
+        finally:
+            self._attempts.end(source)
         if connection.closed:
+            return
+        if connection in self._by_connection:
+            connection.close("a second session on one connection")
             return
         session = self._make(secret, connection)
         self.sessions[session.id] = session
         self._join(session, connection, stream.stream, stream.take_buffered(), resumed=False)
+
+    def _make_room(self) -> bool:
+        """Give up a session that has neither path nor connections; whether there was one."""
+        for number, session in self.sessions.items():
+            if session.connection is None and not session.pumps:
+                del self.sessions[number]
+                session.end("room for others")
+                return True
+        return False
 
     def _attach(self, connection: Connection, stream: Stream, reply: bytes, data: bytes) -> None:
         _, session_id, proof = wire.ATTACH.unpack_from(data)

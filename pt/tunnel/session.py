@@ -90,11 +90,20 @@ class TunnelSession:
 
     def _lost(self, connection: Connection, reason: str) -> None:
         if self.connection is connection:
-            self.connection = None
-            self._control = None
-            self.ledger_waiters.clear()
+            self._let_go()
             if not self.ended:
                 self._on_detached(reason)
+
+    def _let_go(self) -> None:
+        """Forget the path.  The muxer tells only streams that it still knows: not those that ended
+        both ways and wait for an acknowledgement, or for their local socket.
+        """  # noqa: D205
+        self.connection = None
+        self._control = None
+        self.ledger_waiters.clear()
+        for pump in list(self.pumps.values()):
+            if pump.stream is not None:
+                pump.stream_lost(None)
 
     def end(self, reason: str) -> None:
         """Reset every connection that is left and forget the session."""
@@ -135,7 +144,9 @@ class TunnelSession:
             self._dirty.clear()
             return
         if control.send_window < CONTROL_ROOM:
-            return  # window_opened or the next timer comes back
+            if self._ack_timer is None:  # credit that comes before the window is empty tells nobody
+                self._ack_timer = self.loop.call_later(ACK_DELAY, self._ack_due)
+            return
         count = min(len(self._dirty), 4000)
         batch, self._dirty = self._dirty[:count], self._dirty[count:]
         entries = []
@@ -190,7 +201,7 @@ class TunnelSession:
     def _wake_ledger(self) -> None:
         waiters = self.ledger_waiters
         for _ in range(len(waiters)):
-            if self.ledger.full:
+            if self.ledger.full or not waiters:  # one that ends wakes others itself
                 return
             waiters.popleft().ledger_ready()
 
@@ -318,12 +329,14 @@ class BinderSession(TunnelSession):
                 self._on_answer(pump, code, reason)
             return
         if code == Code.UNKNOWN and first:
-            self._open_again(pump)
+            try:
+                self._open_again(pump)
+            except RemoteProtocolError as error:
+                pump.end(str(error), reset=True)
             return
         if first:
             self._on_answer(pump, code, reason)
-        both_ended = pump.local_eof and pump.remote_eof
-        pump.end(reason or "the exposer knows it no more", reset=not both_ended)
+        pump.peer_forgot(reason or "the exposer knows it no more")
 
     def _open_again(self, pump: BinderPump) -> None:
         """The OPEN was lost with its path: the exposer never saw it, so nothing was delivered."""

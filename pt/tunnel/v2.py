@@ -229,6 +229,22 @@ class TunnelPump(SocketPump):
             if self.replay.done:
                 self.end("", reset=False)
 
+    def peer_forgot(self, reason: str) -> None:
+        """The peer knows this connection no more: it has all it will ever take.  What it sent may
+        still wait for our local socket, and gets there if the peer's end of stream did.
+        """  # noqa: D205
+        if not (self.local_eof and self.remote_eof):
+            self.end(reason, reset=True)
+            return
+        stream, self.stream = self.stream, None
+        self.link = None
+        self.sending = False
+        if stream is not None:
+            stream.handler = None
+            stream.close()
+        self.replay.drop()
+        self._maybe_finished()
+
     def end(self, reason: str, *, reset: bool) -> None:
         """Forget this connection: the local socket is closed or reset, the stream likewise."""
         stream, link = self.stream, self.link

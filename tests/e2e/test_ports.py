@@ -33,7 +33,7 @@ def greeter(rig: Rig, word: bytes) -> int:
 def closed_at_once(rig: Rig, port: int) -> float:
     """Seconds until a client is turned away; a reset, never a silent end or a hang."""
     started = time.monotonic()
-    with pytest.raises((ConnectionResetError, ConnectionRefusedError)):  # noqa: PT012
+    with pytest.raises((ConnectionResetError, ConnectionRefusedError)):
         rig.dial(port, timeout=20).recv(1)
         pytest.fail("a FIN instead of a reset")
     return time.monotonic() - started

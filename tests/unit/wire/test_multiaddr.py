@@ -107,7 +107,7 @@ def test_bad_bytes_are_the_peers_fault(raw):
         Multiaddr.decode(raw)
     assert isinstance(caught.value, RemoteProtocolError)
     assert isinstance(caught.value, MultiaddrError)
-    assert caught.value.exit_code == 1
+    assert caught.value.exit_code == 5
 
 
 def test_a_relayed_address():
