@@ -135,19 +135,25 @@ class Connection:
 
     def accept_stream(self, stream: Stream) -> None:
         """Give an inbound stream its first handler: the negotiation."""
-        stream.handler = _InboundNegotiation(self, stream)
+        negotiation = _InboundNegotiation(self, stream)
+        stream.handler = negotiation
+        self.node.watch_negotiation(negotiation)
 
 
 class _InboundNegotiation:
     """Finds out which protocol an inbound stream wants, without a task until it is known."""
 
-    __slots__ = ("_connection", "_responder", "_started", "_stream")
+    __slots__ = ("_connection", "_responder", "_stream")
 
     def __init__(self, connection: Connection, stream: Stream) -> None:
         self._connection = connection
         self._stream = stream
         self._responder: Responder | None = None
-        self._started = False
+
+    @property
+    def pending(self) -> bool:
+        """Whether the stream still has to say what it wants."""
+        return self._stream.handler is self
 
     def data_received(self, data: memoryview) -> None:
         """Match an optimistic opening at one glance, everything else by the full machine."""
@@ -159,7 +165,6 @@ class _InboundNegotiation:
                     handler(self._connection, stream, reply, bytes(data[len(opening) :]))
                     return
             self._responder = Responder(node.speaks)
-            node.watch_negotiation(self)
         responder = self._responder
         stream.credit(len(data))
         try:
@@ -188,7 +193,7 @@ class _InboundNegotiation:
 
     def expire(self) -> None:
         """Time is over: a stream that did not agree on anything is reset."""
-        if self._stream.handler is self:
+        if self.pending:
             self._stream.reset()
             self._connection.link.flush()
 

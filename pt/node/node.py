@@ -7,10 +7,10 @@ import contextlib
 import secrets
 import socket
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from pt.aio import tcp
 from pt.aio.scope import Scope
@@ -27,9 +27,10 @@ from pt.identity.peer_id import PeerId
 from pt.multistream.negotiation import accept_reply, lazy_open
 from pt.node import standard
 from pt.node.connection import Connection, RawHandler, StreamCallback
-from pt.node.dial_plan import Attempt, plan
+from pt.node.dial_plan import plan
 from pt.node.interfaces import expand
 from pt.node.link import KeepAlive, Link
+from pt.node.race import Race, reason_of
 from pt.node.upgrade import PT_SECURITY, SECURITY, upgrade
 from pt.trace import NO_TRACE, Tracer
 from pt.wire.multiaddr import Multiaddr
@@ -59,8 +60,20 @@ class NodeLimits:
     """Inbound streams a connection; a tunnel raises it once the peer has proved itself."""
     handlers: int = 2048
     """Streams being served by coroutines, over all connections."""
-    negotiations: int = 1024
     negotiation_timeout: float = 10.0
+
+
+class Negotiation(Protocol):
+    """A stream that has not said what it wants."""
+
+    @property
+    def pending(self) -> bool:
+        """Whether that is still so."""
+        ...
+
+    def expire(self) -> None:
+        """Its time is over."""
+        ...
 
 
 class Node:
@@ -98,7 +111,8 @@ class Node:
         self._sockets: list[socket.socket] = []
         self._handshakes: Counter[str] = Counter()
         self._per_host: Counter[str] = Counter()
-        self._negotiations = 0
+        self._young: deque[tuple[float, Negotiation]] = deque()
+        self._expirer: asyncio.TimerHandle | None = None
         self._closed = False
 
     # --- life ----------------------------------------------------------------------------------
@@ -136,6 +150,8 @@ class Node:
     async def close(self) -> None:
         """Close listeners, connections and tasks."""
         self._closed = True
+        if self._expirer is not None:
+            self._expirer.cancel()
         self._close_listeners()
         for connection in list(self.connections):
             connection.close("this node shuts down")
@@ -196,10 +212,23 @@ class Node:
             await stream.reset()
             raise
 
-    def watch_negotiation(self, negotiation: object) -> None:
-        """Bound the time of a stream negotiation that needs more than one message."""
-        expire = getattr(negotiation, "expire")  # noqa: B009  # any object with expire()
-        asyncio.get_running_loop().call_later(self.limits.negotiation_timeout, expire)
+    def watch_negotiation(self, negotiation: Negotiation) -> None:
+        """Bound the time in which a stream has to say what it wants."""
+        loop = asyncio.get_running_loop()
+        young = self._young
+        while young and not young[0][1].pending:
+            young.popleft()
+        young.append((loop.time() + self.limits.negotiation_timeout, negotiation))
+        if self._expirer is None:
+            self._expirer = loop.call_at(young[0][0], self._expire)
+
+    def _expire(self) -> None:
+        """End negotiations whose time is over; one timer serves them all."""
+        loop = asyncio.get_running_loop()
+        young = self._young
+        while young and (young[0][0] <= loop.time() or not young[0][1].pending):
+            young.popleft()[1].expire()
+        self._expirer = loop.call_at(young[0][0], self._expire) if young else None
 
     def spawn(self, coro: object) -> None:
         """Run a coroutine in the node's scope; dropped when the node is full or closed."""
@@ -283,8 +312,7 @@ class Node:
                 f"none of {len(given)} addresses can be dialed: only /ip4, /ip6 and /dns with /tcp "
                 "are supported"
             )
-        dial = _Race(self, expected, tuple(security))
-        return await dial.run(attempts, timeout)
+        return await Race(self, expected, tuple(security)).run(attempts, timeout)
 
     async def _resolve(self, addresses: Sequence[Multiaddr]) -> list[Multiaddr]:
         resolved: list[Multiaddr] = []
@@ -326,7 +354,7 @@ class Node:
         except (PtError, OSError, TimeoutError, asyncio.CancelledError) as error:
             if sock is not None:
                 sock.close()
-            self.tracer.emit("dial_failed", address=str(address), reason=_reason(error))
+            self.tracer.emit("dial_failed", address=str(address), reason=reason_of(error))
             raise
         self.tracer.emit(
             "dial_ok", address=str(address), seconds=round(time.monotonic() - started, 6)
@@ -411,70 +439,6 @@ class Node:
         connection.link.start(upgraded.ciphertext, upgraded.plaintext)
         standard.greet(self, connection)
         return connection
-
-
-class _Race:
-    """One dial of one peer: staggered attempts, the first success ends the others."""
-
-    def __init__(self, node: Node, expected: PeerId | None, security: tuple[str, ...]) -> None:
-        self._node = node
-        self._expected = expected
-        self._security = security
-        self._failures: list[tuple[str, str]] = []
-        self._last_error: BaseException | None = None
-
-    async def run(self, attempts: Sequence[Attempt], timeout: float) -> Connection:
-        loop = asyncio.get_running_loop()
-        started = loop.time()
-        waiting = list(attempts)
-        running: dict[asyncio.Task[Connection], Multiaddr] = {}
-        try:
-            while waiting or running:
-                now = loop.time() - started
-                if now >= timeout:
-                    break
-                if waiting and (not running or waiting[0].delay <= now):
-                    attempt = waiting.pop(0)
-                    coro = self._node.dial_one(attempt.address, self._expected, self._security)
-                    running[loop.create_task(coro)] = attempt.address
-                    continue
-                pause = timeout - now
-                if waiting:
-                    pause = min(pause, waiting[0].delay - now)
-                done, _ = await asyncio.wait(
-                    running, timeout=pause, return_when=asyncio.FIRST_COMPLETED
-                )
-                for task in done:
-                    address = running.pop(task)
-                    error = task.exception()
-                    if error is None:
-                        return task.result()
-                    self._last_error = error
-                    self._failures.append((str(address), _reason(error)))
-        finally:
-            for task in running:
-                task.cancel()
-            for task in running:
-                with contextlib.suppress(PtError, OSError, TimeoutError, asyncio.CancelledError):
-                    late = await task
-                    late.close("another address was faster")
-        if len(self._failures) == 1 and isinstance(self._last_error, PtError):
-            raise self._last_error
-        listed = "; ".join(f"{address}: {reason}" for address, reason in self._failures[:5])
-        raise ConnectError(
-            f"no address of the peer could be reached ({listed or 'no answer in time'})",
-            tuple(self._failures),
-        ) from self._last_error
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    if isinstance(error, asyncio.CancelledError):
-        return "given up"
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    return str(error)
 
 
 def _listen_point(address: Multiaddr) -> tuple[str, int]:

@@ -248,8 +248,12 @@ class _Head:
         ):
             self._stream.reset()
 
+    @property
+    def pending(self) -> bool:
+        return self._stream.handler is self
+
     def expire(self) -> None:
-        if self._stream.handler is self:
+        if self.pending:
             self._stream.reset()
             self._connection.link.flush()
 

@@ -1,0 +1,88 @@
+"""One dial of one peer: staggered attempts in parallel, the first finished upgrade wins.
+
+Source: RFC 8305, section 5, with "connected" meaning authenticated and multiplexed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pt.errors import ConnectError, PtError
+from pt.identity.peer_id import PeerId
+from pt.node.dial_plan import Attempt
+from pt.wire.multiaddr import Multiaddr
+
+if TYPE_CHECKING:
+    from pt.node.connection import Connection
+    from pt.node.node import Node
+
+__all__ = ["Race", "reason_of"]
+
+
+def reason_of(error: BaseException) -> str:
+    """Why an attempt failed, in words."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, asyncio.CancelledError):
+        return "given up"
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return str(error)
+
+
+class Race:
+    """One dial of one peer: staggered attempts, the first success ends the others."""
+
+    def __init__(self, node: Node, expected: PeerId | None, security: tuple[str, ...]) -> None:
+        self._node = node
+        self._expected = expected
+        self._security = security
+        self._failures: list[tuple[str, str]] = []
+        self._last_error: BaseException | None = None
+
+    async def run(self, attempts: Sequence[Attempt], timeout: float) -> Connection:
+        """Run the attempts; raises the one failure, or a ConnectError that lists them."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        waiting = list(attempts)
+        running: dict[asyncio.Task[Connection], Multiaddr] = {}
+        try:
+            while waiting or running:
+                now = loop.time() - started
+                if now >= timeout:
+                    break
+                if waiting and (not running or waiting[0].delay <= now):
+                    attempt = waiting.pop(0)
+                    coro = self._node.dial_one(attempt.address, self._expected, self._security)
+                    running[loop.create_task(coro)] = attempt.address
+                    continue
+                pause = timeout - now
+                if waiting:
+                    pause = min(pause, waiting[0].delay - now)
+                done, _ = await asyncio.wait(
+                    running, timeout=pause, return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in done:
+                    address = running.pop(task)
+                    error = task.exception()
+                    if error is None:
+                        return task.result()
+                    self._last_error = error
+                    self._failures.append((str(address), reason_of(error)))
+        finally:
+            for task in running:
+                task.cancel()
+            for task in running:
+                with contextlib.suppress(PtError, OSError, TimeoutError, asyncio.CancelledError):
+                    late = await task
+                    late.close("another address was faster")
+        if len(self._failures) == 1 and isinstance(self._last_error, PtError):
+            raise self._last_error
+        listed = "; ".join(f"{address}: {reason}" for address, reason in self._failures[:5])
+        raise ConnectError(
+            f"no address of the peer could be reached ({listed or 'no answer in time'})",
+            tuple(self._failures),
+        ) from self._last_error
