@@ -104,7 +104,8 @@ def report(error: PtError) -> None:
     print(f"pt: {error}", file=sys.stderr)
     if isinstance(error, ConnectError):
         for address, reason in error.attempts[:MAX_ATTEMPTS_SHOWN]:
-            print(f"    {address}: {reason}", file=sys.stderr)
+            if address not in str(error):
+                print(f"    {address}: {reason}", file=sys.stderr)
 
 
 def entry() -> None:
