@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ def reason_of(error: BaseException) -> str:
     if isinstance(error, asyncio.CancelledError):
         return "given up"
     if isinstance(error, OSError):
-        return error.strerror or str(error)
+        return os.strerror(error.errno).lower() if error.errno else str(error)
     return str(error)
 
 
