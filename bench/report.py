@@ -77,7 +77,7 @@ def _run(*argv: str) -> str:
     return lines[0] if lines else "unknown"
 
 
-def facts(*, rounds: int, seconds: float, pinned: str, wan: Shape) -> dict[str, Any]:
+def facts(*, rounds: int, pinned: str, wan: Shape) -> dict[str, Any]:
     """Describe machine, versions and settings, as far as the numbers depend on them."""
     cpu = [
         line.split(":")[1].strip()
@@ -89,9 +89,8 @@ def facts(*, rounds: int, seconds: float, pinned: str, wan: Shape) -> dict[str, 
     return {
         "date": dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "command": "python -m bench.run " + " ".join(sys.argv[1:]),
-        "commit": _run("git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"),
+        "commit": _run("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"),
         "rounds": rounds,
-        "minutes": round(seconds / 60, 1),
         "load_average": [round(value, 1) for value in os.getloadavg()],
         "cpu": f"{len(cpu)} × {cpu[0] if cpu else platform.machine()}",
         "kernel": f"{platform.system()} {platform.release()}",

@@ -223,6 +223,7 @@ def main() -> int:
     parts = args.only or PARTS
     rounds = args.rounds or (1 if args.quick else 5)
     bench = Bench(args.quick, args.row)
+    facts = report.facts(rounds=rounds, pinned=PINNED, wan=WAN)
     began = time.monotonic()
     if set(parts) & {"throughput", "echo", "conns", "start", "memory"}:
         bench.on_lan(parts, rounds)
@@ -231,9 +232,7 @@ def main() -> int:
     if "wan" in parts:
         bench.on_wan(1 if args.quick else min(rounds, 2))
     document = {
-        "facts": report.facts(
-            rounds=rounds, seconds=time.monotonic() - began, pinned=PINNED, wan=WAN
-        ),
+        "facts": {**facts, "minutes": round((time.monotonic() - began) / 60, 1)},
         "notes": bench.notes,
         "problems": bench.problems,
         "disturbed": bench.calm.disturbed,
