@@ -316,6 +316,7 @@ class Node:
 
     async def _resolve(self, addresses: Sequence[Multiaddr]) -> list[Multiaddr]:
         resolved: list[Multiaddr] = []
+        failure: ConnectError | None = None
         for address in addresses:
             host, port = address.host, address.tcp_port
             if host is None or port is None or not host[0].startswith("dns"):
@@ -327,12 +328,16 @@ class Node:
                     host[1], port, family=family, type=socket.SOCK_STREAM
                 )
             except OSError as error:
-                raise ConnectError(
+                failure = ConnectError(
                     f"could not resolve host {host[1]!r}: {error.strerror or error}; check the "
                     "name and this machine's DNS, or give an address with /ip4/…",
                     ((str(address), str(error)),),
-                ) from error
+                )
+                failure.__cause__ = error
+                continue
             resolved += [Multiaddr.tcp(str(info[4][0]), port) for info in infos[:8]]
+        if failure is not None and not resolved:
+            raise failure
         return resolved
 
     async def dial_one(

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 START = 1000.0
+TURN = 1e-7  # what a turn of the loop takes: time never stands still
 GRACE = 0.5  # real seconds for the kernel, when there is no timer to jump to
 
 
@@ -23,6 +24,7 @@ class _Selector(selectors.DefaultSelector):
         self.now = START
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self.now += TURN
         ready = super().select(0)
         if ready or (timeout is not None and timeout <= 0):
             return ready

@@ -292,7 +292,7 @@ def test_frames_leave_in_order() -> None:
 def test_a_silent_peer_is_given_up() -> None:
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
-        async with half(KeepAlive(2.0, 8.0)) as (connection, sock):
+        async with half(KeepAlive(2.0, 8.0)) as (connection, _):
             started = loop.time()
             gone = loop.create_future()
             connection.on_close.append(gone.set_result)
@@ -429,7 +429,7 @@ def test_a_writer_that_finds_no_room_though_the_socket_takes_bytes() -> None:
 
 def test_accepting_is_acknowledged() -> None:
     async def scenario() -> None:
-        async with half(CALM) as (connection, sock):
+        async with half(CALM) as (_, sock):
             foreign = Foreign(sock)
             await foreign.send(foreign.sealed(frame(WINDOW_UPDATE, SYN, 1)))
             said = await foreign.hear()
