@@ -30,6 +30,8 @@ SMALL_ROOM: Final = 256 * 1024
 """Bytes of short frames that may wait before senders are held back."""
 DIALOGUE: Final = 2048
 """Fewer bytes than this at a time look like a dialogue: see `pt.aio.loop`."""
+CALM: Final = 0.02
+"""Seconds without a stream opened or ended after which short messages are a dialogue."""
 MAX_PLAIN: Final = 65519
 RX_KEEP_LEN: Final = 4096
 """A half-received message up to so long is set aside, so that no idle link holds 1 MiB."""
@@ -82,6 +84,8 @@ class Link:
         self._open = opener.open
         self._loop = asyncio.get_running_loop()
         self._poller = getattr(self._loop, "poller", None)
+        self._churn = 0
+        self._calm_from = 0.0
         self._keep_alive = keep_alive
         self._on_lost = on_lost
         self._rx: memoryview | None = None  # borrowed while a long message is half there
@@ -173,7 +177,7 @@ class Link:
             return
         self.bytes_in += pos
         if end < DIALOGUE and self._poller is not None:
-            self._poller.eager = True
+            self._dialogue()
         session.end_batch()
         if self.closed:
             POOL.rx.give(buffer)
@@ -186,6 +190,15 @@ class Link:
             self.flush()
         if session.go_away is not None and not session.streams:
             self.lose("the peer went away")
+
+    def _dialogue(self) -> None:
+        """A short message: worth polling for the answer, unless streams just come and go."""
+        now, churn = self.last_rx, self.session.churn
+        if churn != self._churn:
+            self._churn = churn
+            self._calm_from = now + CALM
+        elif now >= self._calm_from and self._poller is not None:
+            self._poller.eager = True
 
     def _set_aside(self, buffer: memoryview, start: int, end: int) -> None:
         """Keep `buffer[start:end]` for the next read."""
@@ -282,7 +295,7 @@ class Link:
         self.bytes_out += sent
         self._tx_start += sent
         if sent < DIALOGUE and self._poller is not None:
-            self._poller.eager = True
+            self._dialogue()
         if self._tx_start < self._tx_end:
             self._blocked = True
             if not self._writer_on:

@@ -88,6 +88,8 @@ class Session:
         self.rtt: float | None = None
         self.streams: dict[int, Stream] = {}
         self.go_away: int | None = None
+        self.churn = 0
+        """Counts streams that came and went: whoever watches it can tell set-up from a dialogue."""
         self.overflowed = False
         """The peer makes us answer and does not read the answers: close the connection."""
         self.on_acked: Callable[[], None] | None = None
@@ -261,6 +263,7 @@ class Session:
             return None
         stream = Stream(self, stream_id, inbound=True)
         self.streams[stream_id] = stream
+        self.churn += 1
         self._inbound += 1
         self._ack_queue.append(stream)
         self._on_stream(stream)
@@ -323,6 +326,7 @@ class Session:
         stream = Stream(self, self._next_id, inbound=False)
         self._next_id += 2
         self._unacked += 1
+        self.churn += 1
         self.streams[stream.id] = stream
         return stream
 
@@ -434,6 +438,7 @@ class Session:
     def _forget(self, stream: Stream) -> None:
         if self.streams.pop(stream.id, None) is None:
             return
+        self.churn += 1
         self._grown -= stream.recv_window - INITIAL_WINDOW
         if stream.inbound:
             self._inbound -= 1
