@@ -43,6 +43,8 @@ AGENT: Final = "pt/0.1.0"
 BBR_RTT: Final = 0.003
 """From this round-trip time (s) on, BBR is asked for; on a LAN the kernel's choice is faster."""
 LIBP2P_KEEP_ALIVE: Final = KeepAlive(15.0, 40.0)
+RETRY_ACCEPT: Final = 0.5
+"""Seconds to leave a listener alone when this process has no descriptors left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,7 @@ class Node:
         self._handlers: dict[str, StreamCallback] = {}
         self._static = secrets.token_bytes(32)
         self._scope = Scope(limit=self.limits.handlers)
+        self._upgrades = Scope(limit=self.limits.handshakes)
         self._sockets: list[socket.socket] = []
         self._handshakes: Counter[str] = Counter()
         self._per_host: Counter[str] = Counter()
@@ -155,6 +158,7 @@ class Node:
         self._close_listeners()
         for connection in list(self.connections):
             connection.close("this node shuts down")
+        await self._upgrades.aclose()
         await self._scope.aclose()
 
     def _close_listeners(self) -> None:
@@ -246,6 +250,7 @@ class Node:
                 return
             except OSError as error:
                 self.tracer.emit("accept_failed", reason=str(error))
+                self._accept_later(listener)
                 return
             host = peer[0]
             limits = self.limits
@@ -259,8 +264,24 @@ class Node:
                 tcp.abort(sock)
                 continue
             sock.setblocking(False)
+            try:
+                self._upgrades.start(self._inbound(sock, host))  # whatever the handlers do
+            except LimitError:  # counts in nothing, or it would count for ever
+                self.tracer.emit("refused", host=host, reason="too many handshakes")
+                tcp.abort(sock)
+                continue
             self._handshakes[host] += 1
-            self.spawn(self._inbound(sock, host))
+
+    def _accept_later(self, listener: socket.socket) -> None:
+        """Out of descriptors: come back in a moment instead of spinning on the queue."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(listener.fileno())
+
+        def again() -> None:
+            if listener in self._sockets:
+                loop.add_reader(listener.fileno(), self._on_accept, listener)
+
+        loop.call_later(RETRY_ACCEPT, again)
 
     async def _inbound(self, sock: socket.socket, host: str) -> None:
         try:

@@ -101,8 +101,8 @@ def test_a_path_lost_after_both_ends_of_stream_and_before_delivery(acked: bool) 
             await until(lambda: rig.answers)
             pumps = [rig.session.pumps[1], rig.granted.pumps[1]]
             for sock in (client, service, *(pump.sock for pump in pumps)):
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)
             data = bytes(range(256)) * 800  # fits one window, and no socket's buffer
             await asyncio.gather(_send_all(client, data), _send_all(service, data))
             await until(lambda: all(pump.remote_eof for pump in pumps))
@@ -132,8 +132,8 @@ def test_a_path_lost_when_one_end_is_done_and_the_other_is_not() -> None:
             service = await rig.accept()
             await until(lambda: rig.answers)
             for sock in (client, rig.session.pumps[1].sock):
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)
             data = bytes(range(256)) * 800
             client.shutdown(socket.SHUT_WR)
             assert await read_all(service) == b""
