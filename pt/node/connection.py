@@ -113,6 +113,16 @@ class Connection:
         """Ask the peer who it is; see `pt.node.standard.identify`."""
         return await standard.identify(self)
 
+    def check_open(self) -> None:
+        """Make sure that `on_close` will still be called, before relying on it.
+
+        Raises:
+            ClosedError: the connection has ended already.
+
+        """
+        if self.closed:
+            raise ClosedError(f"the peer closed the connection: {self.close_reason}")
+
     def close(self, reason: str = "closed by us") -> None:
         """End the connection and all its streams."""
         self.link.lose(reason)

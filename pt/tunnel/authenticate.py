@@ -6,7 +6,7 @@ import hashlib
 import secrets
 from typing import TYPE_CHECKING, Final
 
-from pt.errors import ClosedError, CryptoFailure, RefusedError, ResetError
+from pt.errors import ClosedError, ConnectError, CryptoFailure, RefusedError, ResetError
 from pt.tunnel.core import messages as wire
 from pt.tunnel.core.auth import (
     INITIATOR,
@@ -38,7 +38,6 @@ _READ: Final = 2048
 _REASONS: Final = {
     RESET_WRONG_NAME: "the exposer says that this is not its name: use the same --id on both sides",
     RESET_NOT_ALLOWED: "the exposer does not allow this peer: add our peer id with --allow there",
-    RESET_BUSY: "the exposer takes no more attempts from this address for now",
 }
 
 
@@ -66,6 +65,7 @@ async def ask_session(connection: Connection, psk: bytes) -> tuple[MuxedStream, 
 
     Raises:
         RefusedError: the exposer has another name, or does not let this peer in.
+        ConnectError: it takes no more attempts from here for now.
         CryptoFailure: the peer does not know the name.
         PtError: the connection broke, or the peer is no `pt`.
 
@@ -83,6 +83,11 @@ async def ask_session(connection: Connection, psk: bytes) -> tuple[MuxedStream, 
         await stream.write(bytes((wire.SESSION_KIND,)))
         await _run(stream, machine)
     except ResetError as error:
+        if error.code == RESET_BUSY:  # not for good: whoever can, tries again
+            raise ConnectError(
+                "the exposer takes no more attempts from this address for now; try again in a "
+                "minute"
+            ) from error
         if error.code in _REASONS:
             raise RefusedError(_REASONS[error.code]) from error
         raise

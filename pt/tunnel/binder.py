@@ -220,9 +220,13 @@ class Binder:
         """Connections can be opened: those that waited go first."""
         if not self._first.done():
             self._first.set_result(None)
-        pending, self._pending = self._pending, deque()
-        for sock, port, _ in pending:
-            self._forward(sock, port)
+        if not self._pending:
+            return
+        while self._pending:
+            waiting = self._pending.popleft()
+            if not self._reach.open(*waiting[:2]):
+                self._pending.appendleft(waiting)
+                break
         self._flush()
 
     def _flush(self) -> None:

@@ -104,7 +104,7 @@ class Reach:
         session = self._session
         if session is not None and not session.ended:
             session.open(sock, port)
-        elif self._open_connection is not None:
+        elif self._open_connection is not None and self._open_connection.link.session.can_open:
             self._open_raw(sock, self._open_connection)
         else:
             return False
@@ -160,9 +160,11 @@ class Reach:
             try:
                 async with asyncio.timeout_at(None if self._was_up else deadline):
                     await self._connect_once()
-            except (RefusedError, IdentityChangedError, UsageError):
+            except (IdentityChangedError, UsageError):
                 raise
             except (PtError, OSError, TimeoutError) as error:
+                if isinstance(error, RefusedError) and not self._was_up:
+                    raise  # else the exposer is being restarted, and offers nothing yet
                 if deadline is not None and not self._was_up and loop.time() >= deadline:
                     raise self._not_found(error) from error
                 if self.config.once:
@@ -175,7 +177,10 @@ class Reach:
                 continue
             delay = FIRST_DELAY
             self._was_up = True
+            since = loop.time()
             await self._path_lost.wait()
+            if loop.time() - since < FIRST_DELAY:  # an exposer that hangs up on us again and again
+                await asyncio.sleep(FIRST_DELAY)
             if self.config.once and not self._alive:
                 return
 
@@ -256,10 +261,15 @@ class Reach:
             self._last = candidate
             try:
                 await self._use(candidate, wanted)
-            except (RefusedError, IdentityChangedError):
+            except IdentityChangedError:
                 raise
+            except RefusedError as error:
+                failure = error  # another one may let us in
             except (PtError, OSError, TimeoutError) as error:
-                failure = error if failure is None or isinstance(error, PtError) else failure
+                if failure is None or (
+                    isinstance(error, PtError) and not isinstance(failure, RefusedError)
+                ):
+                    failure = error
             else:
                 return
         assert failure is not None
@@ -310,6 +320,7 @@ class Reach:
         if old is not None and not old.ended:
             stream = await authenticate.ask_to_attach(connection, old.secret)
             if stream is not None:
+                connection.check_open()
                 self._connected(connection)
                 count, lost_at = len(old.pumps), self._lost_at
                 old.attach(connection, stream.stream, stream.take_buffered())
@@ -332,6 +343,7 @@ class Reach:
             ) from error
         except CryptoFailure as error:
             raise RefusedError(str(error)) from error
+        connection.check_open()
         self._remember(connection.peer_id)
         session = self._new_session(secret, connection.peer_id)
         self._session = session
@@ -427,7 +439,14 @@ class Reach:
     # --- the open protocol -----------------------------------------------------------------------
 
     def _use_raw(self, connection: Connection) -> None:
+        connection.check_open()
         connection.on_close.append(self._raw_lost)
+
+        def acked() -> None:
+            connection.wake_openers()
+            self._on_up()
+
+        connection.link.session.on_acked = acked
         self._open_connection = connection
         self._connected(connection)
         self._announce_ready(connection.peer_id)
