@@ -19,6 +19,8 @@ from pt.wire.multiaddr import Multiaddr
 __all__ = ["Candidate", "Lookup"]
 
 MAX_CANDIDATES: Final = 32
+MAX_INSTANCES: Final = 128
+"""Announcements of candidates; the same one may come over several interfaces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class Lookup:
     ) -> None:
         self._given = tuple(_grouped(peers))
         self._found: OrderedDict[PeerId, Candidate] = OrderedDict()
+        self._seqs: OrderedDict[PeerId, int] = OrderedDict()  # of the newest record taken
         self._instances: dict[str, PeerId] = {}
         self._on_found = on_found
         self._fresh = Freshness()
@@ -89,17 +92,31 @@ class Lookup:
             record = open_record(said.sealed, keys, None)
         except PtError:
             return  # somebody else's tunnel
-        if record.gone or not self._fresh.accept(record) or not record.addresses:
+        peer = record.peer_id
+        news = self._fresh.accept(record)
+        if record.gone:
+            if news:
+                self._found.pop(peer, None)
+                self._seqs.pop(peer, None)
             return
-        self._add(said.instance, record)
+        if not news and self._seqs.get(peer) == record.seq:
+            self._instances[said.instance] = peer  # the same over another interface,
+            news = peer not in self._found  # or back after a silence
+        if news and record.addresses:
+            self._add(said.instance, record)
 
     def _add(self, instance: str, record: Record) -> None:
         candidate = Candidate(record.peer_id, record.addresses, "lan")
         self._instances[instance] = record.peer_id
         self._found[record.peer_id] = candidate
         self._found.move_to_end(record.peer_id)
-        if len(self._found) > MAX_CANDIDATES:
-            self._found.popitem(last=False)
+        self._seqs[record.peer_id] = record.seq
+        self._seqs.move_to_end(record.peer_id)
+        for table in (self._found, self._seqs):
+            if len(table) > MAX_CANDIDATES:
+                table.popitem(last=False)
+        while len(self._instances) > MAX_INSTANCES:
+            del self._instances[next(iter(self._instances))]
         self._changed.set()
         self._on_found(candidate, time.monotonic() - self._started)
 

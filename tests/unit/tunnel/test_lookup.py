@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from pt.errors import UsageError
+from pt.identity.keys import PrivateKey
+from pt.identity.peer_id import PeerId
+from pt.rendezvous.lan import LanRecord
+from pt.rendezvous.name import NameKeys
+from pt.rendezvous.record import Record, seal
+from pt.tunnel.lookup import MAX_CANDIDATES, MAX_INSTANCES, Candidate, Lookup
+from pt.wire.multiaddr import Multiaddr
+
+KEYS, OTHER = NameKeys.from_master(b"m" * 32), NameKeys.from_master(b"o" * 32)
+IDENTITIES = [PrivateKey.generate(bytes([n]) * 32) for n in range(1, 5)]
+PEERS = [PeerId.from_public_key(identity.public) for identity in IDENTITIES]
+HOME = Multiaddr.parse("/ip4/192.168.0.2/tcp/4001")
+
+
+def said(
+    who: int, seq: int, *, instance: str = "", keys: NameKeys = KEYS, gone: bool = False, **rest
+) -> LanRecord:
+    record = Record(
+        peer_id=PEERS[who],
+        addresses=rest.get("addresses", (HOME,)),
+        seq=seq,
+        expires=2**40,
+        gone=gone,
+    )
+    blob = seal(record, keys, IDENTITIES[who], b"n" * 12)
+    return LanRecord(instance or f"i{who}", (HOME,), blob, 120)
+
+
+def silent(instance: str) -> LanRecord:
+    return LanRecord(instance, (), None, 0)
+
+
+def heard(*records: LanRecord) -> tuple[list[PeerId | None], list[PeerId | None]]:
+    """(candidates that are left, newest first; those that were told)."""
+    told: list[Candidate] = []
+
+    async def scenario() -> list[PeerId | None]:
+        lookup = Lookup((), lambda candidate, seconds: told.append(candidate))
+        lookup._keys = KEYS
+        for record in records:
+            lookup._heard(record)
+        return [candidate.peer_id for candidate in lookup.candidates(None)]
+
+    left = asyncio.run(scenario())
+    return left, [candidate.peer_id for candidate in told]
+
+
+A, B, C = PEERS[:3]
+
+
+@pytest.mark.parametrize(
+    ("records", "left", "told"),
+    [
+        ([said(0, 1)], [A], [A]),
+        ([said(0, 1), said(1, 1)], [B, A], [A, B]),
+        # somebody else's tunnel, nothing at all, nowhere to go
+        ([said(0, 1, keys=OTHER), LanRecord("x", (), None, 120)], [], []),
+        ([LanRecord("x", (HOME,), b"garbage" * 50, 120)], [], []),
+        ([said(0, 1, addresses=())], [], []),
+        # repetitions and replays are no news
+        ([said(0, 2), said(0, 2), said(0, 1)], [A], [A]),
+        ([said(0, 1), said(0, 2)], [A], [A, A]),
+        # goodbyes and silence
+        ([said(0, 1), silent("i0")], [], [A]),
+        ([silent("i0")], [], []),
+        ([said(0, 1), silent("i0"), said(0, 1)], [A], [A, A]),
+        ([said(0, 2), silent("i0"), said(0, 1)], [], [A]),
+        ([said(0, 1, instance="a"), said(0, 1, instance="b"), silent("a")], [A], [A]),
+        ([said(0, 1, instance="a"), said(0, 1, instance="b"), silent("a"), silent("b")], [], [A]),
+        # stopped cleanly: not until a newer record
+        ([said(0, 1), said(0, 2, gone=True)], [], [A]),
+        ([said(0, 1), said(0, 2, gone=True), said(0, 1)], [], [A]),
+        ([said(0, 2, gone=True), said(0, 1)], [], []),
+        ([said(0, 1), said(0, 2, gone=True), said(0, 3)], [A], [A, A]),
+        ([said(0, 2), said(0, 1, gone=True)], [A], [A]),
+    ],
+)
+def test_what_the_lan_says(records, left, told) -> None:
+    assert heard(*records) == (left, told)
+
+
+def test_nothing_is_heard_before_the_name_is_known() -> None:
+    async def scenario() -> None:
+        lookup = Lookup((), lambda candidate, seconds: None)
+        lookup._heard(said(0, 1))
+        assert lookup.candidates(None) == []
+        await lookup.close()
+
+    asyncio.run(scenario())
+
+
+def test_candidates_are_bounded() -> None:
+    async def scenario() -> None:
+        lookup = Lookup((), lambda candidate, seconds: None)
+        for number in range(MAX_CANDIDATES + 10):
+            peer = PeerId.from_public_key(PrivateKey.generate(bytes([number, 1] * 16)).public)
+            for instance in range(5):
+                lookup._add(
+                    f"{number}/{instance}",
+                    Record(peer_id=peer, addresses=(HOME,), seq=1, expires=2**40),
+                )
+        assert len(lookup.candidates(None)) == MAX_CANDIDATES
+        assert len(lookup._seqs) == MAX_CANDIDATES
+        assert len(lookup._instances) == MAX_INSTANCES
+
+    asyncio.run(scenario())
+
+
+def test_news_end_a_wait() -> None:
+    async def scenario() -> None:
+        lookup = Lookup((), lambda candidate, seconds: None)
+        lookup._keys = KEYS
+        waiting = asyncio.ensure_future(lookup.wait())
+        await asyncio.sleep(0)
+        lookup._heard(said(0, 1, keys=OTHER))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        lookup._heard(said(0, 1))
+        await waiting
+
+    asyncio.run(scenario())
+
+
+def test_given_addresses_of_one_peer_are_one_candidate() -> None:
+    async def scenario() -> None:
+        one, two, bare = (Multiaddr.tcp("192.0.2.1", port) for port in (1, 2, 3))
+        given = (one.with_peer(A.raw), bare, two.with_peer(A.raw), two.with_peer(B.raw))
+        lookup = Lookup(given, lambda candidate, seconds: None)
+        found = [(c.peer_id, c.addresses, c.medium) for c in lookup.candidates(B)]
+        assert found == [
+            (B, (given[3],), "peer"),
+            (A, (given[0], given[2]), "peer"),
+            (None, (bare,), "peer"),
+        ]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["/ip4/192.0.2.1/udp/1/quic-v1", f"/ip4/192.0.2.1/tcp/1/p2p/{A}/p2p-circuit", "/ip4/192.0.2.1"],
+)
+def test_what_cannot_be_dialed_is_refused_at_once(text: str) -> None:
+    async def scenario() -> None:
+        with pytest.raises(UsageError, match="cannot dial"):
+            Lookup((Multiaddr.parse(text),), lambda candidate, seconds: None)
+
+    asyncio.run(scenario())
