@@ -56,6 +56,7 @@ def test_the_limit_and_the_end() -> None:
         with pytest.raises(LimitError):
             scope.start(wait(event))
         await scope.aclose()
+        await asyncio.sleep(0)
         assert all(task.cancelled() for task in tasks)
         assert len(scope) == 0
         with pytest.raises(LimitError):

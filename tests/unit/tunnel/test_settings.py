@@ -26,7 +26,7 @@ def test_suite(monkeypatch, value, expected) -> None:
 
 def test_an_unknown_suite_is_said(monkeypatch) -> None:
     monkeypatch.setenv("PT_SUITE", "rot13")
-    with pytest.raises(UsageError, match="rot13.*use auto"):
+    with pytest.raises(UsageError, match=r"rot13.*use auto"):
         security()
 
 
