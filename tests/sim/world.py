@@ -191,7 +191,7 @@ class World:
         self._exposer_hangups = HangupWatch(asyncio.get_running_loop())
 
     async def __aenter__(self) -> Self:
-        self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=1024)
         self.port = self.server.sockets[0].getsockname()[1]
         self.targets = Targets([Service(port=80, target_port=self.port)])
         await self.targets.resolve()
