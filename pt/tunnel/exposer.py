@@ -145,6 +145,7 @@ class Exposer:
         self._hangups = HangupWatch(loop)
         identity = self._state.identity()
         await self._targets.resolve()
+        self._keys = await keys_of(self.name, self._state)
         self._running = Node(
             identity=identity,
             listen=self.config.listen,
@@ -153,28 +154,30 @@ class Exposer:
             tracer=self._tracer,
         )
         self._node.announce = self.config.announce
+        strength = self._serve()  # before anybody can ask for it
         await self._node.start()
         try:
-            await self._open_doors(identity)
+            await self._open_doors(identity, strength)
         except BaseException:
             await self.close()
             raise
 
-    async def _open_doors(self, identity: PrivateKey) -> None:
-        self._keys = await keys_of(self.name, self._state)
+    def _serve(self) -> str:
+        """Offer the tunnel's protocol; how well the name protects it."""
         if self.config.open:
             self._node.handle_raw(PROTOCOL_V1, self._accept_raw)
-            strength = OPEN_STRENGTH
-        else:
-            self._gate = Gate(
-                psk=self._keys.membership,
-                allow=self.config.allow,
-                make=self._make_session,
-                on_reject=self._rejected,
-                on_attached=self._attached,
-            )
-            self._node.handle_raw(PROTOCOL, self._gate.accept)
-            strength = str(estimate_strength(self.name))
+            return OPEN_STRENGTH
+        self._gate = Gate(
+            psk=self._keys.membership,
+            allow=self.config.allow,
+            make=self._make_session,
+            on_reject=self._rejected,
+            on_attached=self._attached,
+        )
+        self._node.handle_raw(PROTOCOL, self._gate.accept)
+        return str(estimate_strength(self.name))
+
+    async def _open_doors(self, identity: PrivateKey, strength: str) -> None:
         self._emit(
             events.Started(
                 peer_id=self.peer_id, name=self.name, strength=strength, addresses=self.addresses
@@ -283,7 +286,7 @@ class Exposer:
             await self._publisher.close()
             self._publisher = None
         if self._gate is not None:
-            for session in self._gate.sessions.values():
+            for session in list(self._gate.sessions.values()):
                 session.closing = True
                 session.say_bye("the exposer is shutting down")
         self._check_idle()
