@@ -215,6 +215,8 @@ class Node:
         except asyncio.CancelledError:
             await stream.reset()
             raise
+        else:
+            stream.finish()
 
     def watch_negotiation(self, negotiation: Negotiation) -> None:
         """Bound the time in which a stream has to say what it wants."""

@@ -6,7 +6,6 @@ Bulk data of tunnels does not come this way; it has handlers of its own.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from typing import Final, Protocol
 
 from pt.errors import ClosedError, ResetError
@@ -48,7 +47,7 @@ class MuxedStream:
     def __init__(self, stream: Stream, carrier: Carrier) -> None:
         self.stream = stream
         self._carrier = carrier
-        self._chunks: deque[bytes] = deque()
+        self._buffer = bytearray()  # not pieces: a peer may send its window byte by byte
         self._eof = False
         self._lost: int | None = None
         self._ended = False
@@ -60,7 +59,7 @@ class MuxedStream:
 
     def data_received(self, data: memoryview) -> None:
         """Buffer what arrived."""
-        self._chunks.append(bytes(data))
+        self._buffer += data
         self._wake_reader()
 
     def eof_received(self) -> None:
@@ -99,19 +98,30 @@ class MuxedStream:
     def unread(self, data: bytes) -> None:
         """Push bytes back in front."""
         if data:
-            self._chunks.appendleft(data)
+            self._buffer[:0] = data
             self.stream.consumed -= len(data)
 
     def take_buffered(self) -> bytes:
         """All bytes received and not read yet, credited; for handing the stream to a handler."""
-        data = b"".join(self._chunks)
-        self._chunks.clear()
+        data = bytes(self._buffer)
+        self._buffer.clear()
         self._credit(len(data))
         return data
 
+    def finish(self) -> None:
+        """Nobody uses this stream any more: end our direction, and keep nothing that still comes.
+
+        A stream that has got another handler is that one's business.
+        """
+        self._buffer.clear()
+        if self.stream.handler is self:
+            self.stream.handler = None
+            self.stream.close()
+            self._carrier.flush()
+
     async def read(self, max_len: int) -> bytes:
         """Return 1 to `max_len` bytes, or b"" at the end."""
-        while not self._chunks:
+        while not self._buffer:
             if self._ended:
                 raise self._error()
             if self._eof:
@@ -121,12 +131,10 @@ class MuxedStream:
                 await self._readable
             finally:
                 self._readable = None
-        chunk = self._chunks.popleft()
-        if len(chunk) > max_len:
-            self._chunks.appendleft(chunk[max_len:])
-            chunk = chunk[:max_len]
-        self._credit(len(chunk))
-        return chunk
+        data = bytes(self._buffer[:max_len])
+        del self._buffer[: len(data)]
+        self._credit(len(data))
+        return data
 
     async def read_exactly(self, count: int) -> bytes:
         """Return exactly `count` bytes."""
