@@ -73,3 +73,4 @@ class Scope:
         for task in tasks:
             with contextlib.suppress(asyncio.CancelledError, PtError, OSError, TimeoutError):
                 await task
+            self._tasks.discard(task)
