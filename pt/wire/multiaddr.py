@@ -34,6 +34,12 @@ _MAX_TEXT: Final = 2048
 Component: TypeAlias = tuple[str, str | None]
 
 _HOSTS: Final = frozenset({"ip4", "ip6", "dns", "dns4", "dns6", "dnsaddr"})
+_TRANSPORTS: Final = {
+    ("tcp",): "tcp",
+    ("tcp", "ws"): "ws",
+    ("tcp", "wss"): "wss",
+    ("tcp", "tls", "ws"): "wss",
+}
 
 
 class MultiaddrError(PtError):
@@ -193,6 +199,35 @@ class Multiaddr:
         return len(names) == 2 and names[0] in _HOSTS - {"dnsaddr"} and names[1] == "tcp"
 
     @property
+    def transport(self) -> str:
+        """How it is dialed: `tcp`, `ws`, `wss` (also /tls/ws), `circuit`; empty for anything else."""
+        if self.is_circuit:
+            return "circuit"
+        names = [name for name, _ in self._components if name not in {"ip6zone", "sni"}]
+        if names[-1] == "p2p":
+            names.pop()
+        if len(names) < 2 or names[0] not in _HOSTS - {"dnsaddr"}:
+            return ""
+        return _TRANSPORTS.get(tuple(names[1:]), "")
+
+    def split_circuit(self) -> tuple[Multiaddr, Multiaddr | None]:
+        """The relay's address and what follows the last /p2p-circuit (None: nothing does).
+
+        Raises:
+            UsageError: there is no circuit, or no relay before it.
+
+        """
+        hops = [at for at, part in enumerate(self._components) if part == ("p2p-circuit", None)]
+        if not hops or not hops[-1]:
+            raise UsageError(f"{self} does not lead through a relay")
+        before, after = self._components[: hops[-1]], self._components[hops[-1] + 1 :]
+        return _of(before), _of(after) if after else None
+
+    def through_circuit(self) -> Multiaddr:
+        """The address of who holds a reservation at the relay with this address."""
+        return Multiaddr.decode(self._raw + uvarint.encode(BY_NAME["p2p-circuit"].code))
+
+    @property
     def is_public(self) -> bool:
         """Whether the host (of a circuit: the relay) is reachable from the Internet."""
         host = self.host
@@ -260,6 +295,13 @@ class Multiaddr:
             if name == protocol and value is not None:
                 return int(value)
         return None
+
+
+def _of(components: tuple[Component, ...]) -> Multiaddr:
+    """The address made of components that were read from another one."""
+    return Multiaddr.parse(
+        "".join(f"/{name}" if value is None else f"/{name}/{value}" for name, value in components)
+    )
 
 
 def _read_component(raw: bytes, pos: int) -> tuple[Component, int]:

@@ -204,6 +204,44 @@ def test_values_compare_by_their_bytes():
     assert repr(one) == "Multiaddr('/ip6/::1/tcp/1')"
 
 
+@pytest.mark.parametrize(
+    ("text", "transport"),
+    [
+        ("/ip4/11.0.1.2/tcp/4001", "tcp"),
+        ("/ip6zone/eth0/ip6/fe80::1/tcp/4001", "tcp"),
+        (f"/dns/relay.example/tcp/4001/p2p/{PEER_TEXT}", "tcp"),
+        ("/ip4/11.0.1.2/tcp/80/ws", "ws"),
+        ("/dns4/relay.example/tcp/443/wss", "wss"),
+        (f"/dns4/relay.example/tcp/443/tls/ws/p2p/{PEER_TEXT}", "wss"),
+        ("/ip4/11.0.1.2/tcp/443/tls/sni/relay.example/ws", "wss"),
+        (f"/ip4/11.0.1.2/tcp/4001/p2p/{PEER_TEXT}/p2p-circuit", "circuit"),
+        ("/ip4/11.0.1.2/udp/4001/quic-v1", ""),
+        ("/dnsaddr/relay.example/tcp/4001", ""),
+        ("/ip4/11.0.1.2", ""),
+        (f"/p2p/{PEER_TEXT}", ""),
+    ],
+)
+def test_transport(text, transport):
+    assert Multiaddr.parse(text).transport == transport
+
+
+def test_circuits_split_and_join():
+    relay = Multiaddr.parse(f"/ip4/11.0.1.2/tcp/4001/p2p/{PEER_TEXT}")
+    reserved = relay.through_circuit()
+    assert str(reserved) == f"{relay}/p2p-circuit"
+    assert reserved.split_circuit() == (relay, None)
+    target = Multiaddr.parse(f"/p2p/{PEER_TEXT}")
+    assert Multiaddr.parse(f"{reserved}{target}").split_circuit() == (relay, target)
+    twice = Multiaddr.parse(f"{reserved}{target}/p2p-circuit{target}")
+    assert twice.split_circuit() == (Multiaddr.parse(f"{reserved}{target}"), target)
+
+
+@pytest.mark.parametrize("text", ["/ip4/11.0.1.2/tcp/4001", f"/p2p-circuit/p2p/{PEER_TEXT}"])
+def test_what_is_no_circuit_does_not_split(text):
+    with pytest.raises(UsageError, match="does not lead through a relay"):
+        Multiaddr.parse(text).split_circuit()
+
+
 LABEL = st.from_regex(r"[a-z0-9-]{1,20}(\.[a-z]{2,8})?", fullmatch=True)
 PORT = st.integers(0, 65535)
 HOST = st.one_of(
