@@ -10,6 +10,7 @@
     ├─ ClosedError             the stream or connection has ended (exit 5)
     │  └─ ResetError           it ended abruptly, data may be lost
     ├─ LimitError              a bound was reached, ours or theirs
+    │  └─ LimitedError         not on a connection that its relay limits (exit 5)
     ├─ NotFoundError           the name was not found in time (exit 3)
     ├─ RefusedError            the other side refuses us (exit 4)
     ├─ ConnectError            found, but no path opened; .attempts (exit 5)
@@ -31,6 +32,7 @@ __all__ = [
     "CryptoFailure",
     "IdentityChangedError",
     "LimitError",
+    "LimitedError",
     "LocalPortError",
     "LocalProtocolError",
     "NetworkError",
@@ -106,6 +108,12 @@ class ResetError(ClosedError):
 
 class LimitError(PtError):
     """A bound was reached."""
+
+
+class LimitedError(LimitError):
+    """The connection runs over a relay that limits it; what was asked needs a better one."""
+
+    exit_code = 5
 
 
 class NotFoundError(PtError):

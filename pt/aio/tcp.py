@@ -11,18 +11,22 @@ import contextlib
 import errno
 import socket
 import struct
+from collections.abc import Sequence
 from typing import Final
 
 from pt.errors import ClosedError, ResetError
+from pt.wire.multiaddr import Multiaddr
 
 __all__ = [
     "SocketStream",
     "abort",
     "abort_on_exit",
+    "address_of",
     "close_in_order",
     "dial",
     "ip_family",
     "listen",
+    "peek",
     "tune_network_socket",
 ]
 
@@ -99,6 +103,42 @@ def listen(host: str, port: int, *, share_port: bool = False) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def address_of(name: Sequence[object]) -> Multiaddr:
+    """The multiaddr of what getsockname() or getpeername() said of an IP socket."""
+    host = str(name[0]).split("%")[0]
+    return Multiaddr.tcp(host.removeprefix("::ffff:"), int(str(name[1])))
+
+
+async def peek(sock: socket.socket) -> int:
+    """Wait for the first byte and leave it there.
+
+    Raises:
+        ClosedError: the other side closed without one.
+        OSError: the connection broke.
+
+    """
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            first = sock.recv(1, socket.MSG_PEEK)
+        except (BlockingIOError, InterruptedError):
+            ready: asyncio.Future[None] = loop.create_future()
+            loop.add_reader(sock.fileno(), _wake, ready)
+            try:
+                await ready
+            finally:
+                loop.remove_reader(sock.fileno())
+            continue
+        if not first:
+            raise ClosedError("the peer closed the connection before it said anything")
+        return first[0]
+
+
+def _wake(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)
 
 
 async def dial(host: str, port: int, *, local_port: int | None = None) -> socket.socket:

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Final
 
-from pt.errors import ClosedError, PtError, RemoteProtocolError
+from pt.errors import ClosedError, LimitedError, PtError, RemoteProtocolError
 from pt.identify.messages import Identify
 from pt.identity.peer_id import PeerId
 from pt.multistream import aio as multistream
@@ -20,7 +20,9 @@ from pt.yamux.stream import Stream
 
 if TYPE_CHECKING:
     from pt.node.node import Node
+    from pt.node.route import Route
     from pt.noise.handshake import Suite
+    from pt.relay.messages import Limit
 
 __all__ = ["Connection", "RawHandler", "StreamCallback"]
 
@@ -34,7 +36,7 @@ optimistic negotiation; sets the stream's handler and sends `reply` before anyth
 
 
 class Connection:
-    """A secured and multiplexed connection, direct or (later) relayed."""
+    """A secured and multiplexed connection, direct or through a relay."""
 
     def __init__(
         self,
@@ -43,7 +45,7 @@ class Connection:
         peer_id: PeerId,
         suite: Suite,
         handshake_hash: bytes,
-        remote_addr: Multiaddr,
+        route: Route,
         local_addr: Multiaddr,
         initiator: bool,
     ) -> None:
@@ -51,7 +53,7 @@ class Connection:
         self.peer_id = peer_id
         self.suite = suite
         self.handshake_hash = handshake_hash
-        self.remote_addr = remote_addr
+        self.route = route
         self.local_addr = local_addr
         self.initiator = initiator
         self.link: Link  # set by the node before anything runs
@@ -63,6 +65,31 @@ class Connection:
         self._open_waiters: list[asyncio.Future[None]] = []
 
     @property
+    def remote_addr(self) -> Multiaddr:
+        """Where the peer is; through a relay, the relay's address with /p2p-circuit."""
+        return self.route.remote
+
+    @property
+    def relay(self) -> PeerId | None:
+        """The relay it runs through; None when it is direct."""
+        return self.route.relay
+
+    @property
+    def limit(self) -> Limit | None:
+        """What the relay lets through before it ends the circuit; None: no limit was named."""
+        return self.route.limit
+
+    @property
+    def limited(self) -> bool:
+        """Whether the relay named a limit: only what says so may run here."""
+        return self.route.limit is not None
+
+    @property
+    def path(self) -> str:
+        """Kind and transport, such as `direct/tcp` or `relay/raw`."""
+        return self.route.path
+
+    @property
     def rtt(self) -> float | None:
         """Round-trip time in seconds, once measured."""
         return self.link.session.rtt
@@ -72,16 +99,28 @@ class Connection:
         return self.link.session.open()
 
     async def open_stream(
-        self, protocols: Sequence[str], *, timeout: float = NEGOTIATION_TIMEOUT
+        self,
+        protocols: Sequence[str],
+        *,
+        timeout: float = NEGOTIATION_TIMEOUT,
+        limited: bool = False,
     ) -> MuxedStream:
         """Open a stream on which the first of `protocols` that the peer takes was agreed.
 
+        `limited` says that it may run over a relay that limits the connection.
+
         Raises:
+            LimitedError: the connection is limited, and `limited` was not said.
             UnsupportedError: the peer takes none of them.
             ClosedError: the connection ended.
             TimeoutError: no answer in time.
 
         """
+        if self.limited and not limited:
+            raise LimitedError(
+                f"the relay limits this connection, so that {protocols[0]} is not used on it: "
+                "use a relay without limits (pt relay)"
+            )
         async with asyncio.timeout(timeout):
             while not self.link.session.can_open:
                 if self.closed or self.link.session.go_away is not None:
@@ -169,12 +208,13 @@ class _InboundNegotiation:
         """Match an optimistic opening at one glance, everything else by the full machine."""
         node, stream = self._connection.node, self._stream
         if self._responder is None:
-            for opening, (reply, handler) in node.raw_handlers.items():
-                if data[: len(opening)] == opening:
+            limited = self._connection.limited
+            for opening, (reply, handler, anywhere) in node.raw_handlers.items():
+                if data[: len(opening)] == opening and (anywhere or not limited):
                     stream.credit(len(data))
                     handler(self._connection, stream, reply, bytes(data[len(opening) :]))
                     return
-            self._responder = Responder(node.speaks)
+            self._responder = Responder(lambda protocol: node.speaks(protocol, limited=limited))
         responder = self._responder
         stream.credit(len(data))
         try:

@@ -2,7 +2,8 @@
 
 Happy Eyeballs (RFC 8305) over libp2p addresses: families alternate, the next attempt starts when
 the previous one has failed or has had its head start.  Loopback and LAN addresses come first with a
-short stagger: they answer at once or not at all.
+short stagger: they answer at once or not at all.  Relays come last, and soon: the first byte goes
+through one while direct paths are still being tried, and a direct path replaces it later.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ MAX_ADDRESSES: Final = 25
 LAN_STAGGER: Final = 0.05
 PUBLIC_STAGGER: Final = 0.25
 """RFC 8305 section 5: "Connection Attempt Delay" of 250 ms."""
+RELAY_AFTER: Final = 0.4
+"""Seconds after which the first relay is tried, however many direct addresses still wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,21 +33,35 @@ class Attempt:
     address: Multiaddr
 
 
-def plan(addresses: Iterable[Multiaddr]) -> tuple[Attempt, ...]:
-    """Order the TCP addresses among `addresses`; others, relayed and repeated ones are left out."""
-    usable: list[Multiaddr] = []
+def plan(
+    addresses: Iterable[Multiaddr], transports: frozenset[str] = frozenset()
+) -> tuple[Attempt, ...]:
+    """Order the addresses of TCP and of `transports`; others and repeated ones are left out."""
+    direct: list[Multiaddr] = []
+    relayed: list[Multiaddr] = []
     for address in addresses:
+        if address.is_circuit:
+            if "circuit" in transports and address not in relayed:
+                relayed.append(address)
+            continue
         bare = address.without_peer()
-        if bare is not None and bare.is_plain_tcp and bare.tcp_port and bare not in usable:
-            usable.append(bare)
-    near = [address for address in usable if address.is_loopback or address.is_private]
-    far = [address for address in usable if address not in near]
+        if bare is None or not bare.tcp_port or bare in direct:
+            continue
+        if bare.transport == "tcp" or bare.transport in transports:
+            direct.append(bare)
+    near = [address for address in direct if address.is_loopback or address.is_private]
+    far = [address for address in direct if address not in near]
     attempts: list[Attempt] = []
     delay = 0.0
     for group, stagger in ((near, LAN_STAGGER), (far, PUBLIC_STAGGER)):
         for address in _interleave(group):
             attempts.append(Attempt(round(delay, 3), address))
             delay += stagger
+    delay = min(delay, RELAY_AFTER) if attempts else 0.0
+    for address in relayed:
+        attempts.append(Attempt(round(delay, 3), address))
+        delay += PUBLIC_STAGGER
+    attempts.sort(key=lambda attempt: attempt.delay)
     return tuple(attempts[:MAX_ADDRESSES])
 
 

@@ -8,43 +8,43 @@ import secrets
 import socket
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from pt.aio import tcp
 from pt.aio.scope import Scope
-from pt.errors import (
-    ClosedError,
-    ConnectError,
-    LimitError,
-    LocalPortError,
-    PtError,
-    UsageError,
-)
+from pt.errors import ClosedError, ConnectError, LimitError, PtError, UsageError
 from pt.identity.keys import PrivateKey
 from pt.identity.peer_id import PeerId
 from pt.multistream.negotiation import accept_reply, lazy_open
 from pt.node import standard
 from pt.node.connection import Connection, RawHandler, StreamCallback
 from pt.node.dial_plan import plan
-from pt.node.interfaces import expand
 from pt.node.link import KeepAlive, Link
+from pt.node.listeners import SUFFIXES, Listeners
 from pt.node.race import Race, reason_of
+from pt.node.resolve import resolve
+from pt.node.route import Route
 from pt.node.upgrade import PT_SECURITY, SECURITY, upgrade
 from pt.trace import NO_TRACE, Tracer
 from pt.wire.multiaddr import Multiaddr
 from pt.yamux.aio import MuxedStream
 from pt.yamux.session import Limits, Session
 
-__all__ = ["Node", "NodeLimits"]
+__all__ = ["Dialer", "Node", "NodeLimits", "PrefaceHandler"]
 
 AGENT: Final = "pt/0.1.0"
 BBR_RTT: Final = 0.003
 """From this round-trip time (s) on, BBR is asked for; on a LAN the kernel's choice is faster."""
 LIBP2P_KEEP_ALIVE: Final = KeepAlive(15.0, 40.0)
-RETRY_ACCEPT: Final = 0.5
-"""Seconds to leave a listener alone when this process has no descriptors left."""
+PREFACE_TRANSPORTS: Final = {ord("G"): "ws", 0x16: "wss", 0x00: "raw"}
+"""First byte of a connection: HTTP's GET, a TLS ClientHello, a relay's raw circuit."""
+
+PrefaceHandler = Callable[[socket.socket, Multiaddr], Awaitable[socket.socket | None]]
+"""(socket, remote): the socket to go on with as libp2p, or None when it was taken over.  The first
+byte was only looked at; when it raises, the node closes the socket."""
+Dialer = Callable[[Multiaddr, "PeerId | None", Sequence[str]], Awaitable[Connection]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,20 +100,31 @@ class Node:
         self.limits = limits or NodeLimits()
         self.tracer = tracer
         self.agent = agent
-        self.raw_handlers: dict[bytes, tuple[bytes, RawHandler]] = {}
+        self.raw_handlers: dict[bytes, tuple[bytes, RawHandler, bool]] = {}
         self.raw_by_protocol: dict[str, RawHandler] = {}
         self.connections: set[Connection] = set()
+        self.on_connection: list[Callable[[Connection], None]] = []
+        """Told each new connection, before anything is read from it."""
+        self.on_identified: list[Callable[[Connection], None]] = []
+        """Told each connection whose peer said who it is, again when that changes."""
         self.announce: tuple[Multiaddr, ...] = ()
+        self.relayed: tuple[Multiaddr, ...] = ()
+        """Our addresses through relays, as long as they hold a reservation for us."""
+        self.prefaces: dict[int, PrefaceHandler] = {}
+        """What inbound connections with another first byte than libp2p's are for."""
+        self.dialers: dict[str, Dialer] = {}
+        """How transports other than TCP are dialed, by `Multiaddr.transport`."""
         self._listen = tuple(listen)
         self._security = tuple(security)
         self._congestion = congestion
         self._handlers: dict[str, StreamCallback] = {}
+        self._on_limited: set[str] = set()
         self._static = secrets.token_bytes(32)
         self._scope = Scope(limit=self.limits.handlers)
         self._upgrades = Scope(limit=self.limits.handshakes)
-        self._sockets: list[socket.socket] = []
+        self._listeners = Listeners(self._accepted, tracer)
         self._handshakes: Counter[str] = Counter()
-        self._per_host: Counter[str] = Counter()
+        self._per_source: Counter[str] = Counter()
         self._young: deque[tuple[float, Negotiation]] = deque()
         self._expirer: asyncio.TimerHandle | None = None
         self._closed = False
@@ -128,69 +139,65 @@ class Node:
 
         """
         standard.install(self)
-        loop = asyncio.get_running_loop()
-        first_port = 0
-        try:
-            for address in self._listen:
-                host, port = _listen_point(address)
-                try:
-                    sock = tcp.listen(host, port or first_port, share_port=True)
-                except OSError as error:
-                    if host == "::" and len(self._listen) > 1:
-                        continue  # a kernel without IPv6; the other address serves
-                    raise LocalPortError(
-                        f"cannot listen on {address}: {error.strerror or error}; choose another "
-                        "--listen address, or stop the program that holds the port"
-                    ) from error
-                self._sockets.append(sock)
-                first_port = first_port or sock.getsockname()[1]
-        except LocalPortError:
-            self._close_listeners()
-            raise
-        for sock in self._sockets:
-            loop.add_reader(sock.fileno(), self._on_accept, sock)
+        self.listen(self._listen)
+
+    def listen(self, addresses: Sequence[Multiaddr]) -> None:
+        """Listen on these addresses, too.
+
+        Raises:
+            LocalPortError: one cannot be listened on; then none of them is.
+            UsageError: one makes no sense, or is of a transport without a handler in `prefaces`.
+
+        """
+        transports = {"tcp"} | {
+            name for byte, name in PREFACE_TRANSPORTS.items() if byte in self.prefaces
+        }
+        self._listeners.open(addresses, frozenset(transports))
 
     async def close(self) -> None:
         """Close listeners, connections and tasks."""
         self._closed = True
         if self._expirer is not None:
             self._expirer.cancel()
-        self._close_listeners()
+        self._listeners.close()
         for connection in list(self.connections):
             connection.close("this node shuts down")
         await self._upgrades.aclose()
         await self._scope.aclose()
 
-    def _close_listeners(self) -> None:
-        for sock in self._sockets:
-            with contextlib.suppress(RuntimeError, ValueError):
-                asyncio.get_running_loop().remove_reader(sock.fileno())
-            sock.close()
-        self._sockets.clear()
-
     @property
     def addresses(self) -> tuple[Multiaddr, ...]:
-        """Where we listen, wildcards expanded to the interfaces' addresses, without `/p2p`."""
-        found: list[Multiaddr] = []
-        for sock in self._sockets:
-            host, port = sock.getsockname()[:2]
-            found += [Multiaddr.tcp(each, port) for each in expand(host)]
-        return tuple(dict.fromkeys((*found, *self.announce)))
+        """Where we can be dialed, without our own `/p2p`: listeners, announced, through relays."""
+        listening = self._listeners.addresses
+        return tuple(dict.fromkeys((*listening, *self.announce, *self.relayed)))
+
+    def connections_of(self, peer_id: PeerId) -> list[Connection]:
+        """All connections to a peer, direct ones first."""
+        found = [each for each in self.connections if each.peer_id == peer_id]
+        return sorted(found, key=lambda connection: connection.route.relay is not None)
 
     # --- protocols -----------------------------------------------------------------------------
 
-    def handle(self, protocol: str, callback: StreamCallback) -> None:
-        """Serve `protocol` by a coroutine a stream; the stream is reset when it raises."""
+    def handle(self, protocol: str, callback: StreamCallback, *, limited: bool = False) -> None:
+        """Serve `protocol` by a coroutine a stream; the stream is reset when it raises.
+
+        `limited`: also on connections through a relay that limits them.
+        """
         self._handlers[protocol] = callback
+        if limited:
+            self._on_limited.add(protocol)
 
-    def handle_raw(self, protocol: str, callback: RawHandler) -> None:
+    def handle_raw(self, protocol: str, callback: RawHandler, *, limited: bool = False) -> None:
         """Serve `protocol` in the receive path (see `RawHandler`)."""
-        self.raw_handlers[lazy_open(protocol)] = (accept_reply(protocol), callback)
+        self.raw_handlers[lazy_open(protocol)] = (accept_reply(protocol), callback, limited)
         self.raw_by_protocol[protocol] = callback
+        if limited:
+            self._on_limited.add(protocol)
 
-    def speaks(self, protocol: str) -> bool:
-        """Whether inbound streams may ask for `protocol`."""
-        return protocol in self._handlers or protocol in self.raw_by_protocol
+    def speaks(self, protocol: str, *, limited: bool = False) -> bool:
+        """Whether inbound streams (of a `limited` connection) may ask for `protocol`."""
+        known = protocol in self._handlers or protocol in self.raw_by_protocol
+        return known and (not limited or protocol in self._on_limited)
 
     @property
     def protocols(self) -> tuple[str, ...]:
@@ -244,52 +251,33 @@ class Node:
 
     # --- inbound -------------------------------------------------------------------------------
 
-    def _on_accept(self, listener: socket.socket) -> None:
-        for _ in range(64):
-            try:
-                sock, peer = listener.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                self.tracer.emit("accept_failed", reason=str(error))
-                self._accept_later(listener)
-                return
-            host = peer[0]
-            limits = self.limits
-            if (
-                self._handshakes.total() >= limits.handshakes
-                or self._handshakes[host] >= limits.handshakes_per_host
-                or len(self.connections) >= limits.connections
-                or self._per_host[host] >= limits.connections_per_host
-            ):
-                self.tracer.emit("refused", host=host, reason="too many connections")
-                tcp.abort(sock)
-                continue
-            sock.setblocking(False)
-            try:
-                self._upgrades.start(self._inbound(sock, host))  # whatever the handlers do
-            except LimitError:  # counts in nothing, or it would count for ever
-                self.tracer.emit("refused", host=host, reason="too many handshakes")
-                tcp.abort(sock)
-                continue
-            self._handshakes[host] += 1
-
-    def _accept_later(self, listener: socket.socket) -> None:
-        """Out of descriptors: come back in a moment instead of spinning on the queue."""
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(listener.fileno())
-
-        def again() -> None:
-            if listener in self._sockets:
-                loop.add_reader(listener.fileno(), self._on_accept, listener)
-
-        loop.call_later(RETRY_ACCEPT, again)
+    def _accepted(self, sock: socket.socket, host: str) -> None:
+        limits = self.limits
+        if (
+            self._handshakes.total() >= limits.handshakes
+            or self._handshakes[host] >= limits.handshakes_per_host
+            or len(self.connections) >= limits.connections
+            or self._per_source[host] >= limits.connections_per_host
+        ):
+            self.tracer.emit("refused", host=host, reason="too many connections")
+            tcp.abort(sock)
+            return
+        try:
+            self._upgrades.start(self._inbound(sock, host))  # whatever the handlers do
+        except LimitError:  # counts in nothing, or it would count for ever
+            self.tracer.emit("refused", host=host, reason="too many handshakes")
+            tcp.abort(sock)
+            return
+        self._handshakes[host] += 1
 
     async def _inbound(self, sock: socket.socket, host: str) -> None:
         try:
-            remote = _address_of(sock.getpeername())
+            remote = tcp.address_of(sock.getpeername())
             async with asyncio.timeout(self.limits.handshake_timeout):
-                await self._upgrade(sock, remote, initiator=False)
+                if self.prefaces:
+                    await self._by_preface(sock, remote)
+                else:
+                    await self.adopt(sock, Route(remote), initiator=False)
         except (PtError, OSError, TimeoutError) as error:
             sock.close()
             self.tracer.emit("inbound_failed", host=host, reason=str(error) or "timed out")
@@ -300,6 +288,25 @@ class Node:
             self._handshakes[host] -= 1
             if self._handshakes[host] <= 0:
                 del self._handshakes[host]
+
+    async def _by_preface(self, sock: socket.socket, remote: Multiaddr) -> None:
+        """Look at the first byte: what a port shared by several transports is to be used for."""
+        first = await tcp.peek(sock)
+        handler = self.prefaces.get(first)
+        if handler is None:
+            await self.adopt(sock, Route(remote), initiator=False)
+            return
+        local = tcp.address_of(sock.getsockname())
+        inner = await handler(sock, remote)
+        if inner is None:
+            return
+        suffix = SUFFIXES[PREFACE_TRANSPORTS[first]]
+        far, near = (Multiaddr.parse(f"{address}{suffix}") for address in (remote, local))
+        try:
+            await self.adopt(inner, Route(far, near, "direct/ws"), initiator=False)
+        except BaseException:
+            inner.close()
+            raise
 
     # --- outbound ------------------------------------------------------------------------------
 
@@ -329,7 +336,7 @@ class Node:
             for raw in ids:
                 assert raw is not None
                 expected = PeerId(raw)
-        attempts = plan(await self._resolve(given))
+        attempts = plan(await resolve(given), frozenset(self.dialers))
         if not attempts:
             raise ConnectError(
                 f"none of {len(given)} addresses can be dialed: only /ip4, /ip6 and /dns with /tcp "
@@ -337,51 +344,18 @@ class Node:
             )
         return await Race(self, expected, tuple(security)).run(attempts, timeout)
 
-    async def _resolve(self, addresses: Sequence[Multiaddr]) -> list[Multiaddr]:
-        resolved: list[Multiaddr] = []
-        failure: ConnectError | None = None
-        for address in addresses:
-            host, port = address.host, address.tcp_port
-            if host is None or port is None or not host[0].startswith("dns"):
-                resolved.append(address)
-                continue
-            family = {"dns4": socket.AF_INET, "dns6": socket.AF_INET6}.get(host[0], 0)
-            try:
-                infos = await asyncio.get_running_loop().getaddrinfo(
-                    host[1], port, family=family, type=socket.SOCK_STREAM
-                )
-            except OSError as error:
-                failure = ConnectError(
-                    f"could not resolve host {host[1]!r}: {error.strerror or error}; check the "
-                    "name and this machine's DNS, or give an address with /ip4/…",
-                    ((str(address), str(error)),),
-                )
-                failure.__cause__ = error
-                continue
-            resolved += [Multiaddr.tcp(str(info[4][0]), port) for info in infos[:8]]
-        if failure is not None and not resolved:
-            raise failure
-        return resolved
-
     async def dial_one(
         self, address: Multiaddr, expected: PeerId | None, security: Sequence[str]
     ) -> Connection:
         """Dial and upgrade one address."""
-        host, port = address.host, address.tcp_port
-        assert host is not None
-        assert port is not None
         started = time.monotonic()
-        sock: socket.socket | None = None
         try:
-            async with asyncio.timeout(self.limits.connect_timeout):
-                sock = await tcp.dial(host[1], port, local_port=self._local_port(host[1]))
-            async with asyncio.timeout(self.limits.handshake_timeout):
-                connection = await self._upgrade(
-                    sock, address, initiator=True, expected=expected, security=security
-                )
+            dialer = self.dialers.get(address.transport)
+            if dialer is not None:
+                connection = await dialer(address, expected, security)
+            else:
+                connection = await self._dial_tcp(address, expected, security)
         except (PtError, OSError, TimeoutError, asyncio.CancelledError) as error:
-            if sock is not None:
-                sock.close()
             self.tracer.emit("dial_failed", address=str(address), reason=reason_of(error))
             raise
         self.tracer.emit(
@@ -389,26 +363,55 @@ class Node:
         )
         return connection
 
-    def _local_port(self, host: str) -> int | None:
-        """Our listening port of the same family, so that dials and listening share one."""
-        family = tcp.ip_family(host)
-        for sock in self._sockets:
-            bound, port = sock.getsockname()[:2]
-            if sock.family == family and bound in ("0.0.0.0", "::"):
-                return int(port)
-        return None
+    async def _dial_tcp(
+        self, address: Multiaddr, expected: PeerId | None, security: Sequence[str]
+    ) -> Connection:
+        sock = await self.dial_socket(address)
+        try:
+            async with asyncio.timeout(self.limits.handshake_timeout):
+                return await self.adopt(
+                    sock, Route(address), initiator=True, expected=expected, security=security
+                )
+        except BaseException:
+            sock.close()
+            raise
 
-    async def _upgrade(
+    async def dial_socket(self, address: Multiaddr) -> socket.socket:
+        """A TCP connection to host and port of `address`, from our listening port if there is one.
+
+        Raises:
+            OSError, TimeoutError: it failed.
+
+        """
+        host, port = address.host, address.tcp_port
+        assert host is not None
+        assert port is not None
+        async with asyncio.timeout(self.limits.connect_timeout):
+            return await tcp.dial(host[1], port, local_port=self._listeners.port_for(host[1]))
+
+    def admits(self, source: str, most: int) -> bool:
+        """Whether one more connection may come from `source` (see `Route`), `most` from it."""
+        return len(self.connections) < self.limits.connections and self._per_source[source] < most
+
+    async def adopt(
         self,
         sock: socket.socket,
-        remote: Multiaddr,
+        route: Route,
         *,
         initiator: bool,
         expected: PeerId | None = None,
         security: Sequence[str] | None = None,
     ) -> Connection:
-        congestion = self._congestion if self._congestion != "auto" else None
-        tcp.tune_network_socket(sock, congestion)
+        """Secure and multiplex a connected socket; the caller bounds the time, closes on failure.
+
+        Raises:
+            PtError: see `pt.node.upgrade.upgrade`.
+
+        """
+        over_tcp = sock.family in (socket.AF_INET, socket.AF_INET6)
+        if over_tcp:
+            congestion = self._congestion if self._congestion != "auto" else None
+            tcp.tune_network_socket(sock, congestion)
         upgraded = await upgrade(
             sock,
             initiator=initiator,
@@ -424,8 +427,8 @@ class Node:
             peer_id=upgraded.secure.peer_id,
             suite=upgraded.secure.suite,
             handshake_hash=upgraded.secure.handshake_hash,
-            remote_addr=remote,
-            local_addr=_address_of(sock.getsockname()),
+            route=route,
+            local_addr=route.local or tcp.address_of(sock.getsockname()),
             initiator=initiator,
         )
         session = Session(
@@ -435,13 +438,13 @@ class Node:
             limits=Limits(streams=self.limits.inbound_streams),
         )
         session.on_acked = connection.wake_openers
-        host = remote.host[1] if remote.host is not None else ""
+        source = route.source
 
         def lost(reason: str) -> None:
             self.connections.discard(connection)
-            self._per_host[host] -= 1
-            if self._per_host[host] <= 0:
-                del self._per_host[host]
+            self._per_source[source] -= 1
+            if self._per_source[source] <= 0:
+                del self._per_source[source]
             self.tracer.emit("connection_lost", peer=str(connection.peer_id), reason=reason)
             connection.lost(reason)
 
@@ -454,31 +457,22 @@ class Node:
             on_lost=lost,
         )
         self.connections.add(connection)
-        self._per_host[host] += 1
-        if self._congestion == "auto":
+        self._per_source[source] += 1
+        if self._congestion == "auto" and over_tcp:
             session.on_rtt = lambda rtt: _pick_congestion(sock, rtt)
         self.tracer.emit(
             "connected",
             peer=str(connection.peer_id),
-            address=str(remote),
+            address=str(route.remote),
+            path=route.path,
             initiator=initiator,
             suite=upgraded.secure.suite.name,
         )
         connection.link.start(upgraded.ciphertext, upgraded.plaintext)
         standard.greet(self, connection)
+        for told in self.on_connection:
+            told(connection)
         return connection
-
-
-def _listen_point(address: Multiaddr) -> tuple[str, int]:
-    host, port = address.host, address.tcp_port
-    if host is None or port is None or host[0] not in ("ip4", "ip6") or len(address.components) > 2:
-        raise UsageError(f"cannot listen on {address}: give an address like /ip4/0.0.0.0/tcp/4001")
-    return host[1], port
-
-
-def _address_of(name: Sequence[object]) -> Multiaddr:
-    host = str(name[0]).split("%")[0]
-    return Multiaddr.tcp(host.removeprefix("::ffff:"), int(str(name[1])))
 
 
 def _pick_congestion(sock: socket.socket, rtt: float) -> None:

@@ -52,14 +52,20 @@ def install(node: Node) -> None:
     async def on_push(stream: MuxedStream, connection: Connection) -> None:
         async with asyncio.timeout(IDENTIFY_TIMEOUT):
             said = await identify_aio.ask(stream)
-        connection.identified = said.verified(connection.peer_id)
+        _remember(connection, said.verified(connection.peer_id))
 
     async def on_ping(stream: MuxedStream, connection: Connection) -> None:
         await ping_aio.respond(stream)
 
-    node.handle(IDENTIFY, on_identify)
-    node.handle(IDENTIFY_PUSH, on_push)
-    node.handle(PING, on_ping)
+    node.handle(IDENTIFY, on_identify, limited=True)
+    node.handle(IDENTIFY_PUSH, on_push, limited=True)
+    node.handle(PING, on_ping, limited=True)
+
+
+def _remember(connection: Connection, said: Identify) -> None:
+    connection.identified = said
+    for told in connection.node.on_identified:
+        told(connection)
 
 
 def our_identify(node: Node, connection: Connection) -> Identify:
@@ -109,13 +115,13 @@ async def identify(connection: Connection) -> Identify:
 
     """
     async with asyncio.timeout(IDENTIFY_TIMEOUT):
-        stream = await connection.open_stream((IDENTIFY,))
+        stream = await connection.open_stream((IDENTIFY,), limited=True)
         try:
             said = (await identify_aio.ask(stream)).verified(connection.peer_id)
         except (PtError, asyncio.CancelledError):  # a timeout cancels
             await stream.reset()
             raise
-    connection.identified = said
+    _remember(connection, said)
     return said
 
 
@@ -125,14 +131,14 @@ async def push_all(node: Node) -> None:
         said = connection.identified
         if said is None or IDENTIFY_PUSH not in said.protocols:
             continue
-        stream = await connection.open_stream((IDENTIFY_PUSH,))
+        stream = await connection.open_stream((IDENTIFY_PUSH,), limited=True)
         await identify_aio.push(stream, our_identify(node, connection))
 
 
 async def ping(connection: Connection, payload: bytes) -> float:
     """One libp2p ping; the round-trip time in seconds."""
     async with asyncio.timeout(PING_TIMEOUT):
-        stream = await connection.open_stream((PING,))
+        stream = await connection.open_stream((PING,), limited=True)
         started = time.monotonic()
         try:
             await ping_aio.ping(stream, payload)

@@ -200,7 +200,7 @@ class Multiaddr:
 
     @property
     def transport(self) -> str:
-        """How it is dialed: `tcp`, `ws`, `wss` (also /tls/ws), `circuit`; empty for anything else."""
+        """How it is dialed: `tcp`, `ws`, `wss` (also /tls/ws), `circuit`; empty for all else."""
         if self.is_circuit:
             return "circuit"
         names = [name for name, _ in self._components if name not in {"ip6zone", "sni"}]

@@ -19,6 +19,7 @@ from pt.node.buffers import POOL
 from pt.node.connection import Connection
 from pt.node.link import KeepAlive, Link
 from pt.node.node import Node
+from pt.node.route import Route
 from pt.noise.handshake import Suite
 from pt.noise.transport import Opener, Sealer
 from pt.tunnel import authenticate
@@ -78,7 +79,7 @@ def connection_on(
         peer_id=there,
         suite=Suite.AESGCM,
         handshake_hash=binding,
-        remote_addr=LOCAL,
+        route=Route(LOCAL),
         local_addr=LOCAL,
         initiator=initiator,
     )

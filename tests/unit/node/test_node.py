@@ -310,7 +310,7 @@ def test_dials_leave_from_the_listening_port(monkeypatch) -> None:
             sock = await tcp.dial("127.0.0.1", other.getsockname()[1], local_port=port)
             with sock, other.accept()[0]:
                 assert sock.getsockname()[1] == port
-            assert node._local_port("127.0.0.1") is None
+            assert node._listeners.port_for("127.0.0.1") is None
 
     run(scenario())
 

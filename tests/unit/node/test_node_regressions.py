@@ -55,9 +55,9 @@ def test_accepting_pauses_while_there_are_no_descriptors() -> None:
             listener.bind(("127.0.0.1", 0))
             listener.listen()
             listener.setblocking(False)
-            server._sockets.append(listener)
+            server._listeners._sockets.append((listener, [""]))
             loop = asyncio.get_running_loop()
-            loop.add_reader(listener.fileno(), server._on_accept, listener)
+            loop.add_reader(listener.fileno(), server._listeners.on_accept, listener)
             client.connect(listener.getsockname())
             await asyncio.sleep(0.1)
             assert listener.calls == 1

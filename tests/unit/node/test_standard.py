@@ -8,6 +8,7 @@ from pt.errors import PtError
 from pt.identify.messages import Identify
 from pt.node import standard
 from pt.node.node import Node
+from pt.node.route import Route
 from pt.wire.multiaddr import Multiaddr
 from pt.yamux.aio import MuxedStream
 from tests.sim.loop import run
@@ -53,7 +54,7 @@ def test_both_sides_identify_each_other() -> None:
 def test_private_addresses_stay_private(remote: str, told: list[str]) -> None:
     async def scenario() -> None:
         async with joined(CALM, left=peer(1), right=peer(2)) as (left, right):
-            right.remote_addr = Multiaddr.parse(remote)
+            right.route = Route(Multiaddr.parse(remote))
             said = standard.our_identify(right.node, right)
             assert [address.host[1] for address in said.listen_addresses] == told
 
