@@ -16,6 +16,7 @@ from pt.aio.tcp import ip_family
 from pt.errors import LocalProtocolError, NetworkError, PtError, StateError, UsageError
 from pt.identity.keys import PrivateKey
 from pt.identity.peer_id import PeerId
+from pt.node.bridge import StreamBridge
 from pt.node.connection import Connection
 from pt.node.node import Node
 from pt.node.standard import push_all
@@ -85,7 +86,7 @@ class Exposer:
         self._publisher: LanPublisher | None = None
         self._published: tuple[Multiaddr, ...] = ()
         self._refresher: asyncio.Task[None] | None = None
-        self._raw: set[RawPump] = set()
+        self._raw: set[StreamBridge] = set()
         self._timers: dict[bytes, asyncio.TimerHandle] = {}
         self._lost_at: dict[bytes, float] = {}
         self._idle = asyncio.Event()
@@ -477,7 +478,7 @@ class Exposer:
             stream.consumed -= len(data)
             pump.data_received(memoryview(data))
 
-    def _raw_done(self, pump: RawPump, reason: str) -> None:
+    def _raw_done(self, pump: StreamBridge, reason: str) -> None:
         self._raw.discard(pump)
         if pump.connected:
             self._emit(

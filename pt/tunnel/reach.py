@@ -31,12 +31,12 @@ from pt.tunnel.core.messages import PROTOCOL_V1, Code
 if TYPE_CHECKING:
     from pt.aio.hangup import HangupWatch
     from pt.identity.peer_id import PeerId
+    from pt.node.bridge import StreamBridge
     from pt.node.connection import Connection
     from pt.node.node import Node
     from pt.rendezvous.name import NameKeys
     from pt.tunnel.lookup import Candidate, Lookup
     from pt.tunnel.session import BinderSession
-    from pt.tunnel.v1 import RawPump
     from pt.tunnel.v2 import BinderPump, TunnelPump
 
 __all__ = ["Reach"]
@@ -81,7 +81,7 @@ class Reach:
         self._on_idle = on_idle
         self._session: BinderSession | None = None
         self._open_connection: Connection | None = None
-        self._raw: set[RawPump] = set()
+        self._raw: set[StreamBridge] = set()
         self._path_lost = asyncio.Event()
         self._node: Node | None = None
         self._lookup: Lookup | None = None
@@ -482,7 +482,7 @@ class Reach:
         connection.link.send_small(stream, lazy_open(PROTOCOL_V1))
         pump.pump()
 
-    def _raw_done(self, pump: RawPump, reason: str) -> None:
+    def _raw_done(self, pump: StreamBridge, reason: str) -> None:
         self._raw.discard(pump)
         self._emit(
             events.StreamClosed(

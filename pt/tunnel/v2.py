@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 from pt.node.buffers import POOL
 from pt.node.link import Link
+from pt.node.pump import BURST, SMALL, SocketPump
 from pt.tunnel.core.messages import ANSWER, Code, encode_answer
 from pt.tunnel.core.replay import Replay
-from pt.tunnel.pump import BURST, SMALL, SocketPump
 from pt.yamux.frames import HEADER_LEN, MAX_PAYLOAD
 from pt.yamux.stream import Stream
 

@@ -93,6 +93,16 @@ class MuxedStream:
         if self._writable is not None and not self._writable.done():
             self._writable.set_result(None)
 
+    @property
+    def at_eof(self) -> bool:
+        """Whether the peer has ended its direction."""
+        return self._eof
+
+    @property
+    def ended(self) -> bool:
+        """Whether the stream was reset, or its connection lost."""
+        return self._ended
+
     # --- ByteStream ----------------------------------------------------------------------------
 
     def unread(self, data: bytes) -> None:
