@@ -15,7 +15,7 @@ from pt.node.buffers import POOL
 from pt.node.link import Link
 from pt.node.pump import BURST, SocketPump, send_from_slot
 from pt.yamux.aio import MuxedStream
-from pt.yamux.frames import HEADER_LEN, MAX_PAYLOAD
+from pt.yamux.frames import HEADER_LEN
 from pt.yamux.stream import Stream
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class StreamBridge(SocketPump):
                 if not link.room:
                     self._wait_link()
                     break
-                room = min(window, MAX_PAYLOAD)
+                room = min(window, link.frame)
                 count = self._read(slot[HEADER_LEN : HEADER_LEN + room])
                 if count > 0:
                     self.bytes_in += count

@@ -132,7 +132,7 @@ class Connection:
                 raise ClosedError("the connection to the peer ended")
             stream = MuxedStream(self.link.session.open(), self.link)
             try:
-                await multistream.select(stream, protocols)
+                stream.protocol = await multistream.select(stream, protocols)
             except (PtError, asyncio.CancelledError):
                 await stream.reset()
                 raise

@@ -17,8 +17,9 @@ from typing import Final, Protocol
 
 from pt.errors import PtError
 from pt.node.buffers import NOISE_MESSAGE_LEN, POOL, TX_LEN
+from pt.node.pace import FRAME, Pace
 from pt.noise.transport import Opener, Sealer
-from pt.yamux.frames import HEADER_LEN, YamuxError
+from pt.yamux.frames import HEADER_LEN, MAX_PAYLOAD, YamuxError
 from pt.yamux.session import Session
 from pt.yamux.stream import Stream
 
@@ -33,6 +34,8 @@ DIALOGUE: Final = 2048
 CALM: Final = 0.02
 """Seconds without a stream opened or ended after which short messages are a dialogue."""
 MAX_PLAIN: Final = 65519
+MESSAGE_OVERHEAD: Final = 18
+"""Bytes that Noise adds to a message: its length and its tag."""
 RX_KEEP_LEN: Final = 4096
 """A half-received message up to so long is set aside, so that no idle link holds 1 MiB."""
 
@@ -99,6 +102,20 @@ class Link:
         self._waiters: deque[RoomWaiter] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._last_tick = 0.0
+        self.frame = MAX_PAYLOAD
+        """The longest payload that senders put into one frame."""
+        self._pace: Pace | None = None
+        self._pace_timer: asyncio.TimerHandle | None = None
+
+    def limit(self, data: int) -> None:
+        """Send so that a relay which ends the connection after `data` bytes is not abused."""
+        self._pace = Pace(data, self._loop.time())
+        self.frame = FRAME
+
+    @property
+    def pace(self) -> Pace | None:
+        """How what we send is spread, on a limited connection."""
+        return self._pace
 
     def start(self, early: bytes = b"", plain: bytes = b"") -> None:
         """Begin to read; `early` is ciphertext that arrived with the hand-shake, `plain` what of it
@@ -219,8 +236,15 @@ class Link:
     def room(self) -> bool:
         """Whether a full frame can be taken now."""
         return (
-            self._tx_end <= ROOM and not self._blocked and len(self.session.outgoing) < SMALL_ROOM
+            self._tx_end <= ROOM
+            and not self._blocked
+            and len(self.session.outgoing) < SMALL_ROOM
+            and (self._pace is None or self._paced(self._pace))
         )
+
+    def _paced(self, pace: Pace) -> bool:
+        """Whether the pace allows a frame; what waits to be sealed counts as sent."""
+        return len(self.session.outgoing) < FRAME and pace.allows(self._loop.time())
 
     def send_slot(self, stream: Stream, slot: memoryview, length: int) -> None:
         """Send `length` payload bytes that lie at `slot[12:]`; the header space is overwritten.
@@ -231,6 +255,8 @@ class Link:
         if session.outgoing:
             self._seal_outgoing()
         session.write_header(stream, slot, length)
+        if self._pace is not None:
+            self._pace.spend(HEADER_LEN + length, self._loop.time())
         tx = self._tx
         if tx is None:
             tx = self._tx = POOL.tx.take()
@@ -248,6 +274,18 @@ class Link:
             self.flush()
             if self.room:  # nothing is under way whose end would wake the waiter
                 self._loop.call_soon(self._wake)
+            elif self._pace is not None:
+                self._wake_in_time(self._pace)
+
+    def _wake_in_time(self, pace: Pace) -> None:
+        """Wake waiters when the pace allows the next frame; if it never will, a new path does."""
+        pause = pace.ready_in(self._loop.time())
+        if pause is not None and self._pace_timer is None:
+            self._pace_timer = self._loop.call_later(max(pause, 0.01), self._pace_due)
+
+    def _pace_due(self) -> None:
+        self._pace_timer = None
+        self._wake()
 
     def flush(self) -> None:
         """Seal what is queued and hand it to the socket."""
@@ -266,6 +304,8 @@ class Link:
 
     def _seal_outgoing(self) -> None:
         outgoing = self.session.outgoing
+        if self._pace is not None:
+            self._pace.spend(len(outgoing) + MESSAGE_OVERHEAD, self._loop.time())
         tx = self._tx
         if tx is None:
             tx = self._tx = POOL.tx.take()
@@ -323,7 +363,11 @@ class Link:
         """Let waiters send, each once at most, while there is room."""
         waiters = self._waiters
         for _ in range(len(waiters)):
-            if self.closed or not self.room:
+            if self.closed:
+                return
+            if not self.room:
+                if self._pace is not None and not self._blocked:
+                    self._wake_in_time(self._pace)
                 return
             waiters.popleft().link_ready()
 
@@ -356,8 +400,9 @@ class Link:
         if self.closed:
             return
         self.closed = True
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._pace_timer):
+            if timer is not None:
+                timer.cancel()
         self._loop.remove_reader(self._fd)
         self._loop.remove_writer(self._fd)
         if not abort and self._tx is not None and self._tx_end > self._tx_start:

@@ -456,6 +456,8 @@ class Node:
             keep_alive=LIBP2P_KEEP_ALIVE,
             on_lost=lost,
         )
+        if route.limit is not None and route.limit.data:
+            connection.link.limit(route.limit.data)
         self.connections.add(connection)
         self._per_source[source] += 1
         if self._congestion == "auto" and over_tcp:

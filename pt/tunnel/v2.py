@@ -15,7 +15,7 @@ from pt.node.link import Link
 from pt.node.pump import BURST, SMALL, SocketPump
 from pt.tunnel.core.messages import ANSWER, Code, encode_answer
 from pt.tunnel.core.replay import Replay
-from pt.yamux.frames import HEADER_LEN, MAX_PAYLOAD
+from pt.yamux.frames import HEADER_LEN
 from pt.yamux.stream import Stream
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class TunnelPump(SocketPump):
             if not link.room:
                 self._wait_link()
                 break
-            room = min(window, MAX_PAYLOAD)
+            room = min(window, link.frame)
             if replay.unsent:
                 self._send_again(link, stream, replay.next_unsent(room))
                 continue

@@ -46,6 +46,8 @@ class MuxedStream:
 
     def __init__(self, stream: Stream, carrier: Carrier) -> None:
         self.stream = stream
+        self.protocol = ""
+        """What was agreed on for it, where the opener proposed several."""
         self._carrier = carrier
         self._buffer = bytearray()  # not pieces: a peer may send its window byte by byte
         self._eof = False
