@@ -6,7 +6,7 @@ import hashlib
 import secrets
 from typing import TYPE_CHECKING, Final
 
-from pt.errors import ClosedError, ConnectError, CryptoFailure, RefusedError, ResetError
+from pt.errors import ClosedError, ConnectError, RefusedError, ResetError
 from pt.tunnel.core import messages as wire
 from pt.tunnel.core.auth import (
     INITIATOR,
@@ -70,7 +70,7 @@ async def ask_session(connection: Connection, psk: bytes) -> tuple[MuxedStream, 
         PtError: the connection broke, or the peer is no `pt`.
 
     """
-    stream = await connection.open_stream((wire.PROTOCOL,))
+    stream = await connection.open_stream((wire.PROTOCOL,), limited=True)
     machine = SessionAuth(
         initiator=True,
         psk=psk,
@@ -125,7 +125,7 @@ async def ask_to_attach(connection: Connection, secret: bytes) -> MuxedStream | 
     us, them = connection.node.peer_id, connection.peer_id
     binding = connection.handshake_hash
     proof = resume_proof(secret, binding=binding, initiator=us, responder=them, role=INITIATOR)
-    stream = await connection.open_stream((wire.PROTOCOL,))
+    stream = await connection.open_stream((wire.PROTOCOL,), limited=True)
     await stream.write(wire.ATTACH.pack(wire.ATTACH_KIND, session_id(secret), proof))
     answer = await stream.read_exactly(wire.ATTACH_ANSWER.size)
     code, their_proof = wire.ATTACH_ANSWER.unpack(answer)
@@ -147,8 +147,6 @@ def grant_attach(connection: Connection, secret: bytes, proof: bytes) -> bytes:
     """
     us, them = connection.node.peer_id, connection.peer_id
     binding = connection.handshake_hash
-    if connection.initiator:
-        raise CryptoFailure("only the peer that dialed may attach a session")
     verify_resume_proof(
         proof, secret, binding=binding, initiator=them, responder=us, role=INITIATOR
     )

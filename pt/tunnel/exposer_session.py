@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ExposerSession", "TargetDial", "failure"]
 
+MAX_OLDER: Final = 2
+"""Connections that a binder may keep besides the one it uses."""
 CONNECT_TIMEOUT: Final = 10.0
 """Seconds a target may take to accept."""
 
@@ -119,16 +121,20 @@ class ExposerSession(TunnelSession):
         self._on_refuse = on_refuse
         self._numbers = Numbers()
         self._live: set[int] = set()
-        self._settled = True
+        self._older: list[Connection] = []
 
     def attach(self, connection: Connection, control: Stream, early: bytes) -> None:
-        """Use `connection`; an older one is dropped, its streams wait to be resumed."""
+        """Use `connection`; an older one is let go and may be used again, if the binder wants."""
         old = self.connection
-        if old is not None and old is not connection:
-            self._let_go()  # first, or a session without connections would be given up
-            old.close("replaced by a newer connection of the same peer")
         self._live = set()
         super().attach(connection, control, early)
+        if old is not None and old is not connection:
+            self._older = [
+                each for each in self._older if each is not connection and not each.closed
+            ]
+            self._older.append(old)
+            while len(self._older) > MAX_OLDER:
+                self._older.pop(0).close("replaced by newer connections of the same peer")
         self.say_offer(self._targets.ports)
 
     def open(self, stream: Stream, number: int, port: int, reply: bytes, rest: bytes) -> None:

@@ -110,6 +110,10 @@ class Gate:
             connection.node.spawn(self._authenticate(connection, muxed, reply))
             return True
         session = self._by_connection.get(connection)
+        moved = session is not None and session.connection is not connection
+        if moved and kind in (wire.OPEN_KIND, wire.RESUME_KIND):
+            stream.reset()  # sent before the session moved on; it is said again there
+            return True
         try:
             if kind == wire.OPEN_KIND and session is not None:
                 if len(data) < wire.OPEN.size:
@@ -139,8 +143,7 @@ class Gate:
         self, connection: Connection, stream: MuxedStream, reply: bytes
     ) -> None:
         loop = asyncio.get_running_loop()
-        host = connection.remote_addr.host
-        source = host[1] if host is not None else str(connection.peer_id)
+        source = connection.route.source
         if not self._allowed(connection):
             await stream.reset(authenticate.RESET_NOT_ALLOWED)
             self._on_reject(connection, "the peer is not on the --allow list")
@@ -214,8 +217,9 @@ class Gate:
         if previous is not None and previous is not session:
             connection.close("a second session on one connection")
             return
-        self._by_connection[connection] = session
-        connection.on_close.append(lambda _: self._left(connection))
+        if previous is None:
+            self._by_connection[connection] = session
+            connection.on_close.append(lambda _: self._left(connection))
         session.attach(connection, control, early)
         connection.link.flush()
         self._on_attached(session, connection, resumed)

@@ -7,8 +7,9 @@ The session owns the tunnel's streams by number, their acknowledgements and the 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from pt.errors import RemoteProtocolError
@@ -20,6 +21,7 @@ from pt.tunnel.core import messages as wire
 from pt.tunnel.core.messages import Code, Control
 from pt.tunnel.core.replay import Ledger
 from pt.tunnel.v2 import BinderPump, TunnelPump
+from pt.wire.multiaddr import Multiaddr, MultiaddrError
 from pt.yamux.stream import Stream
 
 if TYPE_CHECKING:
@@ -72,11 +74,19 @@ class TunnelSession:
         self._reader = wire.ControlReader()
         self._dirty: list[TunnelPump] = []
         self._ack_timer: asyncio.TimerHandle | None = None
+        self._known: set[Connection] = set()  # connections that will tell us their end
+        self.on_addresses: Callable[[tuple[Multiaddr, ...]], None] | None = None
+        """Told where the peer says that it can be dialed."""
 
     # --- connections ---------------------------------------------------------------------------
 
     def attach(self, connection: Connection, control: Stream, early: bytes) -> None:
-        """Use `connection`; `control` is its control stream, `early` what was read of it."""
+        """Use `connection`; `control` is its control stream, `early` what was read of it.
+
+        A connection in use until now is let go and stays open: whoever knows whether it is still
+        good for anything closes it.
+        """
+        self._let_go()  # first, or a session without connections would be given up
         self.connection = connection
         link = connection.link
         link.session.limits.streams = MAX_STREAMS + 64
@@ -84,26 +94,39 @@ class TunnelSession:
         self._control = control
         self._reader = wire.ControlReader()
         control.handler = self
-        connection.on_close.append(lambda reason: self._lost(connection, reason))
+        if connection not in self._known:
+            self._known.add(connection)
+            connection.on_close.append(lambda reason: self._lost(connection, reason))
         if early:
             self._control_data(early)
 
     def _lost(self, connection: Connection, reason: str) -> None:
+        self._known.discard(connection)
         if self.connection is connection:
             self._let_go()
             if not self.ended:
                 self._on_detached(reason)
 
     def _let_go(self) -> None:
-        """Forget the path.  The muxer tells only streams that it still knows: not those that ended
-        both ways and wait for an acknowledgement, or for their local socket.
-        """  # noqa: D205
-        self.connection = None
-        self._control = None
+        """Forget the path, and end our streams on it if it still is one.
+
+        The muxer of a lost one tells only streams that it still knows: not those that ended both
+        ways and wait for an acknowledgement, or for their local socket.
+        """
+        connection, self.connection = self.connection, None
+        control, self._control = self._control, None
+        if control is not None:
+            control.handler = None
+            control.reset()
         self.ledger_waiters.clear()
         for pump in list(self.pumps.values()):
-            if pump.stream is not None:
+            stream = pump.stream
+            if stream is not None:
                 pump.stream_lost(None)
+                stream.handler = None
+                stream.reset()
+        if connection is not None:
+            connection.link.flush()
 
     def end(self, reason: str) -> None:
         """Reset every connection that is left and forget the session."""
@@ -167,6 +190,12 @@ class TunnelSession:
         """Tell the binder which ports there are."""
         self._send(wire.ports(ports))
 
+    def say_addresses(self, addresses: Sequence[Multiaddr]) -> None:
+        """Tell the peer where it may dial us."""
+        self._send(wire.addresses(address.encode() for address in addresses))
+        if self.connection is not None:
+            self.connection.link.flush()
+
     def say_bye(self, reason: str) -> None:
         """Tell the peer that we are about to end."""
         if self.connection is not None:
@@ -197,6 +226,8 @@ class TunnelSession:
             self._wake_ledger()
         elif kind == Control.BYE:
             self.bye = body.decode(errors="replace")
+        elif kind == Control.ADDRESSES and self.on_addresses is not None:
+            self.on_addresses(tuple(_multiaddrs(wire.read_addresses(body))))
 
     def _wake_ledger(self) -> None:
         waiters = self.ledger_waiters
@@ -226,6 +257,13 @@ class TunnelSession:
         """The peer broke the session: drop the connection, not the streams."""
         if self.connection is not None:
             self.loop.call_soon(self.connection.close, reason)
+
+
+def _multiaddrs(encoded: Sequence[bytes]) -> Iterator[Multiaddr]:
+    """Those that can be read."""
+    for raw in encoded:
+        with contextlib.suppress(MultiaddrError):
+            yield Multiaddr.decode(raw)
 
 
 class BinderSession(TunnelSession):

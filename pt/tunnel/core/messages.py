@@ -26,9 +26,13 @@ Control messages, on the stream that began with SESSION or ATTACH:
     LIVE_END                                 and all others are over
     OFFER     (port u16)*                    the exposer's ports, first of all messages
     BYE       reason, UTF-8                  the sender is about to end
+    ADDRESSES (u16 length | multiaddr)*      where the sender can be dialed, said while a relay
+                                             carries the session; the exposer dials the binder's
 
-Only the binder opens streams.  It counts their numbers up and never uses one for two streams; an
-OPEN that a lost path swallowed is said again, with its number, when RESUME was answered UNKNOWN.
+A session moves to another connection by ATTACH there; what still comes on the one before is
+ignored.  Only the binder opens streams.  It counts their numbers up and never uses one for two
+streams; an OPEN that a lost path swallowed is said again, with its number, when RESUME was answered
+UNKNOWN.
 """
 
 from __future__ import annotations
@@ -45,6 +49,7 @@ __all__ = [
     "ATTACH",
     "ATTACH_ANSWER",
     "ATTACH_KIND",
+    "MAX_ADDRESSES",
     "MAX_CONTROL",
     "MAX_REASON",
     "OPEN",
@@ -58,11 +63,13 @@ __all__ = [
     "Control",
     "ControlReader",
     "acks",
+    "addresses",
     "control",
     "encode_answer",
     "ids",
     "ports",
     "read_acks",
+    "read_addresses",
     "read_ids",
     "read_ports",
 ]
@@ -82,10 +89,13 @@ ATTACH_ANSWER: Final = struct.Struct(">B32s")
 ANSWER: Final = struct.Struct(">BBQ")
 _ACK: Final = struct.Struct(">IQ")
 _HEAD: Final = struct.Struct(">HB")
+_LENGTH: Final = struct.Struct(">H")
 
 MAX_REASON: Final = 200
 MAX_CONTROL: Final = 16 * 1024
 """Longest control message, bytes; longer lists are split."""
+MAX_ADDRESSES: Final = 16
+"""Addresses told and taken at a time."""
 
 
 class Code(IntEnum):
@@ -113,6 +123,7 @@ class Control(IntEnum):
     LIVE_END = 3
     OFFER = 4
     BYE = 5
+    ADDRESSES = 6
 
 
 def encode_answer(code: Code, received: int, reason: str = "") -> bytes:
@@ -139,6 +150,27 @@ def ids(kind: Control, streams: Iterable[int]) -> Iterator[bytes]:
 def ports(offered: Iterable[int]) -> bytes:
     """The OFFER message."""
     return control(Control.OFFER, b"".join(struct.pack(">H", port) for port in offered))
+
+
+def addresses(found: Iterable[bytes]) -> bytes:
+    """The ADDRESSES message, of encoded multiaddrs."""
+    items = [_LENGTH.pack(len(raw)) + raw for raw in list(found)[:MAX_ADDRESSES]]
+    return control(Control.ADDRESSES, b"".join(items))
+
+
+def read_addresses(body: bytes) -> list[bytes]:
+    """Encoded multiaddrs of an ADDRESSES' body; more than MAX_ADDRESSES are left out."""
+    found, pos = [], 0
+    while pos < len(body) and len(found) < MAX_ADDRESSES:
+        if len(body) - pos < _LENGTH.size:
+            raise RemoteProtocolError("an ADDRESSES message is cut off")
+        (length,) = _LENGTH.unpack_from(body, pos)
+        pos += _LENGTH.size
+        if len(body) - pos < length:
+            raise RemoteProtocolError("an ADDRESSES message is cut off")
+        found.append(body[pos : pos + length])
+        pos += length
+    return found
 
 
 def _split(kind: Control, items: list[bytes]) -> Iterator[bytes]:

@@ -36,7 +36,7 @@ def test_layout(packed: bytes, expected: str) -> None:
 
 def test_wire_codes_never_change() -> None:
     assert [code.value for code in Code] == list(range(10))
-    assert [kind.value for kind in Control] == [1, 2, 3, 4, 5]
+    assert [kind.value for kind in Control] == [1, 2, 3, 4, 5, 6]
     assert (wire.SESSION_KIND, wire.OPEN_KIND, wire.RESUME_KIND, wire.ATTACH_KIND) == (0, 1, 2, 3)
 
 
@@ -119,3 +119,16 @@ def test_the_longest_message_passes() -> None:
     assert list(ControlReader().receive_data(wire.control(Control.BYE, body))) == [
         (Control.BYE, body)
     ]
+
+
+@given(st.lists(st.binary(max_size=300), max_size=24))
+def test_addresses_come_back_and_are_few(raws: list[bytes]) -> None:
+    ((kind, body),) = ControlReader().receive_data(wire.addresses(raws))
+    assert kind == Control.ADDRESSES
+    assert wire.read_addresses(body) == raws[: wire.MAX_ADDRESSES]
+
+
+@pytest.mark.parametrize("body", [b"\x00", b"\x00\x05abcd", b"\x00\x01a\x00"])
+def test_cut_addresses_are_an_error(body: bytes) -> None:
+    with pytest.raises(RemoteProtocolError, match="cut off"):
+        wire.read_addresses(body)
