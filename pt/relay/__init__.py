@@ -1,0 +1,3 @@
+"""Circuit relay v2 and our additions to it, without I/O; the asyncio shell is `pt.relay.aio`."""
+
+from __future__ import annotations
