@@ -91,6 +91,8 @@ async def expose(
     allow: Iterable[str | PeerId] = (),
     listen: str | Multiaddr | Sequence[str | Multiaddr] = (),
     announce: str | Multiaddr | Sequence[str | Multiaddr] = (),
+    relay: str | Multiaddr | Sequence[str | Multiaddr] = (),
+    relay_secret: str | None = None,
     lan: bool = True,
     open_protocol: bool = False,
     home: str | Path | None = None,
@@ -99,8 +101,8 @@ async def expose(
     """Offer `port` of `host` (or several, or `Service`s) under `name` while the block runs.
 
     The block begins when others can really reach it, and its end closes all connections. Without a
-    name a strong one is made: `Exposed.name`. `allow` narrows it to these peers, `listen` and
-    `announce` are multiaddrs, `lan` is mDNS, `home` the state directory (None: the user's own).
+    name a strong one is made: `Exposed.name`. `allow` narrows it to these peers, `listen`,
+    `announce` and `relay` are multiaddrs, `relay_secret` is the relays' operator's, `lan` is mDNS, `home` the state directory (None: the user's own).
     `open_protocol` speaks with the Go program, without any authentication. `on_event` gets
     `pt.tunnel.events`, on the loop; it must neither block nor raise.
 
@@ -123,6 +125,8 @@ async def expose(
         listen=_addresses(listen),
         lan=lan,
         announce=_addresses(announce),
+        relays=_addresses(relay),
+        relay_secret=relay_secret,
     )
     exposer = Exposer(config, StateDir(home), on_event)
     try:
@@ -184,6 +188,7 @@ async def connect(
     name: str,
     *,
     peer: str | Multiaddr | Sequence[str | Multiaddr] = (),
+    relay: str | Multiaddr | Sequence[str | Multiaddr] = (),
     pin: str | PeerId | None = None,
     lan: bool = True,
     open_protocol: bool = False,
@@ -193,7 +198,7 @@ async def connect(
 ) -> Tunnel:
     """Find `name`, prove that we know it, and return the tunnel to it.
 
-    `peer` are addresses to try besides the look-up, `pin` the only identity to accept, `timeout`
+    `peer` are addresses to try besides the look-up, `relay` relays to try to reach it through, `pin` the only identity to accept, `timeout`
     the seconds to find it in (None: keep looking), `home` the state directory (None: the user's
     own). `open_protocol` speaks with the Go program, without any authentication. `on_event` gets
     `pt.tunnel.events`, on the loop; it must neither block nor raise.
@@ -209,6 +214,7 @@ async def connect(
     config = BindConfig(
         name=name,
         peers=_addresses(peer),
+        relays=_addresses(relay),
         pin=None if pin is None else _peer(pin),
         lan=lan,
         open=open_protocol,

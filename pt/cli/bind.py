@@ -10,10 +10,12 @@ from pt.cli.options import (
     STDIO,
     add_common,
     add_identity,
+    add_relay,
     configure_logging,
     parse_forward,
     peers_from,
     read_name,
+    relays_from,
     state_from,
 )
 from pt.cli.render import Renderer
@@ -57,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="try this address of the other side, as its READY lines print it (env PT_PEER)",
     )
+    add_relay(group)
     group.add_argument(
         "--pin", metavar="PEERID", help="accept only this peer, whoever else knows the name"
     )
@@ -98,6 +101,7 @@ def config_from(args: argparse.Namespace) -> BindConfig:
         stdio=bool(stdio),
         stdio_port=stdio[0] if stdio else 0,
         peers=peers_from(args.peer),
+        relays=relays_from(args.relay),
         pin=PeerId.parse(args.pin) if args.pin else None,
         open=args.open,
         lan=not args.no_lan,

@@ -25,11 +25,14 @@ __all__ = [
     "STDIO",
     "add_common",
     "add_identity",
+    "add_relay",
     "configure_logging",
     "parse_forward",
     "parse_service",
     "peers_from",
     "read_name",
+    "relay_secret_from",
+    "relays_from",
     "state_from",
     "wants_json",
 ]
@@ -212,6 +215,49 @@ def peers_from(
     if not texts:
         texts = env.get("PT_PEER", "").replace(",", " ").split()
     return tuple(Multiaddr.parse(text) for text in texts)
+
+
+def add_relay(parser: argparse._ArgumentGroup) -> None:
+    """Declare how relays are given."""
+    parser.add_argument(
+        "--relay",
+        metavar="MULTIADDR",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="be reached, or reach the other side, through this relay, as pt relay prints it "
+        "(env PT_RELAY)",
+    )
+
+
+def relays_from(
+    texts: list[str] | None, environ: Mapping[str, str] | None = None
+) -> tuple[Multiaddr, ...]:
+    """Return the relays given with --relay, or else those in PT_RELAY (blanks or commas between).
+
+    Raises:
+        UsageError: one is not a multiaddr.
+
+    """
+    env = os.environ if environ is None else environ
+    if not texts:
+        texts = env.get("PT_RELAY", "").replace(",", " ").split()
+    return tuple(Multiaddr.parse(text) for text in texts)
+
+
+def relay_secret_from(path: str | None, environ: Mapping[str, str] | None = None) -> str | None:
+    """Return the relay's secret: of a file, or of the environment; None if none is given.
+
+    Raises:
+        UsageError: it is empty, or its file cannot be read.
+
+    """
+    env = os.environ if environ is None else environ
+    if path:
+        return _name_from_file(path, "--relay-secret-file")
+    if env.get("PT_RELAY_SECRET_FILE"):
+        return _name_from_file(env["PT_RELAY_SECRET_FILE"], "PT_RELAY_SECRET_FILE")
+    return env.get("PT_RELAY_SECRET") or None
 
 
 def state_from(args: argparse.Namespace) -> StateDir:

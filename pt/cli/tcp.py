@@ -10,9 +10,12 @@ from pt.cli.notify import Notifier
 from pt.cli.options import (
     add_common,
     add_identity,
+    add_relay,
     configure_logging,
     parse_service,
     read_name,
+    relay_secret_from,
+    relays_from,
     state_from,
 )
 from pt.cli.render import Renderer
@@ -68,6 +71,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="publish these addresses too, e.g. of a port forwarded by the router",
     )
+    add_relay(group)
+    group.add_argument(
+        "--relay-secret-file",
+        metavar="FILE",
+        help="the relay operator's secret is the first line of FILE (env PT_RELAY_SECRET_FILE, "
+        "PT_RELAY_SECRET)",
+    )
     add_common(parser)
 
 
@@ -86,6 +96,9 @@ def config_from(args: argparse.Namespace) -> ExposeConfig:
         if args.open:
             raise UsageError("--open needs the name both ends agreed on: give --id NAME")
         name = generate_name(secrets.token_bytes(GENERATE_BYTES))
+    relays = relays_from(args.relay)
+    if args.relay_secret_file and not relays:
+        raise UsageError("--relay-secret-file without a relay: give --relay MULTIADDR, too")
     return ExposeConfig(
         name=name,
         services=services,
@@ -94,6 +107,8 @@ def config_from(args: argparse.Namespace) -> ExposeConfig:
         listen=tuple(Multiaddr.parse(text) for text in args.listen),
         lan=not args.no_lan,
         announce=tuple(Multiaddr.parse(text) for text in args.announce),
+        relays=relays,
+        relay_secret=relay_secret_from(args.relay_secret_file) if relays else None,
     )
 
 

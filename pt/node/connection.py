@@ -56,6 +56,7 @@ class Connection:
         self.route = route
         self.local_addr = local_addr
         self.initiator = initiator
+        self.since = asyncio.get_running_loop().time()
         self.link: Link  # set by the node before anything runs
         self.closed = False
         self.close_reason = ""

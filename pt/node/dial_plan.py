@@ -34,9 +34,14 @@ class Attempt:
 
 
 def plan(
-    addresses: Iterable[Multiaddr], transports: frozenset[str] = frozenset()
+    addresses: Iterable[Multiaddr],
+    transports: frozenset[str] = frozenset(),
+    relay_after: float | None = None,
 ) -> tuple[Attempt, ...]:
-    """Order the addresses of TCP and of `transports`; others and repeated ones are left out."""
+    """Order the addresses of TCP and of `transports`; others and repeated ones are left out.
+
+    `relay_after` is when the first relay is tried at the latest, in seconds.
+    """
     direct: list[Multiaddr] = []
     relayed: list[Multiaddr] = []
     for address in addresses:
@@ -57,7 +62,7 @@ def plan(
         for address in _interleave(group):
             attempts.append(Attempt(round(delay, 3), address))
             delay += stagger
-    delay = min(delay, RELAY_AFTER) if attempts else 0.0
+    delay = min(delay, RELAY_AFTER if relay_after is None else relay_after)
     for address in relayed:
         attempts.append(Attempt(round(delay, 3), address))
         delay += PUBLIC_STAGGER

@@ -317,8 +317,11 @@ class Node:
         expected: PeerId | None = None,
         security: Sequence[str] = (SECURITY,),
         timeout: float = 15.0,
+        relay_after: float | None = None,
     ) -> Connection:
         """Dial the addresses of one peer, Happy Eyeballs style; the first finished upgrade wins.
+
+        Relays are tried `relay_after` seconds after the first direct address (None: a moment).
 
         `expected` defaults to the `/p2p/` part of the addresses.  Offer `PT_SECURITY` first only
         to a peer that is probably a `pt`: a stranger costs one more round trip.
@@ -336,7 +339,7 @@ class Node:
             for raw in ids:
                 assert raw is not None
                 expected = PeerId(raw)
-        attempts = plan(await resolve(given), frozenset(self.dialers))
+        attempts = plan(await resolve(given), frozenset(self.dialers), relay_after)
         if not attempts:
             raise ConnectError(
                 f"none of {len(given)} addresses can be dialed: only /ip4, /ip6 and /dns with /tcp "

@@ -3,7 +3,7 @@
 A limited circuit is renewed before it is used up, and renewing it all the time would be abuse of
 somebody's free relay.  So what we send over one is spread over at least `SPREAD` seconds: short
 messages pass at once, bulk goes at the rate that follows.  For the usual 128 KiB that is some
-8 KiB a second in each direction.
+7 KiB a second in each direction.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 
 __all__ = ["FRAME", "SPREAD", "Pace"]
 
-SPREAD: Final = 10.0
+SPREAD: Final = 12.0
 """Seconds over which one circuit's bytes are spread."""
 FRAME: Final = 2048
 """Bytes a frame on a limited connection, so that the pace is felt in small steps."""

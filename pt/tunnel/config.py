@@ -25,6 +25,7 @@ __all__ = [
 
 MAX_SERVICES: Final = 64
 """A record lists every port; more of them would outgrow one mDNS datagram."""
+MAX_RELAYS: Final = 8
 MAX_PORT: Final = 65535
 
 
@@ -45,6 +46,17 @@ def _checked_name(name: str | None, *, is_open: bool) -> str | None:
 def _check_port(port: int, what: str, *, lowest: int) -> None:
     if not lowest <= port <= MAX_PORT:
         raise UsageError(f"{what} {port} is not a port: give a number from {lowest} to {MAX_PORT}")
+
+
+def _check_relays(relays: tuple[Multiaddr, ...]) -> None:
+    for relay in relays:
+        if relay.peer_id_bytes is None or relay.transport not in ("tcp", "ws", "wss"):
+            raise UsageError(
+                f"{relay} is not a relay's address: give one like "
+                "/ip4/192.0.2.1/tcp/4001/p2p/12D3…, as pt relay prints it"
+            )
+    if len(relays) > MAX_RELAYS:
+        raise UsageError(f"more than {MAX_RELAYS} relays: two or three are enough")
 
 
 class Service(Facts):
@@ -83,6 +95,10 @@ class ExposeConfig(Facts):
     """Announce on the local network by mDNS."""
     announce: tuple[Multiaddr, ...] = ()
     """Addresses to publish besides those of the interfaces (a forwarded port, say)."""
+    relays: tuple[Multiaddr, ...] = ()
+    """Relays to be reached through, each ending in its /p2p/ID."""
+    relay_secret: str | None = None
+    """The secret of the relays' operator, who then sets no limits, as a rule."""
 
     def _check(self) -> None:
         self.__dict__["name"] = _checked_name(self.name, is_open=self.open)
@@ -94,6 +110,9 @@ class ExposeConfig(Facts):
         for port in ports:
             if ports.count(port) > 1:
                 raise UsageError(f"port {port} is given twice: binders could not tell them apart")
+        _check_relays(self.relays)
+        if self.relay_secret is not None and not self.relays:
+            raise UsageError("a relay's secret without a relay: give --relay MULTIADDR, too")
         if not self.listen:
             self.__dict__["listen"] = default_listen()
 
@@ -122,6 +141,8 @@ class BindConfig(Facts):
     stdio_port: int = 0
     peers: tuple[Multiaddr, ...] = ()
     """Addresses to try besides (with `lan` unset: instead of) the look-up."""
+    relays: tuple[Multiaddr, ...] = ()
+    """Relays to try besides those that the exposer names, each ending in its /p2p/ID."""
     pin: PeerId | None = None
     open: bool = False
     lan: bool = True
@@ -133,6 +154,7 @@ class BindConfig(Facts):
     def _check(self) -> None:
         self.__dict__["name"] = _checked_name(self.name, is_open=self.open)
         _check_port(self.stdio_port, "the remote port", lowest=0)
+        _check_relays(self.relays)
         taken = [(fwd.host, fwd.local_port) for fwd in self.forwards if fwd.local_port]
         for host, port in taken:
             if taken.count((host, port)) > 1:

@@ -6,39 +6,33 @@ import asyncio
 import contextlib
 import secrets
 import shlex
-import socket
-import time
 from collections.abc import Callable
 from typing import Final
 
 from pt.aio.hangup import HangupWatch
-from pt.aio.tcp import ip_family
-from pt.errors import LocalProtocolError, NetworkError, PtError, StateError, UsageError
+from pt.errors import LocalProtocolError, NetworkError, PtError, UsageError
 from pt.identity.keys import PrivateKey
 from pt.identity.peer_id import PeerId
-from pt.node.bridge import StreamBridge
 from pt.node.connection import Connection
 from pt.node.node import Node
-from pt.node.standard import push_all
+from pt.node.relays import RelayNews, Relays
 from pt.node.state import StateDir
-from pt.noise.handshake import Suite
-from pt.rendezvous.lan import LanPublisher
-from pt.rendezvous.mdns import instance_name
+from pt.relay.raw import secret_key
 from pt.rendezvous.name import NameKeys, estimate_strength, generate_name
-from pt.rendezvous.record import Record, seal
 from pt.trace import NO_TRACE, Tracer
 from pt.tunnel import events
 from pt.tunnel.config import ExposeConfig
 from pt.tunnel.core.messages import PROTOCOL, PROTOCOL_V1, Code
-from pt.tunnel.exposer_session import ExposerSession, TargetDial, failure
+from pt.tunnel.exposer_session import ExposerSession
 from pt.tunnel.gate import Gate
 from pt.tunnel.naming import keys_of
+from pt.tunnel.open_exposer import OpenService
+from pt.tunnel.publication import Publication
+from pt.tunnel.reversal import Reversal
 from pt.tunnel.settings import congestion, security
 from pt.tunnel.targets import Targets
-from pt.tunnel.v1 import EXPOSER_HOLD, RawPump
 from pt.tunnel.v2 import ExposerPump, TunnelPump
 from pt.wire.multiaddr import Multiaddr
-from pt.yamux.stream import Stream
 
 __all__ = ["Exposer"]
 
@@ -46,12 +40,11 @@ RESUME_FOR: Final = 300.0
 """Seconds a session without a path keeps its connections."""
 IDLE_FOR: Final = 30.0
 """Seconds a session without path and connections is kept."""
-RECORD_LIFE: Final = 3600
-REFRESH: Final = 20.0
-"""Seconds between looks at our own addresses; a change is published at once."""
-MAX_OPEN_STREAMS: Final = 4096
-"""Connections of the open (unauthenticated) protocol at a time."""
 PROBE_TIMEOUT: Final = 5.0
+RELAY_TIMEOUT: Final = 10.0
+"""Seconds that READY waits for the first reservation at the relays that were given."""
+RELAYS_TOLD: Final = 2
+"""Relayed addresses in the command for the other machine."""
 OPEN_STRENGTH: Final = "open: anyone who guesses the name can connect or impersonate you"
 
 
@@ -83,10 +76,10 @@ class Exposer:
         self._hangups: HangupWatch | None = None
         self._keys: NameKeys
         self._gate: Gate | None = None
-        self._publisher: LanPublisher | None = None
-        self._published: tuple[Multiaddr, ...] = ()
-        self._refresher: asyncio.Task[None] | None = None
-        self._raw: set[StreamBridge] = set()
+        self._publication: Publication | None = None
+        self._open: OpenService | None = None
+        self._relays: Relays | None = None
+        self._reversal: Reversal | None = None
         self._timers: dict[bytes, asyncio.TimerHandle] = {}
         self._lost_at: dict[bytes, float] = {}
         self._idle = asyncio.Event()
@@ -128,8 +121,11 @@ class Exposer:
         parts = ["pt bind", *forwards, f"--id {shlex.quote(self.name)}"]
         if self.config.open:
             parts.append("--open")
-        if not self.config.lan and self.addresses:
-            parts.append(f"--peer {self.addresses[0]}")
+        direct = [each for each in self.addresses if not each.is_circuit]
+        relayed = [each for each in self.addresses if each.is_circuit]
+        if not self.config.lan and direct:
+            parts.append(f"--peer {direct[0]}")
+        parts += [f"--peer {each}" for each in relayed[:RELAYS_TOLD]]
         return " ".join(parts)
 
     # --- life ----------------------------------------------------------------------------------
@@ -156,6 +152,16 @@ class Exposer:
         )
         self._node.announce = self.config.announce
         strength = self._serve()  # before anybody can ask for it
+        self._reversal = Reversal(self._node, security())
+        if self.config.open:
+            self._node.on_identified.append(self._reversal.met)
+        secret = self.config.relay_secret
+        self._relays = Relays(
+            self._node,
+            given=self.config.relays,
+            secret_key=None if secret is None else secret_key(secret),
+            on_news=self._on_relay,
+        )
         await self._node.start()
         try:
             await self._open_doors(identity, strength)
@@ -166,7 +172,15 @@ class Exposer:
     def _serve(self) -> str:
         """Offer the tunnel's protocol; how well the name protects it."""
         if self.config.open:
-            self._node.handle_raw(PROTOCOL_V1, self._accept_raw)
+            self._open = OpenService(
+                self._targets,
+                allow=self.config.allow,
+                hangups=self._watch,
+                emit=self._emit,
+                on_reject=self._rejected,
+                on_idle=self._check_idle,
+            )
+            self._node.handle_raw(PROTOCOL_V1, self._open.accept)
             return OPEN_STRENGTH
         self._gate = Gate(
             psk=self._keys.membership,
@@ -175,7 +189,7 @@ class Exposer:
             on_reject=self._rejected,
             on_attached=self._attached,
         )
-        self._node.handle_raw(PROTOCOL, self._gate.accept)
+        self._node.handle_raw(PROTOCOL, self._gate.accept, limited=True)
         return str(estimate_strength(self.name))
 
     async def _open_doors(self, identity: PrivateKey, strength: str) -> None:
@@ -192,30 +206,40 @@ class Exposer:
                         "are refused until it does"
                     )
                 )
-        await self._probe()
-        if self.config.lan:
-            await self._publish(identity)
-        self._refresher = asyncio.get_running_loop().create_task(self._refresh(identity))
+        assert self._relays is not None
+        self._relays.start()
+        await self._probe(self._node.addresses)
+        self._publication = Publication(
+            self._node,
+            self._keys,
+            identity,
+            self._state,
+            ports=self._targets.ports,
+            lan=self.config.lan,
+            emit=self._emit,
+        )
+        await self._publication.start()
+        if self.config.relays and await self._relays.wait_first(RELAY_TIMEOUT):
+            await self._probe_relayed(self._relays.addresses)
         self._emit(
             events.Ready(
                 peer_id=self.peer_id, addresses=self.addresses, bind_command=self.bind_command
             )
         )
 
-    async def _probe(self) -> None:
+    async def _probe(self, addresses: tuple[Multiaddr, ...]) -> None:
         """Dial ourselves: READY is only said of a listener that answers as us.
 
         Raises:
             NetworkError: it does not.
 
         """
-        if not self._node.addresses:
+        direct = tuple(each for each in addresses if not each.is_circuit)
+        if not direct:
             raise NetworkError("no network interface has an address: connect this machine first")
         prober = Node(identity=PrivateKey.generate(secrets.token_bytes(32)))
         try:
-            connection = await prober.connect(
-                self._node.addresses, expected=self.peer_id, timeout=PROBE_TIMEOUT
-            )
+            connection = await prober.connect(direct, expected=self.peer_id, timeout=PROBE_TIMEOUT)
             connection.close()
         except PtError as error:
             raise NetworkError(
@@ -224,56 +248,48 @@ class Exposer:
         finally:
             await prober.close()
 
-    async def _publish(self, identity: PrivateKey) -> None:
-        started = time.monotonic()
-        addresses = self._node.addresses
+    async def _probe_relayed(self, addresses: tuple[Multiaddr, ...]) -> None:
+        """Dial ourselves through a relay, as a stranger would."""
+        from pt.node.circuits import Circuits  # noqa: PLC0415
+
+        prober = Node(identity=PrivateKey.generate(secrets.token_bytes(32)))
+        circuits = Circuits(prober)
         try:
-            sealed = self._sealed(identity, addresses)
-            port = next((a.tcp_port for a in addresses if a.tcp_port), 0)
-            publisher = LanPublisher(
-                instance_name(secrets.token_bytes(32)), self.addresses, sealed, port
+            connection = await prober.connect(
+                addresses, expected=self.peer_id, timeout=RELAY_TIMEOUT
             )
-            await publisher.start()
-        except (NetworkError, StateError) as error:
-            self._emit(events.Published(medium="lan", ok=False, detail=str(error)))
+            connection.close()
+        except PtError as error:
+            self._emit(
+                events.Warned(
+                    message=f"the relay holds a reservation, and lets nobody through: {error}"
+                )
+            )
+        finally:
+            await prober.close()
+            circuits.close()
+
+    def _on_relay(self, news: RelayNews) -> None:
+        """A reservation stands, or is lost."""
+        if news.held:
+            limit = ""
+            if news.limit is not None:
+                limit = f" ({news.limit.data // 1024} KiB and {news.limit.duration} s a circuit)"
+            detail = f"{news.addresses[0]}{limit}" if news.addresses else str(news.relay)
+        elif news.given:
+            detail = f"{news.relay}: {news.detail}"
+        else:
             return
-        self._publisher = publisher
-        self._published = addresses
         self._emit(
-            events.Published(medium="lan", ok=True, seconds=round(time.monotonic() - started, 3))
+            events.Published(
+                medium="relay", ok=news.held, detail=detail, seconds=round(news.seconds, 3)
+            )
         )
-
-    def _sealed(self, identity: PrivateKey, addresses: tuple[Multiaddr, ...]) -> bytes:
-        now = time.time()
-        record = Record(
-            peer_id=self.peer_id,
-            addresses=addresses,
-            seq=self._state.next_seq(now),
-            expires=int(now) + RECORD_LIFE,
-            services=self._targets.ports[:32],
-        )
-        return seal(record, self._keys, identity, secrets.token_bytes(12))
-
-    async def _refresh(self, identity: PrivateKey) -> None:
-        """Publish again when our addresses change, and before the record expires."""
-        age = 0.0
-        while True:
-            await asyncio.sleep(REFRESH)
-            age += REFRESH
-            addresses = self._node.addresses
-            publisher = self._publisher
-            if publisher is None and self.config.lan and addresses:
-                await self._publish(identity)
-            elif publisher is not None and (addresses != self._published or age > RECORD_LIFE / 3):
-                age = 0.0
-                changed = addresses != self._published
-                self._published = addresses
-                try:
-                    await publisher.update(self.addresses, self._sealed(identity, addresses))
-                    if changed:
-                        await push_all(self._node)
-                except (PtError, OSError, TimeoutError) as error:
-                    self._emit(events.Published(medium="lan", ok=False, detail=str(error)))
+        if self._publication is not None:
+            self._publication.changed()
+        if self._gate is not None:
+            for session in self._gate.sessions.values():
+                session.say_addresses(self._node.addresses)
 
     async def wait(self) -> None:
         """Wait until `close` is called."""
@@ -283,9 +299,10 @@ class Exposer:
     async def drain(self, seconds: float) -> None:
         """Take no new connections, tell binders, and wait for the open ones, at most `seconds`."""
         self._draining = True
-        if self._publisher is not None:
-            await self._publisher.close()
-            self._publisher = None
+        if self._publication is not None:
+            await self._publication.withdraw()
+        if self._open is not None:
+            self._open.closing = True
         if self._gate is not None:
             for session in list(self._gate.sessions.values()):
                 session.closing = True
@@ -302,15 +319,17 @@ class Exposer:
         self._closed = True
         for timer in self._timers.values():
             timer.cancel()
-        if self._refresher is not None:
-            self._refresher.cancel()
         if self._gate is not None:
             for session in list(self._gate.sessions.values()):
                 session.end("the exposer stopped")
-        for pump in list(self._raw):
-            pump.refuse("the exposer stopped")
-        if self._publisher is not None:
-            await self._publisher.close()
+        if self._open is not None:
+            self._open.close("the exposer stopped")
+        if self._publication is not None:
+            await self._publication.withdraw()
+        if self._reversal is not None:
+            await self._reversal.close()
+        if self._relays is not None:
+            await self._relays.close()
         if self._running is not None:
             await self._running.close()
         if self._hangups is not None:
@@ -321,7 +340,8 @@ class Exposer:
 
     def _check_idle(self) -> None:
         sessions = self._gate.sessions.values() if self._gate is not None else ()
-        if self._draining and not self._raw and not any(session.pumps for session in sessions):
+        raw = self._open is not None and self._open.carries
+        if self._draining and not raw and not any(session.pumps for session in sessions):
             self._idle.set()
 
     # --- sessions ------------------------------------------------------------------------------
@@ -354,7 +374,15 @@ class Exposer:
             on_refuse=refused,
         )
         session.closing = self._draining
+        session.on_addresses = lambda addresses: self._invited(session, addresses)
         return session
+
+    def _invited(self, session: ExposerSession, addresses: tuple[Multiaddr, ...]) -> None:
+        """The binder came through a relay and says where it can be dialed."""
+        connection = session.connection
+        if connection is not None and connection.relay is not None and self._reversal is not None:
+            near = connection.remote_addr.is_loopback
+            self._reversal.invited(session.remote, addresses, near=near)
 
     def _forgot(self, pump: TunnelPump, reason: str) -> None:
         if pump.connected:
@@ -378,14 +406,15 @@ class Exposer:
         self._emit(
             events.Connected(
                 peer_id=session.remote,
-                path="direct/tcp",
+                path=connection.path,
                 address=connection.remote_addr,
                 rtt=connection.rtt,
                 suite=connection.suite.name,
             )
         )
-        if resumed:
-            lost_at = self._lost_at.pop(session.id, loop.time())
+        session.say_addresses(self._node.addresses)
+        if resumed and session.id in self._lost_at:
+            lost_at = self._lost_at.pop(session.id)
             self._emit(
                 events.Resumed(
                     peer_id=session.remote,
@@ -424,70 +453,3 @@ class Exposer:
                 peer_id=connection.peer_id, address=connection.remote_addr, reason=reason
             )
         )
-
-    # --- the open protocol -----------------------------------------------------------------------
-
-    def _accept_raw(
-        self, connection: Connection, stream: Stream, reply: bytes, data: bytes
-    ) -> None:
-        """A stream of protocol 1 is one connection to the first service."""
-        found = self._targets.find(0)
-        allowed = not self.config.allow or connection.peer_id in self.config.allow
-        if not allowed or self._draining or found is None or len(self._raw) >= MAX_OPEN_STREAMS:
-            stream.reset()
-            self._rejected(connection, "not allowed, or too many connections")
-            return
-        connection.link.send_small(stream, reply)
-        loop = asyncio.get_running_loop()
-        try:
-            sock = socket.socket(ip_family(found[0]), socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        except OSError as error:
-            stream.reset()
-            self._rejected(connection, failure(error.errno or 0)[1])
-            return
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        port = self._targets.ports[0]
-        hold = None if connection.suite is Suite.AESGCM else EXPOSER_HOLD
-        pump = RawPump(sock, loop, self._watch, hold=hold, on_done=self._raw_done)
-        pump.connected = False
-        pump.attach(connection.link, stream)
-        self._raw.add(pump)
-
-        def connected(result: int) -> None:
-            if pump.closed:
-                return
-            if result:
-                code, reason = failure(result)
-                self._targets.failed(port)
-                self._emit(
-                    events.StreamRefused(
-                        stream=stream.id, port=port, code=code.name.lower(), reason=reason
-                    )
-                )
-                pump.refuse(reason)
-            else:
-                self._emit(
-                    events.StreamOpened(stream=stream.id, peer_id=connection.peer_id, port=port)
-                )
-                pump.target_connected()
-
-        dial = TargetDial(loop, sock, found, connected)
-        if not pump.connected:
-            pump.give_up_dial = dial.cancel
-        if data and not pump.closed:
-            stream.consumed -= len(data)
-            pump.data_received(memoryview(data))
-
-    def _raw_done(self, pump: StreamBridge, reason: str) -> None:
-        self._raw.discard(pump)
-        if pump.connected:
-            self._emit(
-                events.StreamClosed(
-                    stream=0,
-                    sent=pump.bytes_in,
-                    received=pump.bytes_out,
-                    seconds=round(asyncio.get_running_loop().time() - pump.started, 3),
-                    reason=reason,
-                )
-            )
-        self._check_idle()

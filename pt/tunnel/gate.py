@@ -112,7 +112,7 @@ class Gate:
         session = self._by_connection.get(connection)
         moved = session is not None and session.connection is not connection
         if moved and kind in (wire.OPEN_KIND, wire.RESUME_KIND):
-            stream.reset()  # sent before the session moved on; it is said again there
+            stream.handler = None  # said before the binder knew that we moved on: it says it again
             return True
         try:
             if kind == wire.OPEN_KIND and session is not None:

@@ -130,11 +130,15 @@ def _grouped(peers: tuple[Multiaddr, ...]) -> Iterator[Candidate]:
     """
     by_peer: dict[PeerId | None, list[Multiaddr]] = {}
     for address in peers:
-        if address.is_circuit or (not address.is_plain_tcp and not str(address).startswith("/dns")):
+        if not address.transport:
             raise UsageError(
                 f"cannot dial {address}: give an address like /ip4/192.0.2.1/tcp/4001/p2p/12D3…"
             )
         raw = address.peer_id_bytes
+        if address.is_circuit and raw is None:
+            raise UsageError(
+                f"{address} does not say who to reach through the relay: add its /p2p/12D3…"
+            )
         by_peer.setdefault(None if raw is None else PeerId(raw), []).append(address)
     for peer_id, addresses in by_peer.items():
         if peer_id is None:

@@ -12,7 +12,6 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from pt.aio import tcp
 from pt.errors import (
     ClosedError,
     CryptoFailure,
@@ -26,18 +25,21 @@ from pt.node.state import StateDir
 from pt.trace import Tracer
 from pt.tunnel import events
 from pt.tunnel.config import BindConfig
-from pt.tunnel.core.messages import PROTOCOL_V1, Code
+from pt.tunnel.core.messages import Code
 
 if TYPE_CHECKING:
     from pt.aio.hangup import HangupWatch
     from pt.identity.peer_id import PeerId
-    from pt.node.bridge import StreamBridge
+    from pt.node.circuits import Circuits
     from pt.node.connection import Connection
     from pt.node.node import Node
     from pt.rendezvous.name import NameKeys
     from pt.tunnel.lookup import Candidate, Lookup
+    from pt.tunnel.open_binder import OpenTunnel
+    from pt.tunnel.paths import Paths
     from pt.tunnel.session import BinderSession
     from pt.tunnel.v2 import BinderPump, TunnelPump
+    from pt.wire.multiaddr import Multiaddr
 
 __all__ = ["Reach"]
 
@@ -80,8 +82,9 @@ class Reach:
         self._on_up = on_up
         self._on_idle = on_idle
         self._session: BinderSession | None = None
-        self._open_connection: Connection | None = None
-        self._raw: set[StreamBridge] = set()
+        self._paths: Paths | None = None
+        self._open: OpenTunnel | None = None
+        self._circuits: Circuits | None = None
         self._path_lost = asyncio.Event()
         self._node: Node | None = None
         self._lookup: Lookup | None = None
@@ -97,15 +100,15 @@ class Reach:
     @property
     def carries(self) -> bool:
         """Whether any connection is open."""
-        return bool(self._raw) or self._alive
+        return (self._open is not None and self._open.carries) or self._alive
 
     def open(self, sock: socket.socket, port: int) -> bool:
         """Forward a local connection; False while there is no exposer to forward it to."""
         session = self._session
         if session is not None and not session.ended:
             session.open(sock, port)
-        elif self._open_connection is not None and self._open_connection.link.session.can_open:
-            self._open_raw(sock, self._open_connection)
+        elif self._open is not None and self._open.can_open:
+            self._open.open(sock)
         else:
             return False
         return True
@@ -115,13 +118,15 @@ class Reach:
         session = self._session
         if session is not None and session.connection is not None:
             session.connection.link.flush()
-        elif self._open_connection is not None:
-            self._open_connection.link.flush()
+        elif self._open is not None:
+            self._open.connection.link.flush()
 
     def drop(self) -> bool:
         """Cut the path as a broken network would; whether there was one."""
         session = self._session
-        connection = session.connection if session is not None else self._open_connection
+        connection = session.connection if session is not None else None
+        if self._open is not None:
+            connection = self._open.connection
         if connection is None:
             return False
         connection.link.lose("cut on purpose", abort=True)
@@ -133,12 +138,16 @@ class Reach:
         if self._session is not None:
             self._session.say_bye("the binder stopped")
             self._session.end("the binder stopped")
-        for pump in list(self._raw):
-            pump.refuse("the binder stopped")
+        if self._open is not None:
+            self._open.close("the binder stopped")
+        if self._paths is not None:
+            await self._paths.close()
         if self._lookup is not None:
             await self._lookup.close()
         if self._node is not None:
             await self._node.close()
+        if self._circuits is not None:
+            self._circuits.close()
 
     # --- finding and keeping the exposer -------------------------------------------------------
 
@@ -202,7 +211,8 @@ class Reach:
 
     async def _prepare(self) -> None:
         """Load what the search and the session need, while the ports already listen."""
-        from pt.node.node import Node  # noqa: PLC0415  # listening does not wait for it
+        from pt.node.circuits import Circuits  # noqa: PLC0415  # listening does not wait for it
+        from pt.node.node import Node  # noqa: PLC0415
         from pt.tunnel.lookup import Lookup  # noqa: PLC0415
         from pt.tunnel.naming import keys_of  # noqa: PLC0415
         from pt.tunnel.settings import congestion, security  # noqa: PLC0415
@@ -211,6 +221,7 @@ class Reach:
         node = Node(identity=self._state.identity(), congestion=congestion(), tracer=self._tracer)
         await node.start()
         self._node = node
+        self._circuits = Circuits(node)
         self._emit(events.Started(peer_id=node.peer_id, name=self.config.name))
         self._lookup = Lookup(self.config.peers, self._found)
         media = [*(["peer"] if self.config.peers else []), *(["lan"] if self.config.lan else [])]
@@ -246,6 +257,8 @@ class Reach:
     async def _connect_once(self) -> None:
         """Reach one candidate and stand a session, or raise why not."""
         assert self._lookup is not None
+        if await self._rescue():
+            return
         wanted = self._wanted()
         candidates = self._lookup.candidates(wanted)
         if self._last is not None and self._last not in candidates:
@@ -289,14 +302,38 @@ class Reach:
             "--id NAME"
         )
 
+    async def _rescue(self) -> bool:
+        """Go on over the standby of a session that lost its path, if there is one."""
+        session, paths = self._session, self._paths
+        if session is None or paths is None or session.ended:
+            return False
+        if session.connection is not None:  # the exposer came back by itself
+            self._resumed(session)
+            return True
+        if not await paths.rescue():
+            return False
+        self._resumed(session)
+        return True
+
+    def _resumed(self, session: BinderSession) -> None:
+        lost_for = asyncio.get_running_loop().time() - self._lost_at
+        self._emit(
+            events.Resumed(
+                peer_id=session.remote, streams=len(session.pumps), seconds=round(lost_for, 3)
+            )
+        )
+        self._on_up()
+
     async def _use(self, candidate: Candidate, wanted: PeerId | None) -> None:
         assert self._node is not None
-        redial = self._session is not None or self._open_connection is not None
+        redial = self._session is not None or self._open is not None
+        addresses = self._addresses(candidate)
         connection = await self._node.connect(
-            candidate.addresses,
+            addresses,
             expected=candidate.peer_id,
             security=self._security,
             timeout=REDIAL_TIMEOUT if redial else DIAL_TIMEOUT,
+            relay_after=0.0 if redial else None,
         )
         try:
             if wanted is not None and connection.peer_id != wanted:
@@ -305,33 +342,33 @@ class Reach:
                 if self.config.open:
                     self._use_raw(connection)
                 else:
-                    await self._use_session(connection)
+                    await self._use_session(connection, addresses)
         except (PtError, TimeoutError, asyncio.CancelledError):
             connection.close("no session")
             raise
 
-    async def _use_session(self, connection: Connection) -> None:
+    def _addresses(self, candidate: Candidate) -> tuple[Multiaddr, ...]:
+        """All that is known of where the candidate is, through our own relays, too."""
+        found = dict.fromkeys(candidate.addresses)
+        paths = self._paths
+        if paths is not None and paths.session.remote == candidate.peer_id:
+            found = dict.fromkeys((*paths.addresses, *found))
+        if candidate.peer_id is not None:
+            for relay in self.config.relays:
+                found[relay.through_circuit()] = None
+        return tuple(found)
+
+    async def _use_session(self, connection: Connection, addresses: tuple[Multiaddr, ...]) -> None:
         from pt.multistream.negotiation import UnsupportedError  # noqa: PLC0415
         from pt.tunnel import authenticate  # noqa: PLC0415
+        from pt.tunnel.paths import Paths  # noqa: PLC0415
 
         assert self._keys is not None
-        loop = asyncio.get_running_loop()
-        old = self._session
-        if old is not None and not old.ended:
-            stream = await authenticate.ask_to_attach(connection, old.secret)
-            if stream is not None:
-                connection.check_open()
-                self._connected(connection)
-                count, lost_at = len(old.pumps), self._lost_at
-                old.attach(connection, stream.stream, stream.take_buffered())
-                self._emit(
-                    events.Resumed(
-                        peer_id=connection.peer_id,
-                        streams=count,
-                        seconds=round(loop.time() - lost_at, 3),
-                    )
-                )
-                self._on_up()
+        assert self._node is not None
+        old, paths = self._session, self._paths
+        if old is not None and paths is not None and not old.ended:
+            if await paths.move(connection):
+                self._resumed(old)
                 return
             old.end("the exposer was restarted")
             self._session = None
@@ -346,9 +383,15 @@ class Reach:
         connection.check_open()
         self._remember(connection.peer_id)
         session = self._new_session(secret, connection.peer_id)
+        if paths is not None:
+            await paths.close()
         self._session = session
-        self._connected(connection)
+        self._paths = Paths(
+            self._node, session, addresses, security=self._security, emit=self._emit
+        )
+        self._paths.announce(connection)
         session.attach(connection, stream.stream, stream.take_buffered())
+        self._paths.settle(connection)
         self._announce_ready(connection.peer_id)
         self._on_up()
 
@@ -363,16 +406,34 @@ class Reach:
         else:
             self._emit(events.Pinned(peer_id=peer_id))
 
-    def _connected(self, connection: Connection) -> None:
+    def _use_raw(self, connection: Connection) -> None:
+        from pt.tunnel.open_binder import OpenTunnel  # noqa: PLC0415
+
+        self._open = OpenTunnel(
+            connection,
+            hangups=self._hangups,
+            emit=self._emit,
+            on_room=self._on_up,
+            on_idle=self._on_idle,
+            on_lost=self._raw_lost,
+        )
         self._emit(
             events.Connected(
                 peer_id=connection.peer_id,
-                path="direct/tcp",
+                path=connection.path,
                 address=connection.remote_addr,
                 rtt=connection.rtt,
                 suite=connection.suite.name,
             )
         )
+        self._announce_ready(connection.peer_id)
+        self._on_up()
+
+    def _raw_lost(self, reason: str) -> None:
+        tunnel, self._open = self._open, None
+        if tunnel is not None and not self._closed:
+            self._emit(events.Disconnected(peer_id=tunnel.connection.peer_id, reason=reason))
+            self._path_lost.set()
 
     def _announce_ready(self, peer_id: PeerId) -> None:
         if not self._was_up:
@@ -428,65 +489,6 @@ class Reach:
         self._emit(
             events.StreamClosed(
                 stream=pump.id,
-                sent=pump.bytes_in,
-                received=pump.bytes_out,
-                seconds=round(asyncio.get_running_loop().time() - pump.started, 3),
-                reason=reason,
-            )
-        )
-        self._on_idle()
-
-    # --- the open protocol -----------------------------------------------------------------------
-
-    def _use_raw(self, connection: Connection) -> None:
-        connection.check_open()
-        connection.on_close.append(self._raw_lost)
-
-        def acked() -> None:
-            connection.wake_openers()
-            self._on_up()
-
-        connection.link.session.on_acked = acked
-        self._open_connection = connection
-        self._connected(connection)
-        self._announce_ready(connection.peer_id)
-        self._on_up()
-
-    def _raw_lost(self, reason: str) -> None:
-        connection, self._open_connection = self._open_connection, None
-        if connection is not None and not self._closed:
-            self._emit(events.Disconnected(peer_id=connection.peer_id, reason=reason))
-            self._path_lost.set()
-
-    def _open_raw(self, sock: socket.socket, connection: Connection) -> None:
-        from pt.multistream.negotiation import accept_reply, lazy_open  # noqa: PLC0415
-        from pt.noise.handshake import Suite  # noqa: PLC0415
-        from pt.tunnel.v1 import BINDER_HOLD, RawPump  # noqa: PLC0415
-
-        try:
-            stream = connection.new_stream()
-        except PtError:
-            tcp.abort(sock)
-            return
-        hold = None if connection.suite is Suite.AESGCM else BINDER_HOLD
-        pump = RawPump(
-            sock,
-            asyncio.get_running_loop(),
-            self._hangups,
-            hold=hold,
-            skip=accept_reply(PROTOCOL_V1),
-            on_done=self._raw_done,
-        )
-        self._raw.add(pump)
-        pump.attach(connection.link, stream)
-        connection.link.send_small(stream, lazy_open(PROTOCOL_V1))
-        pump.pump()
-
-    def _raw_done(self, pump: StreamBridge, reason: str) -> None:
-        self._raw.discard(pump)
-        self._emit(
-            events.StreamClosed(
-                stream=0,
                 sent=pump.bytes_in,
                 received=pump.bytes_out,
                 seconds=round(asyncio.get_running_loop().time() - pump.started, 3),

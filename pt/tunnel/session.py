@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from pt.errors import RemoteProtocolError
 from pt.identity.peer_id import PeerId
@@ -46,6 +46,9 @@ _REPLY: Final = accept_reply(wire.PROTOCOL)
 
 class TunnelSession:
     """What both roles share.  `on_forget(pump, reason)` is told each connection's end."""
+
+    ends_streams: ClassVar[bool] = False
+    """Whether this role resets the streams of a connection that the session leaves."""
 
     def __init__(
         self,
@@ -108,23 +111,26 @@ class TunnelSession:
                 self._on_detached(reason)
 
     def _let_go(self) -> None:
-        """Forget the path, and end our streams on it if it still is one.
+        """Forget the path.  The muxer of a lost one tells only streams that it still knows: not
+        those that ended both ways and wait for an acknowledgement, or for their local socket.
 
-        The muxer of a lost one tells only streams that it still knows: not those that ended both
-        ways and wait for an acknowledgement, or for their local socket.
-        """
+        On one that is only left for another, the binder ends the streams: what the exposer said
+        there might arrive before its word on the new one.
+        """  # noqa: D205
         connection, self.connection = self.connection, None
         control, self._control = self._control, None
         if control is not None:
             control.handler = None
-            control.reset()
+            if self.ends_streams:
+                control.reset()
         self.ledger_waiters.clear()
         for pump in list(self.pumps.values()):
             stream = pump.stream
             if stream is not None:
                 pump.stream_lost(None)
                 stream.handler = None
-                stream.reset()
+                if self.ends_streams:
+                    stream.reset()
         if connection is not None:
             connection.link.flush()
 
@@ -271,6 +277,8 @@ class BinderSession(TunnelSession):
 
     `on_answer(pump, code, reason)` is told each OPEN's answer.
     """
+
+    ends_streams = True
 
     def __init__(
         self,

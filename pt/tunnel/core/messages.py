@@ -160,7 +160,8 @@ def addresses(found: Iterable[bytes]) -> bytes:
 
 def read_addresses(body: bytes) -> list[bytes]:
     """Encoded multiaddrs of an ADDRESSES' body; more than MAX_ADDRESSES are left out."""
-    found, pos = [], 0
+    found: list[bytes] = []
+    pos = 0
     while pos < len(body) and len(found) < MAX_ADDRESSES:
         if len(body) - pos < _LENGTH.size:
             raise RemoteProtocolError("an ADDRESSES message is cut off")

@@ -1,0 +1,109 @@
+"""The binder's side of the open protocol (version 1, the Go program's): raw streams.
+
+There is no session: what is open when the path is lost is reset.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pt.aio import tcp
+from pt.errors import LimitedError, PtError
+from pt.multistream.negotiation import accept_reply, lazy_open
+from pt.noise.handshake import Suite
+from pt.tunnel import events
+from pt.tunnel.core.messages import PROTOCOL_V1
+from pt.tunnel.v1 import BINDER_HOLD, RawPump
+
+if TYPE_CHECKING:
+    from pt.aio.hangup import HangupWatch
+    from pt.node.bridge import StreamBridge
+    from pt.node.connection import Connection
+
+__all__ = ["OpenTunnel"]
+
+
+class OpenTunnel:
+    """Raw streams over one connection; `on_room` is told when more can be opened."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        hangups: HangupWatch,
+        emit: Callable[[events.Event], None],
+        on_room: Callable[[], None],
+        on_idle: Callable[[], None],
+        on_lost: Callable[[str], None],
+    ) -> None:
+        if connection.limited:
+            raise LimitedError(
+                "the relay on the way limits connections, which the open protocol would not "
+                "survive: use one without limits (pt relay), or leave --open out on both sides"
+            )
+        connection.check_open()
+        self.connection = connection
+        self._hangups = hangups
+        self._emit = emit
+        self._on_idle = on_idle
+        self._pumps: set[StreamBridge] = set()
+
+        def acked() -> None:
+            connection.wake_openers()
+            on_room()
+
+        connection.on_close.append(on_lost)
+        connection.link.session.on_acked = acked
+
+    @property
+    def carries(self) -> bool:
+        """Whether any connection is open."""
+        return bool(self._pumps)
+
+    @property
+    def can_open(self) -> bool:
+        """Whether another one may be opened now."""
+        return self.connection.link.session.can_open
+
+    def open(self, sock: socket.socket) -> None:
+        """Forward a local connection."""
+        connection = self.connection
+        try:
+            stream = connection.new_stream()
+        except PtError:
+            tcp.abort(sock)
+            return
+        hold = None if connection.suite is Suite.AESGCM else BINDER_HOLD
+        pump = RawPump(
+            sock,
+            asyncio.get_running_loop(),
+            self._hangups,
+            hold=hold,
+            skip=accept_reply(PROTOCOL_V1),
+            on_done=self._done,
+        )
+        self._pumps.add(pump)
+        pump.attach(connection.link, stream)
+        connection.link.send_small(stream, lazy_open(PROTOCOL_V1))
+        pump.pump()
+
+    def close(self, reason: str) -> None:
+        """Reset what is open."""
+        for pump in list(self._pumps):
+            pump.refuse(reason)
+
+    def _done(self, pump: StreamBridge, reason: str) -> None:
+        self._pumps.discard(pump)
+        self._emit(
+            events.StreamClosed(
+                stream=0,
+                sent=pump.bytes_in,
+                received=pump.bytes_out,
+                seconds=round(asyncio.get_running_loop().time() - pump.started, 3),
+                reason=reason,
+            )
+        )
+        self._on_idle()

@@ -1,0 +1,393 @@
+"""Which connection a binder's session runs on, and what is kept ready beside it.
+
+Whatever opens first carries the session.  From a relay it moves to a direct connection as soon as
+one can be had: dialed by us, or by the exposer once it knows our addresses.  From then on the
+circuit waits as a standby, and takes over within a second when the direct path falls silent.  A
+circuit that its relay limits is replaced by another one before it is used up.
+
+Every move is made before the old path is broken: the session attaches to the new connection, open
+streams go on there at their offsets, then the old one is kept or closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine, Iterable
+from itertools import chain, repeat
+from typing import TYPE_CHECKING, Final
+
+from pt.errors import ClosedError, LocalPortError, PtError, UsageError
+from pt.tunnel import authenticate, events
+from pt.tunnel.config import default_listen
+from pt.tunnel.watch import PathWatch
+from pt.wire.multiaddr import Multiaddr
+
+if TYPE_CHECKING:
+    from pt.node.connection import Connection
+    from pt.node.node import Node
+    from pt.tunnel.session import BinderSession
+
+__all__ = ["Paths", "limit_warning"]
+
+UPGRADE_AFTER: Final = (0.0, 1.0, 3.0, 8.0, 20.0)
+"""Seconds between attempts to leave a relay; then every `UPGRADE_EVERY`, and at any news."""
+UPGRADE_EVERY: Final = 60.0
+DIRECT_TIMEOUT: Final = 5.0
+STANDBY_AFTER: Final = (0.5, 5.0, 20.0)
+STANDBY_EVERY: Final = 60.0
+CIRCUIT_TIMEOUT: Final = 15.0
+MOVE_TIMEOUT: Final = 10.0
+RESCUE_TIMEOUT: Final = 1.5
+RENEW_RETRY: Final = 2.0
+"""Seconds between two circuits through limited relays, at the least."""
+RENEW_TICK: Final = 0.2
+RENEW_AT: Final = 0.75
+"""Share of a limited circuit's bytes or seconds after which it is replaced."""
+MAX_KNOWN: Final = 32
+"""Addresses of the exposer that are remembered."""
+
+
+def limit_warning(connection: Connection) -> str:
+    """What the user should know of a limited path."""
+    limit, pace = connection.limit, connection.link.pace
+    assert limit is not None
+    allowed = [f"{limit.data / 1024:g} KiB"] if limit.data else []
+    allowed += [f"{limit.duration} s"] if limit.duration else []
+    slow = f"; bulk goes at about {pace.rate / 1024:.1f} KiB/s" if pace is not None else ""
+    return (
+        f"the path runs through somebody's relay, which allows {' and '.join(allowed) or 'little'} "
+        f"a circuit{slow}. For full speed run pt relay on a machine that both sides reach, and "
+        "give its address with --relay"
+    )
+
+
+class Paths:
+    """The paths of one session; `emit` is told each new one."""
+
+    def __init__(
+        self,
+        node: Node,
+        session: BinderSession,
+        known: Iterable[Multiaddr],
+        *,
+        security: tuple[str, ...],
+        emit: Callable[[events.Event], None],
+    ) -> None:
+        self.session = session
+        self._node = node
+        self._security = security
+        self._emit = emit
+        self._known: dict[Multiaddr, None] = {}
+        self._standby: Connection | None = None
+        self._lock = asyncio.Lock()
+        self._news = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._jobs: dict[str, asyncio.Task[None]] = {}
+        self._listening = False
+        self._warned = False
+        self._last_relay: object = None
+        self._watch = PathWatch(asyncio.get_running_loop(), session, lambda: self.alternative)
+        self.learn(known)
+        session.on_addresses = self.learn
+        node.on_connection.append(self._inbound)
+
+    async def close(self) -> None:
+        """Stop; the session and its connection are the caller's."""
+        self._watch.stop()
+        with contextlib.suppress(ValueError):
+            self._node.on_connection.remove(self._inbound)
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with contextlib.suppress(asyncio.CancelledError, PtError, OSError, TimeoutError):
+                await task
+
+    # --- what is known ---------------------------------------------------------------------------
+
+    def learn(self, addresses: Iterable[Multiaddr]) -> None:
+        """The exposer can (also) be dialed there."""
+        for address in addresses:
+            bare = address if address.is_circuit else address.without_peer()
+            if bare is None or bare in self._known or not bare.transport:
+                continue
+            if len(self._known) >= MAX_KNOWN:
+                self._known.pop(next(iter(self._known)))
+            self._known[bare] = None
+            self._news.set()
+
+    @property
+    def direct(self) -> list[Multiaddr]:
+        """Where the exposer may be reached directly."""
+        return [address for address in self._known if not address.is_circuit]
+
+    @property
+    def circuits(self) -> list[Multiaddr]:
+        """Its addresses through relays, the relay used last at the end."""
+        found = [address for address in self._known if address.is_circuit]
+        return sorted(found, key=lambda address: _relay_of(address) == self._last_relay)
+
+    @property
+    def addresses(self) -> tuple[Multiaddr, ...]:
+        """All of them, in the order in which a lost path is looked for."""
+        return (*self.direct, *self.circuits)
+
+    @property
+    def alternative(self) -> bool:
+        """Whether there is another way if this one is dead: only then it is given up early."""
+        connection = self.session.connection
+        if connection is None or connection.limited:
+            return False
+        if self._standby is not None and not self._standby.closed:
+            return True
+        relays = {_relay_of(address) for address in self._known if address.is_circuit}
+        own = None if connection.relay is None else connection.relay.raw
+        return bool(relays - {own})
+
+    # --- moving ----------------------------------------------------------------------------------
+
+    async def move(self, connection: Connection) -> bool:
+        """Go on over `connection`; False when the exposer knows the session no more.
+
+        Raises:
+            PtError: the connection broke, or the exposer did not prove the session.
+
+        """
+        async with self._lock:
+            session = self.session
+            if session.ended:
+                raise ClosedError("the session is over")
+            old = session.connection
+            try:
+                stream = await authenticate.ask_to_attach(connection, session.secret)
+                connection.check_open()
+            except BaseException:
+                if old is not None and old is not connection:
+                    self._start(self._reaffirm(old))
+                raise
+            if stream is None:
+                return False
+            old = session.connection
+            self.announce(connection)
+            session.attach(connection, stream.stream, stream.take_buffered())
+            self.settle(connection, old)
+            return True
+
+    async def _reaffirm(self, connection: Connection) -> None:
+        """A move failed, and the exposer may have made it: have it come back to the old path."""
+        if self.session.connection is not connection:
+            return
+        try:
+            async with asyncio.timeout(RESCUE_TIMEOUT):
+                if await self.move(connection):
+                    return
+            reason = "the exposer knows the session no more"
+        except (PtError, TimeoutError) as error:
+            reason = str(error) or "no answer in time"
+        connection.link.lose(reason)
+
+    def announce(self, connection: Connection) -> None:
+        """Tell that the session runs on `connection`."""
+        self._emit(
+            events.Connected(
+                peer_id=connection.peer_id,
+                path=connection.path,
+                address=connection.remote_addr,
+                rtt=connection.rtt,
+                suite=connection.suite.name,
+            )
+        )
+        if connection.limited and not self._warned:
+            self._warned = True
+            self._emit(events.Warned(message=limit_warning(connection)))
+
+    def settle(self, connection: Connection, old: Connection | None = None) -> None:
+        """The session runs on `connection` now: decide about `old`, and what to do next."""
+        if connection is self._standby:
+            self._standby = None
+        if connection.relay is not None:
+            self._last_relay = connection.relay.raw
+        if old is not None and old is not connection and not old.closed:
+            if connection.relay is None and old.relay is not None and not old.limited:
+                self._keep(old)
+            else:
+                old.close("the session goes on over another path")
+        for job in self._jobs.values():
+            if job is not asyncio.current_task():
+                job.cancel()
+        self._jobs.clear()
+        if connection.relay is not None:
+            self._job("upgrade", self._upgrade())
+        elif self._standby is None:
+            self._job("standby", self._make_standby())
+        if connection.limited:
+            self._job("renew", self._renew(connection))
+        self._watch.start()
+
+    async def rescue(self) -> bool:
+        """After the loss of the path: go on over the standby, if there is one that answers."""
+        standby, self._standby = self._standby, None
+        if standby is None or standby.closed:
+            return False
+        try:
+            async with asyncio.timeout(RESCUE_TIMEOUT):
+                return await self.move(standby)
+        except (PtError, TimeoutError) as error:
+            standby.close(f"the standby does not answer: {error}")
+            return False
+
+    def _job(self, name: str, coro: Coroutine[None, None, None]) -> None:
+        self._jobs[name] = self._start(coro)
+
+    def _start(self, coro: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(coro)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _keep(self, connection: Connection) -> None:
+        if self._standby is not None and self._standby is not connection:
+            self._standby.close("another standby is kept")
+        self._standby = connection
+        connection.on_close.append(lambda _: self._standby_lost(connection))
+
+    def _standby_lost(self, connection: Connection) -> None:
+        if self._standby is not connection:
+            return
+        self._standby = None
+        current = self.session.connection
+        if current is not None and current.relay is None and not self.session.ended:
+            self._job("standby", self._make_standby())
+
+    # --- from a relay to a direct path -----------------------------------------------------------
+
+    async def _upgrade(self) -> None:
+        """Try to leave the relay, now and then, for as long as the session runs over one."""
+        for pause in chain(UPGRADE_AFTER, repeat(UPGRADE_EVERY)):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._news.wait()
+            self._news.clear()
+            if not self._on_relay:
+                return
+            self._invite()
+            direct = self.direct
+            if not direct:
+                continue
+            try:
+                connection = await self._node.connect(
+                    direct,
+                    expected=self.session.remote,
+                    security=self._security,
+                    timeout=DIRECT_TIMEOUT,
+                )
+            except (PtError, OSError, TimeoutError):
+                continue
+            if await self._take(connection):
+                return
+
+    @property
+    def _on_relay(self) -> bool:
+        connection = self.session.connection
+        return connection is not None and connection.relay is not None
+
+    def _invite(self) -> None:
+        """Tell the exposer where we can be dialed: it may get out where we do not get in."""
+        if not self._listening:
+            self._listening = True
+            with contextlib.suppress(LocalPortError, UsageError):
+                self._node.listen(default_listen())
+        near = [each for each in self._node.addresses if not each.is_loopback]
+        connection = self.session.connection
+        if connection is not None and connection.remote_addr.is_loopback:
+            near = list(self._node.addresses)
+        if near:
+            self.session.say_addresses(near)
+
+    def _inbound(self, connection: Connection) -> None:
+        """A connection came in: it may be the exposer, who reached us directly."""
+        direct = not connection.initiator and connection.relay is None
+        if direct and connection.peer_id == self.session.remote and self._on_relay:
+            self._start(self._take_quietly(connection))
+
+    async def _take_quietly(self, connection: Connection) -> None:
+        await self._take(connection)
+
+    async def _take(self, connection: Connection) -> bool:
+        """Move to a direct connection, unless another one was faster."""
+        try:
+            if not self._on_relay:
+                raise ClosedError("another direct path is in use")
+            async with asyncio.timeout(MOVE_TIMEOUT):
+                if await self.move(connection):
+                    return True
+            raise ClosedError("the exposer knows the session no more")
+        except (PtError, TimeoutError) as error:
+            connection.close(str(error) or "no answer in time")
+            return False
+        except asyncio.CancelledError:
+            connection.close("given up")
+            raise
+
+    # --- standby and limited circuits ------------------------------------------------------------
+
+    async def _make_standby(self) -> None:
+        """Keep a circuit ready, if a relay without limits offers one."""
+        for pause in chain(STANDBY_AFTER, repeat(STANDBY_EVERY)):
+            await asyncio.sleep(pause)
+            circuits = self.circuits
+            if not circuits or self.session.connection is None:
+                continue
+            try:
+                connection = await self._circuit(circuits)
+            except (PtError, OSError, TimeoutError):
+                continue
+            if connection.limited:
+                connection.close("a limited circuit is of no use as a standby")
+                continue
+            self._keep(connection)
+            return
+
+    async def _circuit(self, circuits: list[Multiaddr]) -> Connection:
+        return await self._node.connect(
+            circuits,
+            expected=self.session.remote,
+            security=self._security,
+            timeout=CIRCUIT_TIMEOUT,
+        )
+
+    async def _renew(self, connection: Connection) -> None:
+        """Replace a limited circuit before its relay ends it."""
+        while not connection.closed:
+            await asyncio.sleep(RENEW_TICK)
+            if not _used_up(connection):
+                continue
+            try:
+                fresh = await self._circuit(self.circuits)
+                try:
+                    async with asyncio.timeout(MOVE_TIMEOUT):
+                        await self.move(fresh)
+                except BaseException:
+                    fresh.close("the session did not move")
+                    raise
+                return
+            except (PtError, OSError, TimeoutError):
+                await asyncio.sleep(RENEW_RETRY)
+
+
+def _used_up(connection: Connection) -> bool:
+    limit, pace = connection.limit, connection.link.pace
+    assert limit is not None
+    if limit.duration:
+        age = asyncio.get_running_loop().time() - connection.since
+        if age > min(limit.duration * RENEW_AT, max(limit.duration - 20, limit.duration * 0.5)):
+            return True
+    if limit.data and pace is not None:
+        received = limit.data - connection.link.bytes_in
+        return min(pace.left, received) < limit.data * (1 - RENEW_AT)
+    return False
+
+
+def _relay_of(address: Multiaddr) -> bytes | None:
+    return address.split_circuit()[0].peer_id_bytes

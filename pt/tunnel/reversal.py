@@ -1,0 +1,100 @@
+"""Connection reversal: who was reached through a relay dials back.
+
+A host behind a NAT gets out where others do not get in.  So when a binder came through a relay and
+can itself be dialed, a direct connection is a dial of ours away; the binder then moves to it.
+Source: libp2p specs `relay/DCUtR.md`, "unilateral connection upgrade".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from pt.errors import PtError
+from pt.wire.multiaddr import Multiaddr
+
+if TYPE_CHECKING:
+    from pt.identity.peer_id import PeerId
+    from pt.node.connection import Connection
+    from pt.node.node import Node
+
+__all__ = ["Reversal"]
+
+MAX_ADDRESSES: Final = 8
+"""Addresses of one peer that are dialed: it may list more to make us knock on strangers' doors."""
+DIAL_TIMEOUT: Final = 5.0
+EVERY: Final = 0.5
+"""Seconds between two tries for one peer, at the least."""
+UNUSED: Final = 20.0
+"""Seconds a connection that we made is kept for the peer to use it."""
+MAX_UNDER_WAY: Final = 32
+IDENTIFY_CHURN: Final = 8
+"""Streams that come and go although nobody uses a connection: identify, both ways."""
+
+
+class Reversal:
+    """Dials back, at most once at a time for each peer."""
+
+    def __init__(self, node: Node, security: tuple[str, ...]) -> None:
+        self._node = node
+        self._security = security
+        self._tasks: dict[PeerId, asyncio.Task[None]] = {}
+
+    async def close(self) -> None:
+        """Give up what is under way."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    def invited(self, peer: PeerId, addresses: Sequence[Multiaddr], *, near: bool) -> None:
+        """An authenticated peer says where it can be dialed; `near`: loopback makes sense."""
+        usable = [a for a in addresses if a.transport == "tcp" and (near or not a.is_loopback)]
+        self._begin(peer, usable[:MAX_ADDRESSES])
+
+    def met(self, connection: Connection) -> None:
+        """A stranger who came through a relay said who it is: only public addresses are dialed.
+
+        What the Go program needs on relays that limit circuits: it uses any direct connection that
+        there is, and makes none itself.
+        """
+        said = connection.identified
+        if connection.relay is None or connection.initiator or said is None:
+            return
+        wide = connection.remote_addr.is_public
+        usable = [
+            address
+            for address in said.listen_addresses
+            if address.transport == "tcp" and (address.is_public or not wide)
+        ]
+        self._begin(connection.peer_id, usable[:MAX_ADDRESSES])
+
+    def _begin(self, peer: PeerId, addresses: list[Multiaddr]) -> None:
+        direct = any(each.relay is None for each in self._node.connections_of(peer))
+        if not addresses or direct or peer in self._tasks or len(self._tasks) >= MAX_UNDER_WAY:
+            return
+        task = asyncio.get_running_loop().create_task(self._dial(peer, addresses))
+        self._tasks[peer] = task
+        task.add_done_callback(lambda _: self._tasks.pop(peer, None))
+
+    async def _dial(self, peer: PeerId, addresses: list[Multiaddr]) -> None:
+        try:
+            connection = await self._node.connect(
+                addresses, expected=peer, security=self._security, timeout=DIAL_TIMEOUT
+            )
+        except (PtError, OSError, TimeoutError):
+            await asyncio.sleep(EVERY)
+            return
+        before = connection.link.session.churn
+
+        def unused() -> None:
+            muxer = connection.link.session
+            idle = not muxer.streams and muxer.churn - before <= IDENTIFY_CHURN
+            if idle and not connection.closed:
+                connection.close("the peer does not use this connection")
+
+        asyncio.get_running_loop().call_later(UNUSED, unused)
