@@ -126,16 +126,19 @@ def secret_key(text: str) -> bytes:
     """The key that the operator's secret stands for.
 
     Raises:
-        UsageError: the secret has fewer than 16 characters.
+        UsageError: the secret has fewer than 16 characters, or is not text.
 
     """
     secret = unicodedata.normalize("NFC", text).strip()
     if len(secret) < MIN_SECRET:
         raise UsageError(
             f"a relay secret has at least {MIN_SECRET} characters, this one has {len(secret)}: "
-            "make one with pt key"
+            "take random ones, such as 24 random bytes in base64"
         )
-    return hmac.digest(_KEY_LABEL, secret.encode(), "sha256")
+    try:
+        return hmac.digest(_KEY_LABEL, secret.encode(), "sha256")
+    except UnicodeEncodeError as error:
+        raise UsageError("a relay secret is text in UTF-8: this one is not") from error
 
 
 def proof(key: bytes, *, client: PeerId, relay: PeerId, binding: bytes) -> bytes:
