@@ -102,7 +102,8 @@ async def expose(
 
     The block begins when others can really reach it, and its end closes all connections. Without a
     name a strong one is made: `Exposed.name`. `allow` narrows it to these peers, `listen`,
-    `announce` and `relay` are multiaddrs, `relay_secret` is the relays' operator's, `lan` is mDNS, `home` the state directory (None: the user's own).
+    `announce` and `relay` are multiaddrs, `relay_secret` is the relays' operator's, `lan` is mDNS,
+    `home` the state directory (None: the user's own).
     `open_protocol` speaks with the Go program, without any authentication. `on_event` gets
     `pt.tunnel.events`, on the loop; it must neither block nor raise.
 
@@ -198,10 +199,11 @@ async def connect(
 ) -> Tunnel:
     """Find `name`, prove that we know it, and return the tunnel to it.
 
-    `peer` are addresses to try besides the look-up, `relay` relays to try to reach it through, `pin` the only identity to accept, `timeout`
-    the seconds to find it in (None: keep looking), `home` the state directory (None: the user's
-    own). `open_protocol` speaks with the Go program, without any authentication. `on_event` gets
-    `pt.tunnel.events`, on the loop; it must neither block nor raise.
+    `peer` are addresses to try besides the look-up, `relay` relays to try to reach it through,
+    `pin` is the only identity to accept, `timeout` the seconds to find it in (None: keep looking),
+    `home` the state directory (None: the user's own). `open_protocol` speaks with the Go program,
+    without any authentication. `on_event` gets `pt.tunnel.events`, on the loop; it must neither
+    block nor raise.
 
     Raises:
         NotFoundError: nobody was found under the name in time.

@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 START = 1000.0
 TURN = 1e-7  # what a turn of the loop takes: time never stands still
+LONG = 0.05  # virtual seconds; before a longer jump the kernel gets a moment of its own,
+KERNEL = 0.001  # in real seconds: TCP on loopback has timers, too, when a reader is slow
 GRACE = 0.5  # real seconds for the kernel, when there is no timer to jump to
 
 
@@ -32,6 +34,8 @@ class _Selector(selectors.DefaultSelector):
             ready = super().select(GRACE)
             if not ready:
                 raise RuntimeError("nothing will ever happen again in this loop")
+            return ready
+        if timeout > LONG and (ready := super().select(KERNEL)):
             return ready
         self.now += timeout
         return []

@@ -25,8 +25,10 @@ from pt.noise.transport import Opener, Sealer
 from pt.tunnel import authenticate
 from pt.tunnel.config import Service
 from pt.tunnel.core import messages as wire
+from pt.tunnel.events import Event
 from pt.tunnel.exposer_session import ExposerSession
 from pt.tunnel.gate import Gate
+from pt.tunnel.paths import Paths
 from pt.tunnel.session import BinderSession
 from pt.tunnel.targets import Targets
 from pt.tunnel.v2 import TunnelPump
@@ -170,6 +172,7 @@ class Log:
     rejected: list[str] = field(default_factory=list)
     refused: list[tuple[int, int, str]] = field(default_factory=list)
     opened: list[int] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
 
 
 class World:
@@ -182,6 +185,7 @@ class World:
         self.binder, self.exposer = node(1), node(2)
         self.log = Log()
         self.session: BinderSession | None = None
+        self.moves: Paths
         self.gate: Gate
         self.paths: list[Path] = []
         self._next_path = next_path
@@ -213,6 +217,7 @@ class World:
         with contextlib.suppress(asyncio.CancelledError):
             await self._keeper
         if self.session is not None:
+            await self.moves.close()
             self.session.end("over")
         for session in self.gate.sessions.values():
             session.end("over")
@@ -249,14 +254,7 @@ class World:
         while True:
             self._lost.clear()
             path = self._next_path()
-            self.paths.append(path)
-            binding = os.urandom(32)
-            theirs = connection_on(
-                path.right, self.exposer, self.binder.peer_id, initiator=False, binding=binding
-            )
-            ours = connection_on(
-                path.left, self.binder, self.exposer.peer_id, initiator=True, binding=binding
-            )
+            ours, theirs = self.connect(path)
             try:
                 async with asyncio.timeout(5):
                     await self._use(ours)
@@ -267,14 +265,26 @@ class World:
                 await asyncio.sleep(0.1)
                 continue
             await self._lost.wait()
+            if self.session is not None and self.session.connection is not None:
+                continue  # lost, and found again by a move
             path.cut(path.mode)
             await asyncio.sleep(0.1)
 
+    def connect(self, path: Path) -> tuple[Connection, Connection]:
+        """One more connection between the two nodes: the binder's end and the exposer's."""
+        self.paths.append(path)
+        binding = os.urandom(32)
+        theirs = connection_on(
+            path.right, self.exposer, self.binder.peer_id, initiator=False, binding=binding
+        )
+        ours = connection_on(
+            path.left, self.binder, self.exposer.peer_id, initiator=True, binding=binding
+        )
+        return ours, theirs
+
     async def _use(self, connection: Connection) -> None:
         if self.session is not None:
-            stream = await authenticate.ask_to_attach(connection, self.session.secret)
-            assert stream is not None, "the exposer forgot the session"
-            self.session.attach(connection, stream.stream, stream.take_buffered())
+            assert await self.moves.move(connection), "the exposer forgot the session"
             return
         stream, secret = await authenticate.ask_session(connection, PSK)
         session = BinderSession(
@@ -288,6 +298,7 @@ class World:
         )
         session.attach(connection, stream.stream, stream.take_buffered())
         self.session = session
+        self.moves = Paths(self.binder, session, (), security=(), emit=self.log.events.append)
         self._up.set()
 
     def open(self, port: int = 80) -> tuple[socket.socket, TunnelPump]:

@@ -1,0 +1,113 @@
+"""Tunnelled connections whose session moves between living paths: nothing lost, nothing doubled."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pt.errors import PtError
+from pt.node.connection import Connection
+from pt.tunnel.core.messages import Code
+from tests.sim.loop import run
+from tests.sim.test_resume import TALKS, Talk, Target, client, payload
+from tests.sim.world import Path, World, lent
+
+Move = tuple[float, float, str]
+"""When after the one before (s), the new path's delay (s), and what becomes of the old one: `keep`
+(moved back to, perhaps), `cut` by the network, or `drop` by us."""
+
+
+async def moving(talks: list[Talk], moves: list[Move], first: float = 0.005) -> World:
+    """Run all talks while the session moves as told."""
+    before = lent()
+    target = Target(talks)
+    async with World(lambda: Path(first), target) as world:
+        mover = asyncio.create_task(_move(world, moves))
+        try:
+            async with asyncio.timeout(900):
+                heard = await asyncio.gather(
+                    *(client(world, number, talk) for number, talk in enumerate(talks))
+                )
+        except (OSError, TimeoutError) as error:
+            raise AssertionError(world.log) from error
+        await mover
+        for number, talk in enumerate(talks):
+            assert heard[number] == payload(number + 100, talk.down), (number, len(heard[number]))
+        await world.settled()
+        async with asyncio.timeout(900):
+            await target.all_heard.wait()
+        assert target.errors == []
+        for number, talk in enumerate(talks):
+            assert target.heard[number] == payload(number, talk.up), number
+        assert world.log.rejected == []
+        assert [code for _, code, _ in world.log.answers] == [Code.OK] * len(talks)
+        reasons = {reason for _, _, reason in world.log.forgotten}
+        assert reasons <= {""}, reasons
+    assert lent() == before
+    return world
+
+
+async def _move(world: World, moves: list[Move]) -> None:
+    spare: Connection | None = None
+    for pause, delay, fate in moves:
+        await asyncio.sleep(pause)
+        assert world.session is not None
+        old = world.session.connection
+        if spare is not None and not spare.closed and fate == "keep":
+            new = spare
+        else:
+            new, _ = world.connect(Path(delay))
+        path = world.paths[-1]
+        if fate == "cut":
+            path.budget = path.carried + 4000  # breaks in the middle of the move, or soon after
+        with contextlib.suppress(PtError, TimeoutError):
+            async with asyncio.timeout(3):
+                await world.moves.move(new)
+        spare = old if fate == "keep" and old is not new else None
+        if fate == "drop" and old is not None and world.session.connection is not old:
+            old.close("not needed any more")
+
+
+BOTH = [Talk(1_000_000, 1_000_000), Talk(400_000, 0), Talk(0, 400_000, reply_after=True)]
+
+
+@pytest.mark.parametrize("fate", ["keep", "cut", "drop"])
+@pytest.mark.parametrize(("first", "second"), [(0.001, 0.2), (0.2, 0.001), (0.01, 0.01)])
+def test_moves_in_the_middle_of_transfers(fate: str, first: float, second: float) -> None:
+    moves = [(0.3, second if n % 2 else first, fate) for n in range(12)]
+    run(moving(BOTH, moves, first))
+
+
+def test_a_slow_old_path_says_nothing_that_counts() -> None:
+    """What was under way on the old path arrives long after the session went on elsewhere."""
+    run(moving([*BOTH, Talk(70_000, 70_000, pause=0.1)], [(0.2, 0.001, "keep")] * 6, 0.5))
+
+
+def test_connections_are_opened_while_the_session_moves() -> None:
+    talks = [Talk(3000, 3000, delay=0.01 * n) for n in range(80)]
+    run(moving(talks, [(0.05, 0.02, "drop")] * 20, 0.1))
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+@given(
+    st.lists(TALKS, min_size=1, max_size=6),
+    st.lists(
+        st.tuples(
+            st.sampled_from([0.0, 0.01, 0.1, 0.7]),
+            st.sampled_from([0.0, 0.005, 0.1, 0.4]),
+            st.sampled_from(["keep", "cut", "drop"]),
+        ),
+        max_size=10,
+    ),
+    st.sampled_from([0.0, 0.005, 0.1]),
+)
+def test_moved_at_any_time(talks: list[Talk], moves: list[Move], first: float) -> None:
+    run(moving(talks, moves, first))
