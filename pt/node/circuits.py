@@ -25,9 +25,10 @@ from pt.node.link import KeepAlive
 from pt.node.node import Node
 from pt.node.route import Route
 from pt.node.upgrade import SECURITY
+from pt.node.ws import WebSocketDialer
 from pt.relay import aio as relay_aio
 from pt.relay import raw
-from pt.relay.messages import HOP, RAW_HOP, RAW_STOP, STOP, Limit, Status, StopMessage
+from pt.relay.messages import HOP, RAW_HOP, RAW_STOP, STOP, Limit, Status, StopMessage, StopType
 from pt.wire.multiaddr import Multiaddr
 from pt.yamux.aio import MuxedStream
 
@@ -62,12 +63,14 @@ class Circuits:
         self._dialing: dict[PeerId, asyncio.Task[Connection]] = {}
         self._uses: Counter[Connection] = Counter()
         self._handshakes: Counter[PeerId] = Counter()
+        self._websockets = WebSocketDialer(node)
         node.dialers["circuit"] = self.dial
         node.handle(STOP, self._on_stop)
         node.handle(RAW_STOP, self._on_raw_stop)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Give up what is being dialed; call after the node's own close."""
+        await self._websockets.aclose()
         for task in self._dialing.values():
             task.cancel()
         if self._hangups is not None:
@@ -258,7 +261,7 @@ class Circuits:
             message = await relay_aio.read_stop(stream)
         source = f"relay {relay.peer_id}"
         status = Status.OK
-        if message.type != relay_aio.StopType.CONNECT:
+        if message.type != StopType.CONNECT:
             status = Status.UNEXPECTED_MESSAGE
         elif message.peer is None:
             status = Status.MALFORMED_MESSAGE

@@ -108,7 +108,7 @@ class Relays:
         for task in tasks:
             with contextlib.suppress(asyncio.CancelledError, PtError, OSError, TimeoutError):
                 await task
-        self.circuits.close()
+        await self.circuits.close()
 
     def holds(self, relay: PeerId) -> bool:
         """Whether this relay holds a reservation of ours."""

@@ -267,7 +267,7 @@ class Exposer:
             )
         finally:
             await prober.close()
-            circuits.close()
+            await circuits.close()
 
     def _on_relay(self, news: RelayNews) -> None:
         """A reservation stands, or is lost."""

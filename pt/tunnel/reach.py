@@ -147,7 +147,7 @@ class Reach:
         if self._node is not None:
             await self._node.close()
         if self._circuits is not None:
-            self._circuits.close()
+            await self._circuits.close()
 
     # --- finding and keeping the exposer -------------------------------------------------------
 
