@@ -48,6 +48,8 @@ class PathWatch:
         self._seen = 0
         self._busy_until = 0.0
         self._patient_until = 0.0
+        self._asked = 0.0
+        self._close = False
 
     def start(self) -> None:
         """Watch the connection that the session uses now."""
@@ -55,6 +57,7 @@ class PathWatch:
         now = self._loop.time()
         self._busy_until = now + BUSY_FOR
         self._patient_until = now + GIVE_UP
+        self._close = False
         self._again(BUSY_TICK)
 
     def stop(self) -> None:
@@ -81,15 +84,19 @@ class PathWatch:
         if now - self._due > STALLED:
             self._patient_until = now + GIVE_UP
         if now >= self._busy_until or not self._alternative():
+            self._close = False
             self._again(IDLE_TICK)
             return
-        silent = now - link.last_rx
+        if not self._close or link.last_rx >= self._asked:
+            self._close = True
+            self._asked = now  # since when there was no answer, if there is none now
+        unanswered = now - self._asked
         rtt = min(link.session.rtt or 0.1, MAX_RTT)
-        if silent > GIVE_UP + 3 * rtt and now >= self._patient_until:
+        if unanswered > GIVE_UP + 3 * rtt and now >= self._patient_until:
             self._timer = None
-            link.lose(f"silent for {silent:.1f} s, and there is another path", abort=True)
+            link.lose(f"no answer for {unanswered:.1f} s, and there is another path", abort=True)
             return
-        if silent > ASK_AFTER:
+        if now - link.last_rx > ASK_AFTER:
             link.session.ping()
             link.flush()
         self._again(BUSY_TICK)
