@@ -1,0 +1,3 @@
+"""libp2p over WebSocket, without I/O; the asyncio shell is `pt.websocket.aio`."""
+
+from __future__ import annotations
