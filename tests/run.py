@@ -47,6 +47,8 @@ TOOLS = (
     Tool("psql", "postgresql-client", "PostgreSQL through the tunnel"),
     Tool("initdb", "postgresql", "PostgreSQL through the tunnel"),
     Tool("mount", "mount", "the full state directory"),
+    Tool("chromium", "chromium", "the relay's status page in a browser"),
+    Tool("chromedriver", "chromium-driver", "the relay's status page in a browser"),
 )
 TOOLCHAINS = (
     Tool("go", "golang", "interop with go-libp2p"),
