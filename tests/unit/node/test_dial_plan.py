@@ -69,3 +69,34 @@ def test_bounded_ordered_and_without_repetition(points: list[tuple[str, int]]) -
     assert set(chosen) <= set(addresses)
     assert not attempts or delays[0] == 0.0
     assert len(chosen) == min(MAX_ADDRESSES, len({a for a in addresses if a.tcp_port}))
+
+
+RELAY = f"/ip4/11.0.0.9/tcp/4001{PEER}/p2p-circuit"
+
+
+def test_relays_come_last_and_soon() -> None:
+    direct = [f"/ip4/11.0.0.{n}/tcp/1" for n in range(1, 7)]
+    attempts = plan(map(Multiaddr.parse, [RELAY, *direct]), frozenset({"circuit"}))
+    by_address = {str(attempt.address): attempt.delay for attempt in attempts}
+    assert by_address[RELAY] == 0.4
+    assert by_address[direct[0]] == 0.0
+    assert [attempt.delay for attempt in attempts] == sorted(by_address.values())
+
+
+def test_a_relay_alone_is_tried_at_once_and_others_a_moment_later() -> None:
+    other = RELAY.replace("11.0.0.9", "11.0.0.8")
+    attempts = plan(map(Multiaddr.parse, [RELAY, other]), frozenset({"circuit"}))
+    assert [(str(a.address), a.delay) for a in attempts] == [(RELAY, 0.0), (other, 0.25)]
+
+
+def test_how_long_direct_addresses_have_is_the_callers_choice() -> None:
+    given = map(Multiaddr.parse, ["/ip4/11.0.0.1/tcp/1", RELAY])
+    attempts = plan(given, frozenset({"circuit"}), 0.0)
+    assert [attempt.delay for attempt in attempts] == [0.0, 0.0]
+
+
+def test_transports_nobody_can_dial_are_left_out() -> None:
+    given = ["/ip4/11.0.0.1/tcp/80/ws", RELAY, "/ip4/11.0.0.1/tcp/1"]
+    assert [str(a.address) for a in plan(map(Multiaddr.parse, given))] == [given[2]]
+    taken = plan(map(Multiaddr.parse, given), frozenset({"ws"}))
+    assert {str(a.address) for a in taken} == {given[0], given[2]}

@@ -1,0 +1,120 @@
+"""A stream as a socket: every byte both ways, ends and resets as they come."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+
+from pt.aio.hangup import HangupWatch
+from pt.node.bridge import socket_on
+from pt.node.buffers import POOL
+from pt.yamux.aio import MuxedStream
+from tests.sim.loop import run
+from tests.unit.node.pair import joined
+
+DATA = bytes(range(256)) * 3000
+
+
+async def bridged(left, right) -> tuple[MuxedStream, socket.socket]:
+    """A stream of `left`, and the socket that carries its other end at `right`."""
+    got: asyncio.Future[socket.socket] = asyncio.get_running_loop().create_future()
+    watch = HangupWatch(asyncio.get_running_loop())
+
+    async def serve(stream: MuxedStream, connection: object) -> None:
+        got.set_result(socket_on(stream, right.link, watch))
+
+    right.node.handle("/bridge", serve)
+    right.on_close.append(lambda _: watch.close())
+    ours = await left.open_stream(("/bridge",))
+    await ours.write(b"early")
+    return ours, await got
+
+
+async def read_all(sock: socket.socket) -> bytes:
+    loop, got = asyncio.get_running_loop(), bytearray()
+    while data := await loop.sock_recv(sock, 50_000):
+        got += data
+    return bytes(got)
+
+
+def test_bytes_and_ends_pass_both_ways() -> None:
+    async def main() -> None:
+        lent = POOL.slots.lent
+        async with joined() as (left, right):
+            ours, sock = await bridged(left, right)
+            loop = asyncio.get_running_loop()
+
+            async def far() -> bytes:
+                await loop.sock_sendall(sock, DATA)
+                sock.shutdown(socket.SHUT_WR)
+                return await read_all(sock)
+
+            async def near() -> bytes:
+                await ours.write(DATA)
+                await ours.close_write()
+                return await ours.read_exactly(len(DATA)) + await ours.read(10)
+
+            heard, back = await asyncio.gather(far(), near())
+            assert heard == b"early" + DATA
+            assert back == DATA
+            sock.close()
+        assert POOL.slots.lent == lent
+
+    run(main())
+
+
+def test_a_reset_of_the_stream_ends_the_socket() -> None:
+    async def main() -> None:
+        async with joined() as (left, right):
+            ours, sock = await bridged(left, right)
+            assert await asyncio.get_running_loop().sock_recv(sock, 10) == b"early"
+            await ours.reset()
+            assert await asyncio.get_running_loop().sock_recv(sock, 10) == b""
+            sock.close()
+
+    run(main())
+
+
+def test_closing_the_socket_ends_the_stream() -> None:
+    async def main() -> None:
+        async with joined() as (left, right):
+            ours, sock = await bridged(left, right)
+            sock.close()
+            with pytest.raises(Exception, match=r"reset|ended"):
+                while await ours.read(10):
+                    pass
+                raise EOFError("ended")
+
+    run(main())
+
+
+def test_the_end_of_the_connection_ends_the_socket() -> None:
+    async def main() -> None:
+        async with joined() as (left, right):
+            _, sock = await bridged(left, right)
+            loop = asyncio.get_running_loop()
+            assert await loop.sock_recv(sock, 10) == b"early"
+            right.close("gone")
+            assert await loop.sock_recv(sock, 10) == b""
+            sock.close()
+
+    run(main())
+
+
+def test_a_reader_that_stands_still_holds_one_window_at_most() -> None:
+    async def main() -> None:
+        async with joined() as (left, right):
+            ours, sock = await bridged(left, right)
+            writing = asyncio.create_task(ours.write(bytes(8 << 20)))
+            await asyncio.sleep(5)
+            assert not writing.done()
+            (stream,) = right.link.session.streams.values()
+            bridge = stream.handler
+            held = sum(len(piece) for piece in bridge._backlog)
+            assert held <= stream.recv_window <= 1 << 20
+            writing.cancel()
+            sock.close()
+
+    run(main())
