@@ -102,6 +102,9 @@ def greet(node: Node, connection: Connection) -> None:
 
 
 async def _ask(connection: Connection) -> None:
+    if connection.identified is None and connection.limited:  # what it costs is scarce there
+        for other in connection.node.connections_of(connection.peer_id):
+            connection.identified = connection.identified or other.identified
     if connection.identified is None:
         await identify(connection)
 

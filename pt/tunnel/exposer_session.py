@@ -17,6 +17,7 @@ from pt.tunnel.core.messages import Code, Control
 from pt.tunnel.core.numbers import Numbers
 from pt.tunnel.session import MAX_STREAMS, TunnelSession
 from pt.tunnel.v2 import ExposerPump, TunnelPump
+from pt.tunnel.watch import PathWatch
 from pt.yamux.stream import Stream
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ class ExposerSession(TunnelSession):
         self._numbers = Numbers()
         self._live: set[int] = set()
         self._older: list[Connection] = []
+        self._watch = PathWatch(self.loop, self, lambda: self._spare is not None)
 
     def attach(self, connection: Connection, control: Stream, early: bytes) -> None:
         """Use `connection`; an older one is let go and may be used again, if the binder wants."""
@@ -135,7 +137,36 @@ class ExposerSession(TunnelSession):
             self._older.append(old)
             while len(self._older) > MAX_OLDER:
                 self._older.pop(0).close("replaced by newer connections of the same peer")
+        self._watch.start()
         self.say_offer(self._targets.ports)
+
+    @property
+    def _spare(self) -> Connection | None:
+        """A connection that the binder left and keeps."""
+        current = self.connection
+        if current is None or current.relay is not None:
+            return None
+        return next((each for each in self._older if not each.closed and not each.limited), None)
+
+    def _lost(self, connection: Connection, reason: str) -> None:
+        spare = self._spare if self.connection is connection else None
+        super()._lost(connection, reason)
+        if spare is not None and not self.ended:
+            self._say_lost(spare)
+
+    def _say_lost(self, spare: Connection) -> None:
+        """Tell the binder, who may see nothing but silence, and only when it speaks itself."""
+
+        async def say() -> None:
+            stream = await spare.open_stream((wire.PROTOCOL_LOST,))
+            await stream.close_write()
+
+        spare.node.spawn(say())
+
+    def end(self, reason: str) -> None:
+        """Reset every connection that is left and forget the session."""
+        self._watch.stop()
+        super().end(reason)
 
     def open(self, stream: Stream, number: int, port: int, reply: bytes, rest: bytes) -> None:
         """OPEN: connect to the target and answer.

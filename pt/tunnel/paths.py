@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 from pt.errors import ClosedError, LocalPortError, PtError, UsageError
 from pt.tunnel import authenticate, events
 from pt.tunnel.config import default_listen
+from pt.tunnel.core.messages import PROTOCOL_LOST
 from pt.tunnel.watch import PathWatch
 from pt.wire.multiaddr import Multiaddr
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pt.node.connection import Connection
     from pt.node.node import Node
     from pt.tunnel.session import BinderSession
+    from pt.yamux.aio import MuxedStream
 
 __all__ = ["Paths", "limit_warning"]
 
@@ -91,6 +93,15 @@ class Paths:
         self.learn(known)
         session.on_addresses = self.learn
         node.on_connection.append(self._inbound)
+        node.handle(PROTOCOL_LOST, self._told_lost)
+
+    async def _told_lost(self, stream: MuxedStream, connection: Connection) -> None:
+        """The exposer knows the path to be dead, and says so on another one."""
+        del stream
+        current = self.session.connection
+        if connection.peer_id != self.session.remote or current in (None, connection):
+            return
+        current.link.lose("the exposer lost this path", abort=True)
 
     async def close(self) -> None:
         """Stop; the session and its connection are the caller's."""

@@ -17,11 +17,14 @@ if TYPE_CHECKING:
 __all__ = ["PathWatch"]
 
 BUSY_TICK: Final = 0.1
-IDLE_TICK: Final = 1.0
+IDLE_TICK: Final = 0.25
+QUIET_TICK: Final = 1.0
+"""When no connection is open at all."""
 BUSY_FOR: Final = 10.0
 """Seconds after the last traffic for which the path is watched closely."""
 TRAFFIC: Final = 130
-"""Bytes within a tick that are more than keep-alive."""
+"""Bytes within a tick that are more than keep-alive; a single key stroke is less, and shows as a
+byte that waits for its acknowledgement."""
 ASK_AFTER: Final = 0.15
 """Seconds of silence after which a ping is sent at each tick."""
 GIVE_UP: Final = 0.65
@@ -78,14 +81,14 @@ class PathWatch:
         now = self._loop.time()
         link = connection.link
         seen = link.bytes_in + link.bytes_out
-        if not 0 <= seen - self._seen < TRAFFIC:
+        if not 0 <= seen - self._seen < TRAFFIC or self._session.ledger.held:
             self._busy_until = now + BUSY_FOR
         self._seen = seen
         if now - self._due > STALLED:
             self._patient_until = now + GIVE_UP
         if now >= self._busy_until or not self._alternative():
             self._close = False
-            self._again(IDLE_TICK)
+            self._again(IDLE_TICK if self._session.pumps else QUIET_TICK)
             return
         if not self._close or link.last_rx >= self._asked:
             self._close = True

@@ -29,6 +29,9 @@ Control messages, on the stream that began with SESSION or ATTACH:
     ADDRESSES (u16 length | multiaddr)*      where the sender can be dialed, said while a relay
                                              carries the session; the exposer dials the binder's
 
+A stream of `/peertunnel/2.0.0/lost`, on a connection that the session left and that still stands,
+carries nothing: by it the exposer says that the connection in use is dead.
+
 A session moves to another connection by ATTACH there; what still comes on the one before is
 ignored.  Only the binder opens streams.  It counts their numbers up and never uses one for two
 streams; an OPEN that a lost path swallowed is said again, with its number, when RESUME was answered
@@ -55,6 +58,7 @@ __all__ = [
     "OPEN",
     "OPEN_KIND",
     "PROTOCOL",
+    "PROTOCOL_LOST",
     "PROTOCOL_V1",
     "RESUME",
     "RESUME_KIND",
@@ -75,6 +79,7 @@ __all__ = [
 ]
 
 PROTOCOL: Final = "/peertunnel/2.0.0"
+PROTOCOL_LOST: Final = "/peertunnel/2.0.0/lost"
 PROTOCOL_V1: Final = "/peertunnel/1.0.0"
 
 SESSION_KIND: Final = 0
