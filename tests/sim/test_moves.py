@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from pt.errors import PtError
 from pt.node.connection import Connection
+from pt.node.route import Route
 from pt.tunnel.core.messages import Code
 from tests.sim.loop import run
 from tests.sim.test_resume import TALKS, Talk, Target, client, payload
-from tests.sim.world import Path, World, lent
+from tests.sim.world import LOCAL, Path, World, lent
 
 Move = tuple[float, float, str]
 """When after the one before (s), the new path's delay (s), and what becomes of the old one: `keep`
@@ -111,3 +112,42 @@ def test_connections_are_opened_while_the_session_moves() -> None:
 )
 def test_moved_at_any_time(talks: list[Talk], moves: list[Move], first: float) -> None:
     run(moving(talks, moves, first))
+
+
+def test_an_exposer_that_speaks_into_the_void_says_so_over_the_standby() -> None:
+    """The binder hears nothing and says nothing: only the exposer can know that it is dead."""
+
+    async def scenario() -> None:
+        said: asyncio.Event = asyncio.Event()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readexactly(1)
+            await said.wait()
+            writer.write(b"late news")
+            await writer.drain()
+            await reader.read()
+            writer.close()
+
+        loop = asyncio.get_running_loop()
+        async with World(lambda: Path(0.005), serve) as world:
+            application, _ = world.open()
+            await loop.sock_sendall(application, b"?")
+            await asyncio.sleep(1)
+            assert world.session is not None
+            assert world.session.connection is not None
+            world.session.connection.route = Route(
+                LOCAL, path="relay/raw", relay=world.binder.peer_id
+            )
+            direct, _ = world.connect(Path(0.005))
+            await world.moves.move(direct)
+            await asyncio.sleep(30)  # nobody says anything for long
+            world.paths[-1].cut("none")
+            said.set()
+            began = loop.time()
+            assert await loop.sock_recv(application, 100) == b"late news"
+            assert loop.time() - began < 1.6
+            assert direct.close_reason == "the exposer lost this path"
+            application.close()
+            await world.settled()
+
+    run(scenario())
