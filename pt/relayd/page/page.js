@@ -26,9 +26,20 @@ function bytes(n) {
 
 const rate = (n) => `${bytes(n)}/s`;
 
+// A limit is mostly a round number of KiB: 128 KiB rather than 131 kB.
+function limit(n) {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  let unit = 0;
+  while (n && n % 1024 === 0 && unit < units.length - 1) {
+    n /= 1024;
+    unit += 1;
+  }
+  return n < 10000 ? `${count(n)} ${units[unit]}` : bytes(n * 1024 ** unit);
+}
+
 function span(seconds) {
   const s = Math.max(0, Math.floor(seconds));
-  const parts = [[86400, "d"], [3600, "h"], [60, "m"], [1, "s"]];
+  const parts = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
   const first = parts.findIndex(([size]) => s >= size);
   if (first < 0) return "0 s";
   return parts
@@ -123,9 +134,9 @@ function showTiles(status) {
   write($("bytes-total"), bytes(sum(totals.bytes)));
   write($("circuits-total"), `in ${many(sum(totals.circuits), "circuit", "circuits")}`);
   write($("reservations-held"), count(held));
-  write($("reservations-total"), `${count(totals.reservations.made || 0)} since the start`);
+  write($("reservations-total"), `${count(totals.reservations.made || 0)} in all`);
   write($("connections"), count(status.connections));
-  write($("connections-total"), `${count(totals.connections)} since the start`);
+  write($("connections-total"), `${count(totals.connections)} in all`);
   write($("uptime"), span(status.uptime));
   write($("memory"), status.memory ? `${bytes(status.memory)} of memory` : "");
 }
@@ -165,14 +176,16 @@ function gradeCard(grade) {
     const bar = make("div", "bar");
     const label = make("div", "label");
     label.append(make("span", "", name), make("span", "used"));
-    const meter = document.createElement("meter");
-    meter.min = 0;
+    const meter = make("div", "track");
+    meter.setAttribute("role", "meter");
     meter.setAttribute("aria-label", `${name} of ${card.firstChild.textContent.toLowerCase()}`);
+    meter.setAttribute("aria-valuemin", "0");
+    meter.append(make("div"));
     bar.append(label, meter);
     card.append(bar);
   }
   const list = document.createElement("dl");
-  for (const name of ["A circuit lasts", "and carries each way", "Bandwidth"]) {
+  for (const name of ["Time of a circuit", "Bytes each way", "Bandwidth of all"]) {
     list.append(make("dt", "", name), make("dd"));
   }
   card.append(list);
@@ -196,18 +209,19 @@ function showGrades(grades) {
       [grade.circuits, grade.circuits_limit],
     ];
     card.querySelectorAll(".bar").forEach((bar, j) => {
-      const [used, limit] = uses[j];
-      const meter = bar.querySelector("meter");
-      write(bar.querySelector(".used"), grade.served ? `${count(used)} of ${count(limit)}` : count(used));
-      meter.max = Math.max(limit, 1);
-      meter.high = meter.max * 0.9;
-      meter.value = used;
+      const [used, most] = uses[j];
+      const meter = bar.lastElementChild;
+      write(bar.querySelector(".used"), grade.served ? `${count(used)} of ${count(most)}` : count(used));
+      meter.setAttribute("aria-valuemax", Math.max(most, used));
+      meter.setAttribute("aria-valuenow", used);
+      meter.classList.toggle("scarce", used >= 0.9 * most);
+      meter.firstElementChild.style.width = `${most ? Math.min(100, (100 * used) / most) : 0}%`;
     });
     const words = grade.served
       ? [
-          grade.duration ? `at most ${span(grade.duration)}` : "as long as it likes",
-          grade.data ? `at most ${bytes(grade.data)}` : "any number of bytes",
-          grade.rate ? `${rate(grade.rate)}, shared fairly` : "not limited",
+          grade.duration ? `at most ${span(grade.duration)}` : "no limit",
+          grade.data ? `at most ${limit(grade.data)}` : "no limit",
+          grade.rate ? `${rate(grade.rate)}, shared fairly` : "no limit",
         ]
       : ["not served here", "–", "–"];
     card.querySelectorAll("dd").forEach((dd, j) => write(dd, words[j]));
@@ -251,7 +265,7 @@ function showTables(status) {
 function show(status) {
   write($("peer"), short(status.peer_id));
   $("peer").title = status.peer_id;
-  write($("version"), `version ${status.version}`);
+  write($("version"), ` · version ${status.version}`);
   setState(status.draining ? "draining" : "live");
   showThroughput(status);
   showTiles(status);
