@@ -267,9 +267,12 @@ class AutoRelay:
     # --- inside ----------------------------------------------------------------------------------
 
     def _needs(self) -> tuple[int, int, int]:
-        """How many given relays are missing, how many of any kind, and how many may be tried."""
+        """How many given relays are missing, how many met ones, and how many may be tried.
+
+        A given one is missing until it serves us; a met one only if nobody is being tried for it.
+        """
         busy = [one for one in self._relays.values() if one.good or one.state is _State.TRYING]
-        given = sum(one.candidate.given for one in busy)
+        given = sum(one.candidate.given for one in busy if one.good)
         return (
             max(0, self._want - given),
             max(0, self._want - len(busy)),
