@@ -13,7 +13,16 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 MAX_LINES = 500
 MODULES = sorted((ROOT / "pt").rglob("*.py"))
-PROTOCOLS = ("noise", "multistream", "yamux", "identify", "ping", "rendezvous", "relay")
+PROTOCOLS = (
+    "noise",
+    "multistream",
+    "yamux",
+    "identify",
+    "ping",
+    "rendezvous",
+    "relay",
+    "websocket",
+)
 CORES = ("wire", "identity", *PROTOCOLS)
 SHELLS = {"aio", "lan"}  # move bytes for a core; tested with a loop, often by the contract tests
 
