@@ -11,7 +11,7 @@ import socket
 from collections.abc import Mapping
 
 from pt.errors import UsageError
-from pt.tunnel.events import Event, Ready
+from pt.tunnel.events import Event
 
 __all__ = ["Notifier"]
 
@@ -34,7 +34,7 @@ class Notifier:
 
     def __call__(self, event: Event) -> None:
         """Take one event."""
-        if isinstance(event, Ready) and not self._told:
+        if event.means_ready and not self._told:
             self._told = True
             self.send("READY=1")
             if self._ready_fd is not None:

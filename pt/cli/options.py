@@ -24,6 +24,7 @@ from pt.wire.multiaddr import Multiaddr
 __all__ = [
     "STDIO",
     "add_common",
+    "add_general",
     "add_identity",
     "add_relay",
     "configure_logging",
@@ -70,11 +71,16 @@ def add_identity(parser: argparse.ArgumentParser, *, with_open: bool = True) -> 
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
-    """Declare what every long-running command takes."""
-    group = parser.add_argument_group("general")
+    """Declare what both ends of a tunnel take."""
+    group = add_general(parser)
     group.add_argument(
         "--no-lan", action="store_true", help="stay silent on the local network (no mDNS)"
     )
+
+
+def add_general(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Declare what every long-running command takes."""
+    group = parser.add_argument_group("general")
     group.add_argument(
         "--home", metavar="DIR", help="where the identity and known peers are kept (env PT_HOME)"
     )
@@ -98,6 +104,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--ready-fd", metavar="N", type=int, help="write READY=1 to file descriptor N when ready"
     )
+    return group
 
 
 def _seconds(text: str) -> float:

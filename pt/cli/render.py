@@ -34,10 +34,17 @@ _ANSI: Final = re.compile(r"\x1b\[\d+m")
 class Renderer:
     """Call it with each event. `tracer` is for whoever has more to record than events."""
 
-    def __init__(self, args: argparse.Namespace, *, name: str = "", stdio: bool = False) -> None:
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        *,
+        name: str = "",
+        stdio: bool = False,
+        view: TextView | None = None,
+    ) -> None:
         self._json = JsonLines() if wants_json(args) else None
         self._verbose = args.verbose > 0
-        self._text = TextView(
+        self._text = view or TextView(
             name=name,
             colour=use_colour(sys.stderr),
             quiet=args.quiet,

@@ -17,7 +17,7 @@ from pt.aio.loop import run
 from pt.cli.notify import Notifier
 from pt.cli.render import Renderer
 from pt.errors import PtError
-from pt.tunnel.events import Event
+from pt.tunnel.events import Event, Warned
 
 __all__ = ["Runnable", "run_tunnel"]
 
@@ -50,8 +50,11 @@ def run_tunnel(
     renderer: Renderer,
     notifier: Notifier,
     drain: float,
+    on_hangup: Callable[[], None] | None = None,
 ) -> int:
     """Run the tunnel that `make(on_event)` returns until it ends or is told to; the exit code.
+
+    `on_hangup` is called for each SIGHUP; a `PtError` that it raises is a warning.
 
     Raises:
         PtError: what ended the tunnel; it has been shown as JSON already.
@@ -62,8 +65,16 @@ def run_tunnel(
         renderer(event)
         notifier(event)
 
+    def reload() -> None:
+        assert on_hangup is not None
+        try:
+            on_hangup()
+        except PtError as error:
+            on_event(Warned(message=f"nothing was changed: {error}"))
+
+    hangup = None if on_hangup is None else reload
     try:
-        return run(_supervise(make(on_event), renderer, notifier, drain))
+        return run(_supervise(make(on_event), renderer, notifier, drain, hangup))
     except PtError as error:
         renderer.failed(error)
         raise
@@ -71,7 +82,13 @@ def run_tunnel(
         renderer.close()
 
 
-async def _supervise(tunnel: Runnable, renderer: Renderer, notifier: Notifier, drain: float) -> int:
+async def _supervise(
+    tunnel: Runnable,
+    renderer: Renderer,
+    notifier: Notifier,
+    drain: float,
+    hangup: Callable[[], None] | None,
+) -> int:
     loop = asyncio.get_running_loop()
     told: asyncio.Future[None] = loop.create_future()
     first = signal.SIGTERM
@@ -85,6 +102,8 @@ async def _supervise(tunnel: Runnable, renderer: Renderer, notifier: Notifier, d
 
     for number in SIGNALS:
         loop.add_signal_handler(number, on_signal, number)
+    if hangup is not None:
+        loop.add_signal_handler(signal.SIGHUP, hangup)
     started = False
 
     async def work() -> None:

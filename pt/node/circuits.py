@@ -43,7 +43,7 @@ INBOUND_PER_RELAY: Final = 256
 HANDSHAKES_PER_RELAY: Final = 32
 IDLE_RELAY: Final = 30.0
 """Seconds a connection to a relay that carries nothing is kept."""
-RELAY_KEEP_ALIVE: Final = KeepAlive(2.0, 6.0)
+RELAY_KEEP_ALIVE: Final = KeepAlive(3.0, 7.0)
 """How fast a dead relay is noticed while something depends on it."""
 
 

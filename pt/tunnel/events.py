@@ -37,6 +37,8 @@ __all__ = [
 class Event(Facts):
     """Base of all events."""
 
+    means_ready = False  # whether a service manager may count us as started
+
 
 class BoundPort(Facts):
     """A listening local port and the exposer's port it leads to (0: the exposer's first)."""
@@ -68,6 +70,8 @@ class Published(Event):
 
 class Ready(Event):
     """Exposer: others can reach us. Binder: the ports listen and a connection will get through."""
+
+    means_ready = True
 
     peer_id: PeerId | None = None
     """Exposer: our own id. Binder: the exposer's, once known."""
