@@ -282,16 +282,20 @@ class Hop:
         except UnsupportedError as error:
             status = Status.RAW_UNSUPPORTED if token is not None else Status.CONNECTION_FAILED
             raise Refusal(status, "the target takes no circuits of this kind") from error
-        except (PtError, TimeoutError, asyncio.CancelledError) as error:
+        except relay_aio.RelayRefusedError as error:
             if stream is not None:
                 await stream.reset()
-            if isinstance(error, asyncio.CancelledError):
-                raise
-            refused = isinstance(error, relay_aio.RelayRefusedError)
-            if refused and error.status == Status.RAW_UNSUPPORTED:
+            if error.status == Status.RAW_UNSUPPORTED:
                 raise Refusal(Status.RAW_UNSUPPORTED, "the target takes no raw circuits") from error
-            why = "refuses" if refused else "does not answer"
-            raise Refusal(Status.CONNECTION_FAILED, f"the target {why}") from error
+            raise Refusal(Status.CONNECTION_FAILED, "the target refuses") from error
+        except (PtError, TimeoutError) as error:
+            if stream is not None:
+                await stream.reset()
+            raise Refusal(Status.CONNECTION_FAILED, "the target does not answer") from error
+        except asyncio.CancelledError:
+            if stream is not None:
+                await stream.reset()
+            raise
         return stream
 
     # --- raw circuits ----------------------------------------------------------------------------

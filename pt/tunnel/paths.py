@@ -46,6 +46,7 @@ RENEW_RETRY: Final = 2.0
 RENEW_TICK: Final = 0.2
 RENEW_AT: Final = 0.75
 """Share of a limited circuit's bytes or seconds after which it is replaced."""
+LOOPBACK: Final = Multiaddr.tcp("127.0.0.1", 0)
 MAX_KNOWN: Final = 32
 """Addresses of the exposer that are remembered."""
 
@@ -158,8 +159,10 @@ class Paths:
 
     # --- moving ----------------------------------------------------------------------------------
 
-    async def move(self, connection: Connection) -> bool:
+    async def move(self, connection: Connection, *, upgrade: bool = False) -> bool:
         """Go on over `connection`; False when the exposer knows the session no more.
+
+        `upgrade`: only as long as the session runs over a relay.
 
         Raises:
             PtError: the connection broke, or the exposer did not prove the session.
@@ -169,6 +172,8 @@ class Paths:
             session = self.session
             if session.ended:
                 raise ClosedError("the session is over")
+            if upgrade and not self._on_relay:
+                raise ClosedError("another direct path is in use")
             old = session.connection
             try:
                 stream = await authenticate.ask_to_attach(connection, session.secret)
@@ -305,16 +310,15 @@ class Paths:
 
     def _invite(self) -> None:
         """Tell the exposer where we can be dialed: it may get out where we do not get in."""
+        connection = self.session.connection
+        here = connection is not None and connection.remote_addr.is_loopback
         if not self._listening:
             self._listening = True
             with contextlib.suppress(LocalPortError, UsageError):
-                self._node.listen(default_listen())
-        near = [each for each in self._node.addresses if not each.is_loopback]
-        connection = self.session.connection
-        if connection is not None and connection.remote_addr.is_loopback:
-            near = list(self._node.addresses)
-        if near:
-            self.session.say_addresses(near)
+                self._node.listen((LOOPBACK,) if here else default_listen())
+        told = [each for each in self._node.addresses if each.is_loopback is here]
+        if told:
+            self.session.say_addresses(told)
 
     def _inbound(self, connection: Connection) -> None:
         """A connection came in: it may be the exposer, who reached us directly."""
@@ -328,10 +332,8 @@ class Paths:
     async def _take(self, connection: Connection) -> bool:
         """Move to a direct connection, unless another one was faster."""
         try:
-            if not self._on_relay:
-                raise ClosedError("another direct path is in use")
             async with asyncio.timeout(MOVE_TIMEOUT):
-                if await self.move(connection):
+                if await self.move(connection, upgrade=True):
                     return True
             raise ClosedError("the exposer knows the session no more")
         except (PtError, TimeoutError) as error:
