@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final, get_args
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
@@ -14,9 +15,12 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from pt.relayd.status import GradeView, Snapshot
+from pt.relayd.status import GradeView, Kind, Snapshot
 
 __all__ = ["exposition", "registry_of"]
+
+_NO_KIND: Final = dict.fromkeys(get_args(Kind), 0)
+"""A metric that appears with its first event hides that event from rates."""
 
 
 def registry_of(snapshot: Callable[[], Snapshot]) -> CollectorRegistry:
@@ -55,9 +59,8 @@ def _state(snapshot: Snapshot) -> Iterator[Metric]:
     yield _gauge("start_time_seconds", "Unix time of the start", snapshot.started)
     yield _gauge("draining", "1: no new reservations and circuits", int(snapshot.draining))
     yield _gauge("connections", "Connections of peers", snapshot.connections)
-    yield _labelled(
-        GaugeMetricFamily, "circuits", "Open circuits by kind", "kind", snapshot.open_circuits
-    )
+    open_circuits = {**_NO_KIND, **snapshot.open_circuits}
+    yield _labelled(GaugeMetricFamily, "circuits", "Open circuits by kind", "kind", open_circuits)
 
 
 def _grades(grades: tuple[GradeView, ...]) -> Iterator[Metric]:
@@ -91,8 +94,8 @@ def _totals(snapshot: Snapshot) -> Iterator[Metric]:
     yield connections
     for name, text, label, values in (
         ("reservation_events", "Reservations by what happened", "event", totals.reservations),
-        ("opened_circuits", "Circuits opened, by kind", "kind", totals.circuits),
-        ("relayed_bytes", "Bytes moved both ways, by kind", "kind", totals.bytes),
+        ("opened_circuits", "Circuits opened, by kind", "kind", {**_NO_KIND, **totals.circuits}),
+        ("relayed_bytes", "Bytes moved both ways, by kind", "kind", {**_NO_KIND, **totals.bytes}),
         ("refusals", "Requests refused, by reason", "reason", totals.refusals),
     ):
         yield _labelled(CounterMetricFamily, name, text, label, values)

@@ -130,7 +130,7 @@ function showTiles(status) {
   const { totals, open_circuits: open } = status;
   const held = status.grades.reduce((n, grade) => n + grade.reservations, 0);
   write($("circuits-open"), count(sum(open)));
-  write($("circuits-kinds"), Object.entries(open).map(([kind, n]) => `${count(n)} ${kind}`).join(", "));
+  write($("circuits-kinds"), `${count(open.raw || 0)} raw, ${count(open.libp2p || 0)} libp2p`);
   write($("bytes-total"), bytes(sum(totals.bytes)));
   write($("circuits-total"), `in ${many(sum(totals.circuits), "circuit", "circuits")}`);
   write($("reservations-held"), count(held));

@@ -6,6 +6,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from pt.relayd.metrics import exposition, registry_of
+from pt.relayd.status import Totals
 from tests.unit.relayd.samples import NOW, PEER_ID, snapshot
 
 
@@ -92,5 +93,9 @@ def test_names_follow_the_conventions():
 
 
 def test_a_relay_that_serves_nobody_yet():
-    text, _ = scrape(grades=(), circuits=(), reservations=(), open_circuits={})
-    assert ("pt_relay_connections", ()) in samples(text)
+    text, _ = scrape(grades=(), circuits=(), reservations=(), open_circuits={}, totals=Totals())
+    found = samples(text)
+    assert ("pt_relay_connections", ()) in found
+    for kind in ("raw", "libp2p"):
+        for name in ("circuits", "opened_circuits_total", "relayed_bytes_total"):
+            assert found[f"pt_relay_{name}", (("kind", kind),)] == 0
