@@ -223,7 +223,6 @@ class AutoRelay:
         chosen = list(self._choose(now))
         for one in chosen:
             one.state = _State.TRYING
-            one.draining = False
         return [one.candidate for one in chosen]
 
     def refresh_due(self, now: float) -> list[PeerId]:

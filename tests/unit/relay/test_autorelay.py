@@ -287,6 +287,25 @@ def test_a_drained_one_is_not_asked_again_at_once():
     assert len(bench.surplus(501.3)) == 1
 
 
+def test_a_drained_one_that_served_for_long_is_asked_again_soon():
+    bench = Bench(given=[1, 2], want=1)
+    now = 0.0
+    bench.to_try()
+    bench.reserved(2)
+    for _ in range(5):
+        bench.failed(1, now=now)
+        now = bench.core.next_at(now)
+        bench.lost(2, now)
+        assert bench.to_try(now) == {1}
+        bench.reserved(2, now=now)
+    bench.reserved(1, now=now)
+    bench.draining(1, now + 100)
+    assert bench.surplus(now + 100) == {1}
+    assert bench.core.failures(peer(1)) == 1
+    bench.lost(2, now + 200)
+    assert bench.to_try(now + 200) == {1}
+
+
 def test_a_draining_one_with_nobody_to_replace_it_stays_to_the_end():
     bench = Bench(given=[1])
     bench.to_try()
@@ -356,6 +375,16 @@ def test_what_has_expired_is_not_held():
     assert bench.held == {2}
     assert bench.surplus(3600.0) == set()
     assert bench.to_try(3600.0) == {3}
+
+
+def test_one_that_is_lost_after_it_expired_is_told_once():
+    bench = Bench(given=[1])
+    bench.to_try()
+    bench.reserved(1, life=100.0)
+    bench.core.next_at(100.0)
+    bench.lost(1, 100.0)
+    assert bench.surplus(100.0) == set()
+    assert 0.8 <= bench.retry_after(1, 100.0) <= 1.2
 
 
 def test_next_at_asks_to_be_told_of_the_expiry():

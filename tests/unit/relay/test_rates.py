@@ -52,3 +52,7 @@ def test_the_table_is_bounded_and_forgets_who_asked_longest_ago():
     assert not buckets.allows(str(MAX_SOURCES), 0.0)
     assert not buckets.allows("1", 0.0)
     assert buckets.allows("0", 0.0)
+    buckets.count("1", 0.0)
+    buckets.count("new", 0.0)
+    assert not buckets.allows("1", 0.0)
+    assert buckets.allows("2", 0.0)

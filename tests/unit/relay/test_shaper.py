@@ -160,6 +160,35 @@ def test_a_slow_owner_does_not_hold_up_the_others():
     assert busy.moved + slow.moved == pytest.approx(10 * MB, rel=0.02)
 
 
+def test_an_owner_whose_data_pauses_catches_up():
+    """While it has nothing to move it falls behind, and is served first when it is back."""
+    world = World(Shaper(10 * MB), lag=0.0002, tick=0.001)
+
+    class Bursty(Circuit):
+        def ready(self) -> None:
+            if world.now * 1000 % 50 < 10:
+                world.later(0.01, self.ready)
+            else:
+                super().ready()
+
+    many = [Circuit(world, "many") for _ in range(8)]
+    bursty = Bursty(world, "bursty")
+    world.start([*many, bursty])
+    world.run_for(10)
+    assert bursty.moved == pytest.approx(50 * MB, rel=0.06)
+    assert by_owner(many)["many"] == pytest.approx(50 * MB, rel=0.06)
+
+
+def test_one_run_serves_all_circuits_of_an_owner():
+    shaper = Shaper(MB)
+    shares = [shaper.add("owner") for _ in range(4)]
+    assert shares[0].take(10 * MB, 0.0)
+    for share in shares:
+        shaper.park(share, lambda: None)
+    shaper.run(0.1)
+    assert [share.take(16 * 1024, 0.1) for share in shares] == [16 * 1024] * 4
+
+
 def test_a_grant_that_nobody_uses_comes_back():
     shaper = Shaper(MB)
     sleeper, other = shaper.add("sleeper"), shaper.add("other")
