@@ -29,7 +29,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Final, Self
 
-__all__ = ["DEVICE", "Host", "Lan", "LanError", "unavailable"]
+__all__ = ["DEVICE", "Host", "Lan", "LanError", "Namespace", "setup", "unavailable"]
 
 DEVICE: Final = "eth0"
 """Name of every host's only network device beside lo."""
@@ -94,7 +94,11 @@ def unavailable() -> str | None:
     return None if probe.returncode == 0 else f"no namespaces or nftables: {probe.stderr.strip()}"
 
 
-def _setup(argv: Sequence[str], feed: str = "") -> str:
+def setup(argv: Sequence[str], feed: str = "") -> str:
+    """Run a command that builds the laboratory; its output.
+
+    Raises: LanError.
+    """
     done = subprocess.run(
         argv, input=feed, capture_output=True, text=True, check=False, timeout=SETUP_TIMEOUT
     )
@@ -103,7 +107,7 @@ def _setup(argv: Sequence[str], feed: str = "") -> str:
     return done.stdout
 
 
-class _Namespace:
+class Namespace:
     """A network namespace and the process that holds it."""
 
     def __init__(self) -> None:
@@ -118,6 +122,10 @@ class _Namespace:
         self.pid: Final = self._holder.pid
 
     def wait_ready(self) -> None:
+        """Wait until the namespace is there.
+
+        Raises: LanError.
+        """
         out = self._holder.stdout
         if out is None or out.readline() != "ready\n":
             raise LanError("cannot create a network namespace: are you root?")
@@ -189,7 +197,7 @@ def _is_zombie(pid: int) -> bool:
 class Host:
     """One machine of a `Lan`: lo, one device, one address of each family, no uplink."""
 
-    def __init__(self, name: str, ip: str, number: int, namespace: _Namespace) -> None:
+    def __init__(self, name: str, ip: str, number: int, namespace: Namespace) -> None:
         self.name: Final = name
         self.ip: Final = ip
         self.ip6: Final = str(ULA[number])
@@ -289,7 +297,7 @@ class Host:
     def sysctl(self, name: str, value: str) -> None:
         """Set a sysctl of this namespace, such as `net.ipv4.tcp_congestion_control`."""
         path = "/proc/sys/" + name.replace(".", "/")
-        _setup([*self.prefix, "sh", "-c", 'printf %s "$2" > "$1"', "sh", path, value])
+        setup([*self.prefix, "sh", "-c", 'printf %s "$2" > "$1"', "sh", path, value])
 
     def congestion_control(self, algorithm: str) -> None:
         """Pin the congestion control of connections made from now on (reno, bbr, cubic)."""
@@ -297,11 +305,11 @@ class Host:
 
     def link_down(self) -> None:
         """Pull the cable: no carrier, routes gone, senders get errors."""
-        _setup([*self.prefix, "ip", "link", "set", DEVICE, "down"])
+        setup([*self.prefix, "ip", "link", "set", DEVICE, "down"])
 
     def link_up(self) -> None:
         """Plug the cable in again, with the routes and the IPv6 address it takes away."""
-        _setup([*self.prefix, "ip", "-batch", "-"], self.up_commands())
+        setup([*self.prefix, "ip", "-batch", "-"], self.up_commands())
 
     def kill_connections(self, peer: Host | None = None) -> int:
         """Abort the established TCP connections (with `peer`), RST to both ends; return how many.
@@ -313,7 +321,7 @@ class Host:
         else:
             ends = (peer.ip, f"[::ffff:{peer.ip}]", f"[{peer.ip6}]", f"[{peer.link_local}]")
             wanted = " or ".join(f"dst {end}" for end in ends)
-        out = _setup([*self.prefix, "ss", "-K", "-H", "-t", "-n", "state", "connected", wanted])
+        out = setup([*self.prefix, "ss", "-K", "-H", "-t", "-n", "state", "connected", wanted])
         return len(out.splitlines())
 
     def refuse(self, peer: Host) -> None:
@@ -345,9 +353,13 @@ class Host:
             )
         )
 
+    def prepare(self) -> None:
+        """Make the table `inet lab`, by which paths are cut."""
+        self.nft(_TABLE)
+
     def nft(self, commands: str) -> None:
         """Feed commands to nft on this host (table `inet lab` is there)."""
-        _setup([*self.prefix, "nft", "-f", "-"], commands + "\n")
+        setup([*self.prefix, "nft", "-f", "-"], commands + "\n")
 
 
 class Lan:
@@ -379,7 +391,7 @@ class Lan:
         self._congestion = congestion
         self._direct = direct
         self._mtu = mtu
-        self._namespaces: list[_Namespace] = []
+        self._namespaces: list[Namespace] = []
         self.hosts: list[Host] = []
 
     def __enter__(self) -> Self:
@@ -441,7 +453,7 @@ class Lan:
         labels = self._labels
         self._namespaces = []
         for _ in range(len(labels) + (not self._direct)):
-            self._namespaces.append(_Namespace())
+            self._namespaces.append(Namespace())
         for namespace in self._namespaces:
             namespace.wait_ready()
         addresses = self._network.hosts()
@@ -454,12 +466,12 @@ class Lan:
         for host in self.hosts:
             self._configure(host)
 
-    def _plug(self, members: Sequence[_Namespace]) -> None:
+    def _plug(self, members: Sequence[Namespace]) -> None:
         mtu = f"mtu {self._mtu}"
         if self._direct:
             one, two = members
             lines = [f"link add {DEVICE} {mtu} type veth peer name {DEVICE} {mtu} netns {two.pid}"]
-            _setup([*one.prefix, "ip", "-batch", "-"], "\n".join(lines) + "\n")
+            setup([*one.prefix, "ip", "-batch", "-"], "\n".join(lines) + "\n")
             return
         switch = self._namespaces[-1]
         lines = [
@@ -473,7 +485,7 @@ class Lan:
                 f"link set {port} master sw0",
                 f"link set {port} up",
             ]
-        _setup([*switch.prefix, "ip", "-batch", "-"], "\n".join(lines) + "\n")
+        setup([*switch.prefix, "ip", "-batch", "-"], "\n".join(lines) + "\n")
 
     def _configure(self, host: Host) -> None:
         if self._congestion is not None:
@@ -482,5 +494,5 @@ class Lan:
             "link set lo up",
             f"addr add {host.ip}/{self._network.prefixlen} brd + dev {DEVICE}",
         ]
-        _setup([*host.prefix, "ip", "-batch", "-"], "\n".join(lines) + "\n" + host.up_commands())
-        host.nft(_TABLE)
+        setup([*host.prefix, "ip", "-batch", "-"], "\n".join(lines) + "\n" + host.up_commands())
+        host.prepare()
