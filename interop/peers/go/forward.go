@@ -18,9 +18,10 @@ func forwardExpose(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("forward-expose", flag.ExitOnError)
 	target := flags.String("target", "", "HOST:PORT of the service")
 	listen := flags.String("listen", "/ip4/127.0.0.1/tcp/0", "multiaddr to listen on")
+	relays := flags.String("relay", "", "multiaddrs of relays to reserve at, comma between them")
 	buffer := flags.Int("buffer", 128<<10, "bytes of each copy buffer")
 	_ = flags.Parse(args)
-	h, err := newHost(*listen)
+	h, err := newHost(*listen, reachedThrough(*relays)...)
 	if err != nil {
 		return err
 	}
@@ -34,7 +35,15 @@ func forwardExpose(ctx context.Context, args []string) error {
 		}
 		splice(socket.(*net.TCPConn), stream, *buffer)
 	})
-	report(map[string]any{"ready": true, "multiaddr": fullAddress(h)})
+	address := fullAddress(h)
+	if *relays != "" {
+		circuits, err := reserved(ctx, h)
+		if err != nil {
+			return err
+		}
+		address = circuits[0]
+	}
+	report(map[string]any{"ready": true, "multiaddr": address})
 	<-ctx.Done()
 	return nil
 }
@@ -54,8 +63,9 @@ func forwardBind(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	limited := network.WithAllowLimitedConn(ctx, "benchmark")
 	return accept(ctx, *listen, func(socket *net.TCPConn) {
-		stream, err := h.NewStream(ctx, id, forwardProtocol)
+		stream, err := h.NewStream(limited, id, forwardProtocol)
 		if err != nil {
 			log.Println("stream:", err)
 			abort(socket)

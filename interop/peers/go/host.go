@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
+	"net/netip"
 	"sync"
 
 	"github.com/libp2p/go-libp2p"
@@ -14,6 +16,8 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
 	"github.com/libp2p/go-libp2p/p2p/security/noise"
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
+	"github.com/libp2p/go-libp2p/p2p/transport/websocket"
+	"github.com/libp2p/go-libp2p/x/rate"
 	"github.com/multiformats/go-multiaddr"
 )
 
@@ -23,18 +27,26 @@ const (
 	tokenSize     = 16
 )
 
-// newHost makes a host of TCP, Noise and yamux with no limits on streams: limits are not what is tested.
+// newHost makes a host with no limits on streams and connections: limits are not what is tested.
 func newHost(listen string, more ...libp2p.Option) (host.Host, error) {
-	limits, err := rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(rcmgr.InfiniteLimits), rcmgr.WithMetricsDisabled())
+	limits, err := rcmgr.NewResourceManager(
+		rcmgr.NewFixedLimiter(rcmgr.InfiniteLimits),
+		rcmgr.WithMetricsDisabled(),
+		rcmgr.WithNetworkPrefixLimit([]rcmgr.NetworkPrefixLimit{
+			{Network: netip.MustParsePrefix("0.0.0.0/0"), ConnCount: math.MaxInt},
+		}, nil),
+		rcmgr.WithConnRateLimiters(&rate.Limiter{}),
+	)
 	if err != nil {
 		return nil, err
 	}
 	options := []libp2p.Option{
 		libp2p.Transport(tcp.NewTCPTransport, tcp.DisableReuseport()),
+		libp2p.Transport(websocket.New),
 		libp2p.Security(noise.ID, noise.New),
 		libp2p.Muxer(yamux.ID, yamux.DefaultTransport),
 		libp2p.ResourceManager(limits),
-		libp2p.DisableRelay(),
+		libp2p.EnableRelay(),
 		libp2p.DisableMetrics(),
 		libp2p.DisableIdentifyAddressDiscovery(),
 		libp2p.UserAgent("interop-peer-go"),
@@ -49,7 +61,12 @@ func newHost(listen string, more ...libp2p.Option) (host.Host, error) {
 
 // fullAddress is the first address the host listens on, with its peer id.
 func fullAddress(h host.Host) string {
-	return fmt.Sprintf("%s/p2p/%s", h.Network().ListenAddresses()[0], h.ID())
+	for _, address := range h.Network().ListenAddresses() {
+		if !isCircuit(address) {
+			return fmt.Sprintf("%s/p2p/%s", address, h.ID())
+		}
+	}
+	return "/p2p/" + h.ID().String()
 }
 
 // connect parses a multiaddr that ends in /p2p/ID and connects to it.

@@ -1,8 +1,10 @@
-// Command peer is our own go-libp2p peer: TCP, Noise and yamux, nothing else.
+// Command peer is our own go-libp2p peer: TCP or WebSocket, Noise, yamux and circuit relay v2,
+// nothing else.
 //
-// It answers the contract every peer of the interop matrix answers (listen, dial, version), is the
-// baseline forwarder of the benchmark (forward-expose, forward-bind), behaves as PeerTunnel v1 did
-// (v1-tcp, v1-bind), and answers libp2p's transport interop contract (transport-test).
+// It answers the contract every peer of the interop matrix answers (listen, dial, relay, version),
+// is the baseline forwarder of the benchmark (forward-expose, forward-bind), behaves as PeerTunnel
+// v1 did (v1-tcp, v1-bind), answers libp2p's transport interop contract (transport-test), and reads
+// metrics as Prometheus does (check-metrics).
 //
 // Standard output carries one JSON line for each fact; everything else goes to standard error.
 package main
@@ -21,12 +23,17 @@ import (
 )
 
 const usage = `usage: peer COMMAND [flags]
-  listen --ip A                                    serve the interop protocols
+  listen --ip A [--ws] [--no-listen] [--relay MA,…]
+                                                   serve the interop protocols
   dial --to MULTIADDR --test NAME                  run one test
-  forward-expose --target HOST:PORT --listen MA    baseline forwarder, the side of the service
+  relay --ip A [--port P] [--unlimited | --duration S --data BYTES]
+                                                   relay server
+  forward-expose --target HOST:PORT --listen MA [--relay MA,…]
+                                                   baseline forwarder, the side of the service
   forward-bind --listen HOST:PORT --peer MA        baseline forwarder, the side of the client
   v1-tcp --port N --listen MA                      PeerTunnel v1, the side of the service
-  v1-bind --listen HOST:PORT --peer MA             PeerTunnel v1, the side of the client
+  v1-bind --listen HOST:PORT --peer MA [--at MA]   PeerTunnel v1, the side of the client
+  check-metrics                                    parse the Prometheus text on standard input
   transport-test                                   libp2p's transport interop contract (environment)
   version`
 
@@ -40,10 +47,12 @@ func main() {
 	commands := map[string]func(context.Context, []string) error{
 		"listen":         listen,
 		"dial":           dial,
+		"relay":          relay,
 		"forward-expose": forwardExpose,
 		"forward-bind":   forwardBind,
 		"v1-tcp":         v1Tcp,
 		"v1-bind":        v1Bind,
+		"check-metrics":  checkMetrics,
 		"transport-test": transportTest,
 		"version":        version,
 	}
@@ -60,15 +69,33 @@ func main() {
 
 func listen(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("listen", flag.ExitOnError)
-	ip := flags.String("ip", "127.0.0.1", "address to listen on")
+	ip := flags.String("ip", "127.0.0.1", "address to listen on, none if empty")
+	none := flags.Bool("no-listen", false, "no listener of our own: reachable through relays alone")
+	web := flags.Bool("ws", false, "listen for WebSockets, on /ws")
+	relays := flags.String("relay", "", "multiaddrs of relays to reserve at, comma between them")
 	_ = flags.Parse(args)
-	h, err := newHost("/ip4/" + *ip + "/tcp/0")
+	at := ""
+	if *ip != "" && !*none {
+		at = "/ip4/" + *ip + "/tcp/0"
+		if *web {
+			at += "/ws"
+		}
+	}
+	h, err := newHost(at, reachedThrough(*relays)...)
 	if err != nil {
 		return err
 	}
 	defer h.Close()
 	serve(h)
-	report(map[string]any{"multiaddr": fullAddress(h)})
+	addresses := []string{fullAddress(h)}
+	if *relays != "" {
+		if addresses, err = reserved(ctx, h); err != nil {
+			return err
+		}
+	}
+	for _, address := range addresses {
+		report(map[string]any{"multiaddr": address})
+	}
 	<-ctx.Done()
 	return nil
 }
@@ -77,8 +104,8 @@ func dial(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("dial", flag.ExitOnError)
 	options := testOptions{}
 	to := flags.String("to", "", "multiaddr of the listener, with /p2p/ID")
-	name := flags.String("test", "ping", "ping, identify, echo64, streams1000, halfclose, reset or idle")
-	flags.IntVar(&options.bytes, "bytes", 64<<20, "echo64: bytes to send")
+	name := flags.String("test", "ping", "ping, identify, echo64, echosmall, cutoff, streams1000, halfclose, reset or idle")
+	flags.IntVar(&options.bytes, "bytes", 64<<20, "echo64, cutoff: bytes to send")
 	flags.IntVar(&options.streams, "streams", 1000, "streams1000: streams to hold open")
 	flags.Float64Var(&options.idle, "idle", 12, "idle: seconds of silence")
 	flags.BoolVar(&options.unsigned, "unsigned", false, "identify: accept a peer without a signed record")

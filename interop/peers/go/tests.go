@@ -24,6 +24,12 @@ import (
 // not acknowledged yet.
 const openAtOnce = 64
 
+// echoSmallBytes fits the limit of a public relay, with everything else that goes over a circuit.
+const echoSmallBytes = 32 << 10
+
+// cutoffBlock is small beside any limit, so that the count says where the end came.
+const cutoffBlock = 4 << 10
+
 // halfCloseBytes fits the initial yamux window of 256 KiB in both directions.
 const halfCloseBytes = 128 << 10
 
@@ -49,6 +55,7 @@ func runTest(ctx context.Context, to, name string, options testOptions) (string,
 	if err != nil {
 		return "", fmt.Errorf("connect: %w", err)
 	}
+	ctx = network.WithAllowLimitedConn(ctx, "interop")
 	switch name {
 	case "ping":
 		return testPing(ctx, h, id)
@@ -56,6 +63,10 @@ func runTest(ctx context.Context, to, name string, options testOptions) (string,
 		return testIdentify(ctx, h, id, identified, options.unsigned)
 	case "echo64":
 		return testEcho(ctx, h, id, options.bytes)
+	case "echosmall":
+		return testEcho(ctx, h, id, echoSmallBytes)
+	case "cutoff":
+		return testCutoff(ctx, h, id, options.bytes)
 	case "streams1000":
 		return testStreams(ctx, h, id, options.streams)
 	case "halfclose":
@@ -110,10 +121,14 @@ func testIdentify(ctx context.Context, h host.Host, id peer.ID, done event.Subsc
 	if key == nil || !id.MatchesPublicKey(key) {
 		return "", errors.New("the public key does not belong to the peer id")
 	}
-	local := facts.Conn.LocalMultiaddr()
 	// js-libp2p appends our own peer id to the address it observed.
 	suffix := multiaddr.StringCast("/p2p/" + h.ID().String())
-	if facts.ObservedAddr == nil || !facts.ObservedAddr.Decapsulate(suffix).Equal(local) {
+	if isCircuit(facts.Conn.RemoteMultiaddr()) {
+		// What a peer sees of us is the relay, and rust-libp2p says nothing but our own id.
+		if seen := facts.ObservedAddr; seen != nil && !seen.Equal(suffix) && !isCircuit(seen) {
+			return "", fmt.Errorf("observed address %v, although we came by a relay", seen)
+		}
+	} else if local := facts.Conn.LocalMultiaddr(); facts.ObservedAddr == nil || !facts.ObservedAddr.Decapsulate(suffix).Equal(local) {
 		return "", fmt.Errorf("observed address %v is not ours, %v", facts.ObservedAddr, local)
 	}
 	if facts.SignedPeerRecord == nil {
@@ -181,6 +196,42 @@ func testEcho(ctx context.Context, h host.Host, id peer.ID, size int) (string, e
 		return "", fmt.Errorf("%d bytes of %d came back, hash equal: %t", count, size, bytes.Equal(sent.Sum(nil), received.Sum(nil)))
 	}
 	return fmt.Sprintf("%d bytes, sha256 %x…, %.2f s", size, sent.Sum(nil)[:4], time.Since(began).Seconds()), nil
+}
+
+// testCutoff sends and reads echoes until the relay cuts the circuit, and says how the end looks.
+func testCutoff(ctx context.Context, h host.Host, id peer.ID, size int) (string, error) {
+	stream, err := h.NewStream(ctx, id, echoProtocol)
+	if err != nil {
+		return "", err
+	}
+	defer stream.Reset()
+	if deadline, ok := ctx.Deadline(); ok {
+		_ = stream.SetDeadline(deadline)
+	}
+	began := time.Now()
+	sent := make(chan error, 1)
+	go func() {
+		block := make([]byte, cutoffBlock)
+		for left := size; left > 0; left -= len(block) {
+			if _, err := stream.Write(block); err != nil {
+				sent <- err
+				return
+			}
+		}
+		sent <- nil
+	}()
+	count, err := io.Copy(io.Discard, stream)
+	if ctx.Err() != nil {
+		return "", fmt.Errorf("%d bytes came back, and no end in time", count)
+	}
+	if err == nil && count >= int64(size) {
+		return "", fmt.Errorf("all %d bytes came back: nothing cut the circuit", count)
+	}
+	end := "end of file"
+	if err != nil {
+		end = err.Error()
+	}
+	return fmt.Sprintf("%d bytes came back in %.2f s, then: %s; write: %v", count, time.Since(began).Seconds(), end, <-sent), nil
 }
 
 func testStreams(ctx context.Context, h host.Host, id peer.ID, count int) (string, error) {

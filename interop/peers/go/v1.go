@@ -45,12 +45,16 @@ func v1Tcp(ctx context.Context, args []string) error {
 	return nil
 }
 
+// v1Bind is the side of the client. As the original, it opens its streams without allowing limited
+// connections: through a relay that limits circuits, they wait up to 10 s for a direct connection,
+// which can come only from the other side, and only to the address of --at.
 func v1Bind(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("v1-bind", flag.ExitOnError)
 	listen := flags.String("listen", "127.0.0.1:0", "HOST:PORT to accept clients on")
 	to := flags.String("peer", "", "multiaddr of the exposer, with /p2p/ID")
+	at := flags.String("at", "", "multiaddr to be dialed back on; the original has one on every address")
 	_ = flags.Parse(args)
-	h, err := v1Host("")
+	h, err := v1Host(*at)
 	if err != nil {
 		return err
 	}
