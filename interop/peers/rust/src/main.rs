@@ -1,50 +1,68 @@
-//! Our own rust-libp2p peer: TCP, Noise and yamux, nothing else.
+//! Our own rust-libp2p peer: TCP, Noise, yamux and circuit relay v2, nothing else.
 //!
-//! It answers the contract every peer of the interop matrix answers: `listen`, `dial` and `version`.
+//! It answers the contract every peer of the interop matrix answers: `listen`, `dial`, `relay` and
+//! `version`.
 //! Standard output carries one JSON line for each fact; everything else goes to standard error.
 
 mod serve;
 mod streams;
 mod tests;
 
-use std::{collections::HashMap, error::Error, process::ExitCode, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    error::Error,
+    process::ExitCode,
+    time::Duration,
+};
 
 use futures::StreamExt as _;
 use libp2p::{
-    Multiaddr, Swarm, SwarmBuilder, identify, noise, ping,
-    swarm::{NetworkBehaviour, SwarmEvent},
+    Multiaddr, Swarm, SwarmBuilder, identify,
+    multiaddr::Protocol,
+    noise, ping, relay,
+    swarm::{NetworkBehaviour, SwarmEvent, behaviour::toggle::Toggle},
     tcp, yamux,
 };
 use serde_json::json;
 
 pub type Failure = Box<dyn Error + Send + Sync>;
 
-const USAGE: &str = "usage: peer listen --ip A | dial --to MULTIADDR --test NAME [--bytes N] \
-                     [--streams N] [--idle S] [--timeout S] [--unsigned] | version";
+const USAGE: &str = "usage: peer listen --ip A [--no-listen] [--relay MA,…] \
+                     | dial --to MULTIADDR --test NAME [--bytes N] [--streams N] [--idle S] \
+                     [--timeout S] [--unsigned] \
+                     | relay --ip A [--port P] [--unlimited | --duration S --data BYTES] \
+                     | version";
 
-/// More streams than any test holds: limits are not what is tested.
-const MAX_STREAMS: usize = 4096;
+/// More streams, reservations and circuits than any test makes: limits are not what is tested.
+const MANY: usize = 4096;
 
 #[derive(NetworkBehaviour)]
 pub struct Behaviour {
     identify: identify::Behaviour,
     ping: ping::Behaviour,
+    relay_client: relay::client::Behaviour,
+    relay_server: Toggle<relay::Behaviour>,
     streams: streams::Behaviour,
 }
 
-pub fn new_swarm(streams: streams::Behaviour) -> Result<Swarm<Behaviour>, Failure> {
+pub fn new_swarm(
+    streams: streams::Behaviour,
+    server: Option<relay::Config>,
+) -> Result<Swarm<Behaviour>, Failure> {
+    let muxer = || {
+        let mut config = yamux::Config::default();
+        config.set_max_num_streams(MANY);
+        config
+    };
     let swarm = SwarmBuilder::with_new_identity()
         .with_tokio()
         .with_tcp(
             tcp::Config::default().nodelay(true),
             noise::Config::new,
-            || {
-                let mut config = yamux::Config::default();
-                config.set_max_num_streams(MAX_STREAMS);
-                config
-            },
+            muxer,
         )?
-        .with_behaviour(|key| Behaviour {
+        .with_relay_client(noise::Config::new, muxer)?
+        .with_behaviour(|key, relay_client| Behaviour {
             identify: identify::Behaviour::new(
                 // No signed record: rust-libp2p signs a form of it that nobody else accepts.
                 identify::Config::new("interop/1.0.0".into(), key.public())
@@ -53,9 +71,13 @@ pub fn new_swarm(streams: streams::Behaviour) -> Result<Swarm<Behaviour>, Failur
             ping: ping::Behaviour::new(
                 ping::Config::new().with_interval(Duration::from_millis(100)),
             ),
+            relay_client,
+            relay_server: server
+                .map(|config| relay::Behaviour::new(key.public().to_peer_id(), config))
+                .into(),
             streams,
         })?
-        .with_swarm_config(|config| config.with_max_negotiating_inbound_streams(MAX_STREAMS))
+        .with_swarm_config(|config| config.with_max_negotiating_inbound_streams(MANY))
         .build();
     Ok(swarm)
 }
@@ -67,6 +89,7 @@ async fn main() -> ExitCode {
     let outcome = match (command, flags(args.get(1..).unwrap_or_default())) {
         (Some("listen"), Ok(flags)) => listen(&flags).await,
         (Some("dial"), Ok(flags)) => dial(&flags).await,
+        (Some("relay"), Ok(flags)) => serve_relay(&flags).await,
         (Some("version"), Ok(_)) => {
             println!(
                 "{}",
@@ -92,16 +115,74 @@ async fn main() -> ExitCode {
 async fn listen(flags: &HashMap<String, String>) -> Result<bool, Failure> {
     let ip = flags.get("ip").map_or("127.0.0.1", String::as_str);
     let (behaviour, _, inbound) = streams::pair(vec![serve::ECHO, serve::RESET]);
-    let mut swarm = new_swarm(behaviour)?;
-    swarm.listen_on(format!("/ip4/{ip}/tcp/0").parse()?)?;
+    let mut swarm = new_swarm(behaviour, None)?;
+    if !ip.is_empty() && !flags.contains_key("no-listen") {
+        swarm.listen_on(format!("/ip4/{ip}/tcp/0").parse()?)?;
+    }
+    let relays = flags.get("relay").map_or("", String::as_str);
+    for relay in relays.split(',').filter(|text| !text.is_empty()) {
+        swarm.listen_on(relay.parse::<Multiaddr>()?.with(Protocol::P2pCircuit))?;
+    }
     tokio::spawn(serve::run(inbound));
+    stay(swarm, !relays.is_empty()).await
+}
+
+/// A relay with rust-libp2p's limits or others: seconds a circuit may last, and bytes it may carry
+/// in both directions together. There is no relay without limits: `--unlimited` stands for the
+/// longest possible duration and for a data limit of 0, which it does not apply, and its STATUS
+/// carries just that as a limit, not none.
+async fn serve_relay(flags: &HashMap<String, String>) -> Result<bool, Failure> {
+    let ip = flags.get("ip").map_or("127.0.0.1", String::as_str);
+    let port = number(flags, "port", 0_u16)?;
+    let (duration, data) = if flags.contains_key("unlimited") {
+        (u32::MAX.into(), 0)
+    } else {
+        (
+            number(flags, "duration", 120)?,
+            number(flags, "data", 1 << 17)?,
+        )
+    };
+    let config = relay::Config {
+        max_reservations: MANY,
+        max_reservations_per_peer: MANY,
+        reservation_rate_limiters: vec![],
+        max_circuits: MANY,
+        max_circuits_per_peer: MANY,
+        max_circuit_duration: Duration::from_secs(duration),
+        max_circuit_bytes: data,
+        circuit_src_rate_limiters: vec![],
+        ..relay::Config::default()
+    };
+    let (behaviour, _, _) = streams::pair(vec![]);
+    let mut swarm = new_swarm(behaviour, Some(config))?;
+    swarm.listen_on(format!("/ip4/{ip}/tcp/{port}").parse()?)?;
+    stay(swarm, false).await
+}
+
+/// Drives a swarm for good and says where it is reachable: through relays, each named once, or else
+/// at its own addresses, which are reachable as they are.
+async fn stay(mut swarm: Swarm<Behaviour>, through_relays: bool) -> Result<bool, Failure> {
     let id = *swarm.local_peer_id();
+    let mut named = HashSet::new();
     loop {
         match swarm.select_next_some().await {
             SwarmEvent::NewListenAddr { address, .. } => {
-                swarm.add_external_address(address.clone());
-                println!("{}", json!({"multiaddr": format!("{address}/p2p/{id}")}));
+                let relay = address.iter().find_map(|part| match part {
+                    Protocol::P2p(relay) if relay != id => Some(relay),
+                    _ => None,
+                });
+                if relay.is_none() {
+                    swarm.add_external_address(address.clone());
+                }
+                if relay.is_some() == through_relays && named.insert(relay) {
+                    let address = address.with_p2p(id).unwrap_or_else(|address| address);
+                    println!("{}", json!({"multiaddr": address.to_string()}));
+                }
             }
+            SwarmEvent::ListenerClosed {
+                reason: Err(error), ..
+            } => return Err(error.into()),
+            SwarmEvent::OutgoingConnectionError { error, .. } => eprintln!("connect: {error}"),
             SwarmEvent::ConnectionClosed {
                 cause: Some(cause), ..
             } => eprintln!("closed: {cause}"),
@@ -134,7 +215,7 @@ fn flags(args: &[String]) -> Result<HashMap<String, String>, Failure> {
     let mut rest = args.iter();
     while let Some(name) = rest.next() {
         let name = name.strip_prefix("--").ok_or("flags begin with --")?;
-        let value = if name == "unsigned" {
+        let value = if ["unsigned", "no-listen", "unlimited"].contains(&name) {
             String::new()
         } else {
             rest.next().ok_or("a flag has no value")?.clone()

@@ -22,6 +22,10 @@ use crate::{
 
 /// Streams being opened together: Go and rust refuse more than 256 that are not acknowledged yet.
 const OPEN_AT_ONCE: usize = 64;
+/// Fits the limit of a public relay, with everything else that goes over a circuit.
+const ECHO_SMALL_BYTES: usize = 32 << 10;
+/// Small beside any limit, so that the count says where the end came.
+const CUTOFF_BLOCK: usize = 4 << 10;
 /// Fits the initial yamux window of 256 KiB in both directions.
 const HALF_CLOSE_BYTES: usize = 128 << 10;
 const WANTED: [&str; 4] = [
@@ -42,7 +46,7 @@ pub async fn run(name: &str, to: Multiaddr, options: Options) -> Result<String, 
         return Err("the multiaddr must end in /p2p/ID".into());
     };
     let (behaviour, opener, _inbound) = streams::pair(vec![]);
-    let mut swarm = new_swarm(behaviour)?;
+    let mut swarm = new_swarm(behaviour, None)?;
     swarm.dial(to.clone())?;
     loop {
         match swarm.select_next_some().await {
@@ -61,6 +65,8 @@ pub async fn run(name: &str, to: Multiaddr, options: Options) -> Result<String, 
     let test = async {
         match name {
             "echo64" => test_echo(&opener, peer, options.bytes).await,
+            "echosmall" => test_echo(&opener, peer, ECHO_SMALL_BYTES).await,
+            "cutoff" => test_cutoff(&opener, peer, options.bytes).await,
             "streams1000" => test_streams(&opener, peer, options.streams).await,
             "halfclose" => test_half_close(&opener, peer).await,
             "reset" => test_reset(&opener, peer).await,
@@ -68,10 +74,16 @@ pub async fn run(name: &str, to: Multiaddr, options: Options) -> Result<String, 
             _ => Err(format!("unknown test {name:?}").into()),
         }
     };
+    let cutoff = name == "cutoff";
     let drive = async {
         loop {
-            if let SwarmEvent::ConnectionClosed { cause, .. } = swarm.select_next_some().await {
-                return Err(format!("the connection closed: {cause:?}").into());
+            match swarm.select_next_some().await {
+                // Its end is what that test waits for; the stream tells it.
+                SwarmEvent::ConnectionClosed { peer_id, .. } if peer_id == peer && cutoff => {}
+                SwarmEvent::ConnectionClosed { cause, .. } => {
+                    return Err(format!("the connection closed: {cause:?}").into());
+                }
+                _ => {}
             }
         }
     };
@@ -135,13 +147,18 @@ async fn test_identify(
     if info.public_key.to_peer_id() != peer {
         return Err("the public key does not belong to the peer id".into());
     }
+    let circuit = |address: &Multiaddr| address.iter().any(|part| part == Protocol::P2pCircuit);
     let ours = local_ip(to)?;
     let observed: Vec<Protocol> = info.observed_addr.iter().collect();
     match observed[..] {
+        // What a peer sees of us is the relay, and rust-libp2p says nothing but our own id.
+        [] if circuit(to) => {}
+        [Protocol::P2p(id)] if circuit(to) && id == *swarm.local_peer_id() => {}
+        _ if circuit(to) && circuit(&info.observed_addr) => {}
         // js-libp2p appends our own peer id to the address it observed.
         [Protocol::Ip4(ip), Protocol::Tcp(port)]
         | [Protocol::Ip4(ip), Protocol::Tcp(port), Protocol::P2p(_)]
-            if ip == ours && port != 0 => {}
+            if !circuit(to) && ip == ours && port != 0 => {}
         _ => {
             return Err(format!("observed address {} is not ours", info.observed_addr).into());
         }
@@ -213,6 +230,43 @@ async fn test_echo(opener: &Opener, peer: PeerId, size: usize) -> Result<String,
     let seconds = began.elapsed().as_secs_f64();
     let hash: String = sent[..4].iter().map(|byte| format!("{byte:02x}")).collect();
     Ok(format!("{size} bytes, sha256 {hash}…, {seconds:.2} s"))
+}
+
+/// Sends and reads echoes until the relay cuts the circuit, and says how the end looks.
+async fn test_cutoff(opener: &Opener, peer: PeerId, size: usize) -> Result<String, Failure> {
+    let began = Instant::now();
+    let (mut reader, mut writer) = opener.open(peer, ECHO).await?.split();
+    let send = async {
+        let block = [0; CUTOFF_BLOCK];
+        for _ in 0..size / CUTOFF_BLOCK {
+            if let Err(error) = writer.write_all(&block).await {
+                return error.to_string();
+            }
+        }
+        match writer.flush().await {
+            Ok(()) => "complete".to_owned(),
+            Err(error) => error.to_string(),
+        }
+    };
+    let receive = async {
+        let mut count = 0;
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            match reader.read(&mut buffer).await {
+                Ok(0) => return (count, "end of file".to_owned()),
+                Ok(got) => count += got,
+                Err(error) => return (count, error.to_string()),
+            }
+        }
+    };
+    let (written, (count, end)) = futures::join!(send, receive);
+    if count >= size {
+        return Err(format!("all {count} bytes came back: nothing cut the circuit").into());
+    }
+    let seconds = began.elapsed().as_secs_f64();
+    Ok(format!(
+        "{count} bytes came back in {seconds:.2} s, then: {end}; write: {written}"
+    ))
 }
 
 /// Fills with the output of a xorshift generator: cheap, and no block is like another.
