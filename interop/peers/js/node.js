@@ -1,9 +1,11 @@
 // The node and the few stream helpers the handlers and the tests share.
 
+import { circuitRelayTransport } from '@libp2p/circuit-relay-v2'
 import { noise } from '@libp2p/noise'
 import { identify } from '@libp2p/identify'
 import { ping } from '@libp2p/ping'
 import { tcp } from '@libp2p/tcp'
+import { webSockets } from '@libp2p/websockets'
 import { yamux } from '@libp2p/yamux'
 import { StreamResetError } from '@libp2p/interface'
 import { createLibp2p } from 'libp2p'
@@ -18,17 +20,30 @@ const PAUSE_ABOVE = 1024 * 1024 // unread bytes
 export const MANY = 4096
 export const STREAM_LIMITS = { maxInboundStreams: MANY, maxOutboundStreams: MANY }
 
-export function newNode (listen, identifyOnOpen = true) {
+export function newNode (listen, { identifyOnOpen = true, services = {} } = {}) {
   return createLibp2p({
     addresses: { listen },
     nodeInfo: { name: 'interop-peer-js', version: '0.1.0', userAgent: 'interop-peer-js' },
-    transports: [tcp()],
+    transports: [tcp(), webSockets(), circuitRelayTransport()],
     connectionEncrypters: [noise()],
     streamMuxers: [yamux({ ...STREAM_LIMITS, maxEarlyStreams: MANY })],
     connectionManager: { inboundConnectionThreshold: MANY },
     connectionMonitor: { enabled: false },
-    services: { identify: identify({ runOnConnectionOpen: identifyOnOpen }), ping: ping(), addresses: (components) => components.addressManager }
+    services: {
+      identify: identify({ runOnConnectionOpen: identifyOnOpen }),
+      ping: ping(),
+      addresses: (components) => components.addressManager,
+      ...services
+    }
   })
+}
+
+// Tells the node that it is reachable where it listens. A public address, as the laboratory's are,
+// is told to nobody before somebody reached it there.
+export function confirmAddresses (node) {
+  for (const { multiaddr } of node.services.addresses.getAddressesWithMetadata()) {
+    node.services.addresses.confirmObservedAddr(multiaddr, { type: 'transport' })
+  }
 }
 
 export function report (facts) {

@@ -1,25 +1,59 @@
 #!/usr/bin/env node
-// Our own js-libp2p peer: TCP, Noise and yamux, nothing else.
+// Our own js-libp2p peer: TCP or WebSocket, Noise, yamux and circuit relay v2, nothing else.
 //
-// It answers the contract every peer of the interop matrix answers: listen, dial and version.
+// It answers the contract every peer of the interop matrix answers: listen, dial, relay and version.
 // Standard output carries one JSON line for each fact; everything else goes to standard error.
 
 import './node20.js'
 import { readFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
-import { newNode, report } from './node.js'
+import { circuitRelayServer } from '@libp2p/circuit-relay-v2'
+import { MANY, confirmAddresses, newNode, report } from './node.js'
 import { serve } from './serve.js'
 import { runTest } from './tests.js'
 
-const USAGE = 'usage: peer.js listen --ip A | dial --to MULTIADDR --test NAME | version'
+const USAGE = `usage: peer.js listen --ip A [--ws] [--no-listen] [--relay MA,…]
+       peer.js dial --to MULTIADDR --test NAME
+       peer.js relay --ip A [--port P] [--unlimited | --duration S --data BYTES]
+       peer.js version`
 
 async function listen (flags) {
-  const node = await newNode([`/ip4/${flags.ip}/tcp/0`])
+  const relays = flags.relay === '' ? [] : flags.relay.split(',')
+  const own = flags.ip === '' || flags['no-listen'] ? [] : [`/ip4/${flags.ip}/tcp/0${flags.ws ? '/ws' : ''}`]
+  const node = await newNode([...own, ...relays.map((relay) => `${relay}/p2p-circuit`)])
   await serve(node)
-  // A public address, as the laboratory's are, is told to nobody before somebody reached it there.
-  for (const { multiaddr } of node.services.addresses.getAddressesWithMetadata()) {
-    node.services.addresses.confirmObservedAddr(multiaddr, { type: 'transport' })
+  confirmAddresses(node)
+  const addresses = node.getMultiaddrs().map(String)
+  if (relays.length === 0) {
+    report({ multiaddr: addresses[0] })
   }
+  for (const relay of relays) {
+    const multiaddr = addresses.find((address) => address.startsWith(`${relay}/p2p-circuit/`))
+    if (multiaddr == null) {
+      throw new Error(`no reservation at ${relay}, only ${addresses}`)
+    }
+    report({ multiaddr })
+  }
+}
+
+// js-libp2p writes the milliseconds of the time limit into STATUS, where seconds belong; the data
+// limit is for both directions together. Without limits, STATUS carries none.
+async function relay (flags) {
+  const node = await newNode([`/ip4/${flags.ip}/tcp/${flags.port}`], {
+    services: {
+      relay: circuitRelayServer({
+        maxInboundHopStreams: MANY,
+        maxOutboundHopStreams: MANY,
+        reservations: {
+          maxReservations: MANY,
+          applyDefaultLimit: !flags.unlimited,
+          defaultDurationLimit: Number(flags.duration) * 1000,
+          defaultDataLimit: BigInt(flags.data)
+        }
+      })
+    }
+  })
+  confirmAddresses(node)
   report({ multiaddr: node.getMultiaddrs()[0].toString() })
 }
 
@@ -49,7 +83,7 @@ function version () {
   report({ implementation: 'js-libp2p', version: JSON.parse(readFileSync(manifest, 'utf8')).version })
 }
 
-const commands = { listen, dial, version }
+const commands = { listen, dial, relay, version }
 const command = commands[process.argv[2]]
 if (command == null) {
   console.error(USAGE)
@@ -59,6 +93,13 @@ const { values } = parseArgs({
   args: process.argv.slice(3),
   options: {
     ip: { type: 'string', default: '127.0.0.1' },
+    ws: { type: 'boolean', default: false },
+    'no-listen': { type: 'boolean', default: false },
+    relay: { type: 'string', default: '' },
+    port: { type: 'string', default: '0' },
+    duration: { type: 'string', default: '120' },
+    data: { type: 'string', default: String(128 * 1024) },
+    unlimited: { type: 'boolean', default: false },
     to: { type: 'string', default: '' },
     test: { type: 'string', default: 'ping' },
     bytes: { type: 'string', default: String(64 * 1024 * 1024) },

@@ -3,8 +3,9 @@
 import { ECHO, RESET, Reader, STREAM_LIMITS, TOKEN_SIZE, write } from './node.js'
 
 export async function serve (node) {
-  await node.handle(ECHO, guarded(echo), STREAM_LIMITS)
-  await node.handle(RESET, guarded(reset), STREAM_LIMITS)
+  const options = { ...STREAM_LIMITS, runOnLimitedConnection: true }
+  await node.handle(ECHO, guarded(echo), options)
+  await node.handle(RESET, guarded(reset), options)
 }
 
 function guarded (handler) {

@@ -8,21 +8,23 @@ import { ECHO, MANY, RESET, Reader, TOKEN_SIZE, newNode, write } from './node.js
 
 const OPEN_AT_ONCE = 64 // rust and Go refuse more than 256 that are not acknowledged yet
 const HALF_CLOSE_BYTES = 128 * 1024 // fits the initial yamux window of 256 KiB in both directions
+const ECHO_SMALL_BYTES = 32 * 1024 // fits the limit of a public relay, with all else on a circuit
 const BLOCK = 64 * 1024
+const CUTOFF_BLOCK = 4 * 1024 // small beside any limit, so that the count says where the end came
 const WANTED = ['/ipfs/ping/1.0.0', '/ipfs/id/1.0.0', ECHO, RESET]
 
 export async function runTest (to, name, options) {
-  const tests = { ping, identify, echo64, streams1000, halfclose, reset, idle }
+  const tests = { ping, identify, echo64, echosmall, cutoff, streams1000, halfclose, reset, idle }
   if (tests[name] == null) {
     throw new Error(`unknown test ${name}`)
   }
-  const node = await newNode([], name !== 'identify') // that test asks by itself, to see an error
+  const node = await newNode([], { identifyOnOpen: name !== 'identify' }) // that test asks by itself, to see an error
   const connection = await node.dial(multiaddr(to))
   return await tests[name]({ node, connection, options })
 }
 
 function open (connection, protocol) {
-  return connection.newStream(protocol, { maxOutboundStreams: MANY })
+  return connection.newStream(protocol, { maxOutboundStreams: MANY, runOnLimitedConnection: true })
 }
 
 async function ping ({ node, connection }) {
@@ -49,9 +51,15 @@ async function identify ({ node, connection, options }) {
   }
   // The socket's own address is hidden: the observed one must be of an interface of this machine,
   // and its port must not be the listener's. js-libp2p itself appends our peer id to it.
+  // On a circuit it is the relay's, and rust-libp2p says nothing but our own id.
+  const circuit = connection.remoteAddr.toString().includes('/p2p-circuit')
+  const seen = String(facts.observedAddr)
+  if (circuit && facts.observedAddr != null && !seen.includes('/p2p-circuit') && seen !== `/p2p/${node.peerId}`) {
+    throw new Error(`observed address ${seen}, although we came by a relay`)
+  }
   const observed = facts.observedAddr?.toString().match(/^\/ip4\/([0-9.]+)\/tcp\/([0-9]+)(\/p2p\/.*)?$/)
   const ours = Object.values(networkInterfaces()).flat().map(({ address }) => address)
-  if (observed == null || !ours.includes(observed[1]) || connection.remoteAddr.toString().includes(`/tcp/${observed[2]}/`)) {
+  if (!circuit && (observed == null || !ours.includes(observed[1]) || connection.remoteAddr.toString().includes(`/tcp/${observed[2]}/`))) {
     throw new Error(`observed address ${facts.observedAddr} is not ours, ${ours}`)
   }
   const record = facts.signedPeerRecord
@@ -91,6 +99,35 @@ async function echo64 ({ connection, options }) {
     throw new Error(`${count} bytes of ${options.bytes} came back, hash equal: ${left === right}`)
   }
   return `${count} bytes, sha256 ${left.slice(0, 8)}…, ${seconds(began)} s`
+}
+
+async function echosmall ({ connection, options }) {
+  return await echo64({ connection, options: { ...options, bytes: ECHO_SMALL_BYTES } })
+}
+
+// Sends and reads echoes until the relay cuts the circuit, and says how the end looks.
+async function cutoff ({ connection, options }) {
+  const began = performance.now()
+  const stream = await open(connection, ECHO)
+  const reader = new Reader(stream)
+  let count = 0
+  const send = async () => {
+    for (let left = options.bytes; left > 0; left -= CUTOFF_BLOCK) {
+      await write(stream, Buffer.alloc(CUTOFF_BLOCK))
+    }
+  }
+  const sending = send().then(() => 'complete', (error) => error.name)
+  const ending = (async () => {
+    for (let part = await reader.next(); part != null; part = await reader.next()) {
+      count += part.length
+    }
+    return 'end of file'
+  })().catch((error) => error.name)
+  const end = await ending
+  if (end === 'end of file' && count >= options.bytes) {
+    throw new Error(`all ${count} bytes came back: nothing cut the circuit`)
+  }
+  return `${count} bytes came back in ${seconds(began)} s, then: ${end}; write: ${await sending}`
 }
 
 async function streams1000 ({ connection, options }) {
