@@ -230,7 +230,15 @@ def run(args: argparse.Namespace) -> int:
     server: list[RelayServer] = []
 
     def make(on_event: Callable[[Event], None]) -> RelayServer:
-        server.append(RelayServer(config, state_of(args.home), on_event, tracer=renderer.tracer))
+        server.append(
+            RelayServer(
+                config,
+                state_of(args.home),
+                on_event,
+                tracer=renderer.tracer,
+                version=pt.__version__,
+            )
+        )
         return server[0]
 
     def reload() -> None:

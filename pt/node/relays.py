@@ -142,7 +142,7 @@ class Relays:
             self._wake.clear()
             now = self._now()
             for peer in self._core.surplus(now):
-                self._let_go(peer, "enough other relays")
+                self._let_go(peer, "enough other relays hold one, or it has expired")
             for candidate in self._core.to_try(now):
                 self._start(self._try(candidate))
             for peer in self._core.refresh_due(now):
@@ -295,12 +295,15 @@ class Relays:
             async with asyncio.timeout(RESERVE_TIMEOUT):
                 reserved = await self._ask(held.connection)
         except (PtError, OSError, TimeoutError) as error:
+            if self._held.get(relay) is not held:
+                return  # lost in the meantime, which was told
             self._core.failed(relay, self._now())
             self._node.tracer.emit("refresh_failed", relay=str(relay), reason=_why(error))
             if relay not in self._core.held:
                 self._let_go(relay, f"it does not renew the reservation: {_why(error)}")
             return
-        self._core.reserved(relay, self._expiry(reserved.expire), self._now())
+        if self._held.get(relay) is held:
+            self._core.reserved(relay, self._expiry(reserved.expire), self._now())
 
     def _expiry(self, expire: float) -> float:
         """A wall-clock time on the core's clock."""

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-import pt
 from pt.identity.peer_id import PeerId
 from pt.relay.registry import Circuit, Grade, Quotas, Registry, Slot
 from pt.relayd.config import RelayConfig
@@ -91,6 +90,7 @@ class Ledger:
         addresses: tuple[Multiaddr, ...],
         connections: int,
         draining: bool,
+        version: str,
     ) -> Snapshot:
         """All that is told of the relay."""
         moved = {number: one.mover.bytes for number, one in self.open.items()}
@@ -104,7 +104,7 @@ class Ledger:
         return Snapshot(
             taken=time.time(),
             started=self.started,
-            version=pt.__version__,
+            version=version,
             peer_id=str(peer_id),
             addresses=tuple(map(str, addresses)),
             draining=draining,

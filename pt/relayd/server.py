@@ -70,8 +70,10 @@ class RelayServer:
         on_event: Callable[[Event], None],
         *,
         tracer: Tracer = NO_TRACE,
+        version: str = "",
     ) -> None:
         self.config = config
+        self._version = version
         self._state = state
         self._emit = on_event
         self._tracer = tracer
@@ -422,6 +424,7 @@ class RelayServer:
             addresses=self.addresses,
             connections=len(self.node.connections),
             draining=self._hop.closing,
+            version=self._version,
         )
 
 

@@ -1,0 +1,123 @@
+"""Two hosts behind NATs, public relays between them, and the real `pt` on all of them."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pt.lab.nat import Internet, Site
+from pt.lab.netns import Host
+from tests.e2e.harness import PtProcess, Rig
+from tests.e2e.test_resume import Transfer
+
+SECRET = "secret-of-the-relay-tests-31"
+SITES = {"a": Site(), "b": Site()}
+
+
+@dataclass
+class Relay:
+    """A running `pt relay`."""
+
+    process: PtProcess
+    address: str
+    """As users give it to --relay."""
+
+    @property
+    def host(self) -> Host:
+        return self.process.host
+
+
+class RelayRig(Rig):
+    """`a` exposes and `b` binds, each behind a NAT; `c` is a public host; `r1`, `r2` for relays."""
+
+    def __init__(self, net: Internet, tmp: Path) -> None:
+        self.net = net
+        self.tmp = tmp
+        self.a, self.b, self.c = net["a"], net["b"], net["c"]
+        self.r1, self.r2 = net["r1"], net["r2"]
+        self.processes: list[PtProcess] = []
+        self._stack = contextlib.ExitStack()
+        self.secret = tmp / "relay.secret"
+        self.secret.write_text(SECRET + "\n")
+        self.secret.chmod(0o600)
+
+    def relay(self, *argv: str, host: Host | None = None, users: bool = True) -> Relay:
+        """Start `pt relay` and wait until it serves."""
+        where = host or self.r1
+        listen = f"/ip4/{where.ip}/tcp/4001"
+        flags = ["--secret-file", str(self.secret)] if users else []
+        home = self.home(f"relay-{where.name}")
+        process = self.pt(
+            "relay", "--json", "--listen", listen, *flags, *argv, host=where, home=home
+        )
+        return Relay(process, self.address_of(process))
+
+    def address_of(self, process: PtProcess) -> str:
+        addresses = process.wait("relay_ready")["addresses"]
+        assert isinstance(addresses, list)
+        return next(str(each) for each in addresses if "/ws" not in each)
+
+    def expose_through(
+        self, port: int, *relays: Relay, users: bool = True, host: Host | None = None
+    ) -> PtProcess:
+        """`pt tcp` with reservations at all of `relays`."""
+        flags = ["--relay-secret-file", str(self.secret)] if users else []
+        addresses = [each.address for each in relays]
+        exposer = self.expose("--port", str(port), "--relay", *addresses, *flags, host=host)
+        for count in range(1, len(relays) + 1):
+            exposer.wait("published", medium="relay", ok=True, count=count)
+        return exposer
+
+    def bind_through(
+        self, exposer: PtProcess, *relays: Relay, host: Host | None = None
+    ) -> PtProcess:
+        """`pt bind` that knows nothing of the exposer but its circuits."""
+        peer = exposer.wait("ready")["peer_id"]
+        circuits = [f"{each.address}/p2p-circuit/p2p/{peer}" for each in relays]
+        peers = [word for circuit in circuits for word in ("--peer", circuit)]
+        return self.bind("--port", "0", "--no-lan", *peers, host=host)
+
+
+def relay_of(event: dict[str, object], *relays: Relay) -> Relay:
+    """Which relay a `connected` event names."""
+    address = str(event["address"])
+    (found,) = [each for each in relays if address.startswith(each.address)]
+    return found
+
+
+class GapTransfer(Transfer):
+    """A transfer that notes the longest time in which nothing arrived, in either direction."""
+
+    gap = 0.0
+    _last = 0.0
+
+    def watch(self) -> None:
+        """Begin to look for gaps."""
+        self.gap, self._last = 0.0, time.monotonic()
+
+    def _receive(self, name: str, sock) -> None:  # type: ignore[no-untyped-def]
+        recv = sock.recv
+
+        class Noted:
+            def recv(_, size: int) -> bytes:
+                data = recv(size)
+                now = time.monotonic()
+                if self._last:
+                    self.gap = max(self.gap, now - self._last)
+                self._last = now
+                return data
+
+        super()._receive(name, Noted())  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def relay_rig_at(tmp: Path, **sites: Site) -> Iterator[RelayRig]:
+    with Internet(["r1", "r2", "c"], {**SITES, **sites}, congestion="reno") as net:
+        rig = RelayRig(net, tmp)
+        try:
+            yield rig
+        finally:
+            rig.close()
