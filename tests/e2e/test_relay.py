@@ -204,7 +204,7 @@ def test_bulk_over_a_limited_relay_is_slow_exact_and_explained(rig: RelayRig) ->
     binder = rig.bind_through(exposer, relay)
     take_waiting(listener)
     client = rig.dial(local_port(binder))
-    transfer = GapTransfer(client, rig.accept(listener), 150 * 1024)
+    transfer = GapTransfer(client, rig.accept(listener), 100 * 1024)
     began = time.monotonic()
     transfer.finish(transfer.start())
     seconds = time.monotonic() - began
