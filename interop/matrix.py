@@ -6,7 +6,8 @@
     python -m interop.matrix --self-check    the foreign peers among themselves
 
 Two hosts on a cable of a laboratory without uplink: the listener is on one, the dialer on the
-other.  Exits 0 only when everything is green; under CI=true a peer that cannot be built is red.
+other.  The whole matrix has the relays too (`interop.relays`), on hosts of their own.  Exits 0 only
+when everything is green; under CI=true a peer that cannot be built is red.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ import datetime as dt
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from interop import relays
 from interop.rig import (
     BIN,
     FOREIGN,
@@ -32,15 +33,20 @@ from interop.rig import (
     Dialer,
     Listener,
     Outcome,
+    Pair,
     Redis,
     RigError,
+    build,
+    pairs_among,
+    pairs_with_us,
     run_contract,
+    say,
+    table,
     version,
 )
 from pt.lab.netns import Lan, unavailable
 
 RESULTS: Final = ROOT / "interop" / "RESULTS.md"
-BUILD_TIMEOUT: Final = 1800
 IDLE_SECONDS: Final = 40.0
 """Longer than the 30 s keep-alive of Go's and js's yamux, and the 10 s idle limit of rust."""
 QUICK_IDLE_SECONDS: Final = 12.0
@@ -68,37 +74,6 @@ CONTRACT: Final = """\
 
 `interop/transport_test.py` and a real redis-server; both spellings of the environment.
 """
-
-Pair = tuple[str, str]
-"""Listener and dialer."""
-
-
-def build(wanted: Sequence[str]) -> list[str]:
-    """Build the foreign peers; return those that are there."""
-    done = subprocess.run(
-        [str(ROOT / "interop" / "build.sh"), *wanted], timeout=BUILD_TIMEOUT, check=False
-    )
-    there = [peer for peer in wanted if (BIN / f"{peer}-peer").exists()]
-    if done.returncode:
-        raise RigError("the interop peers cannot be built; see above")
-    return there
-
-
-def pairs_with_us(foreign: Iterable[str]) -> list[Pair]:
-    pairs = [("pt", "pt")]
-    for peer in foreign:
-        pairs += [(peer, "pt"), ("pt", peer)]
-    return pairs
-
-
-def pairs_among(foreign: Sequence[str]) -> list[Pair]:
-    return [(listener, dialer) for listener in foreign for dialer in foreign]
-
-
-def say(outcome: Outcome) -> None:
-    mark = "ok  " if outcome.ok else "FAIL"
-    pair = f"{outcome.dialer} dials {outcome.listener}"
-    print(f"{mark} {pair:16} {outcome.test:22} {outcome.detail}", flush=True)
 
 
 def run_tests(lan: Lan, pairs: Sequence[Pair], tests: Sequence[str], idle: float) -> list[Outcome]:
@@ -149,11 +124,6 @@ def run_contracts(lan: Lan, peers: Sequence[str]) -> list[Outcome]:
     return outcomes
 
 
-def table(title: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [title, ["---"] * len(title), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
 def cells(outcomes: Sequence[Outcome], show: Callable[[Outcome], str]) -> list[list[str]]:
     """One row a pair, one cell a test."""
     rows: dict[Pair, dict[str, str]] = {}
@@ -167,7 +137,10 @@ def cells(outcomes: Sequence[Outcome], show: Callable[[Outcome], str]) -> list[l
 
 
 def document(
-    tests: Sequence[Outcome], contracts: Sequence[Outcome], versions: dict[str, tuple[str, str]]
+    tests: Sequence[Outcome],
+    contracts: Sequence[Outcome],
+    relayed: Sequence[Outcome],
+    versions: dict[str, tuple[str, str]],
 ) -> str:
     """The text of RESULTS.md."""
 
@@ -177,7 +150,7 @@ def document(
     def measured(outcome: Outcome) -> str:
         return outcome.detail if outcome.ok else "**FAIL**"
 
-    everything = [*tests, *contracts]
+    everything = [*tests, *contracts, *relayed]
     failed = [outcome for outcome in everything if not outcome.ok]
     parts = [
         "# Interoperability\n",
@@ -207,11 +180,13 @@ def document(
                 cells(contracts, measured),
             ),
         ]
+    if relayed:
+        parts.append(relays.section(relayed))
     if failed:
         parts.append("## Failures\n")
-        parts += [
-            f"- {one.dialer} dials {one.listener}, {one.test}: {one.detail}\n" for one in failed
-        ]
+        for one in failed:
+            via = f" through {one.relay}" if one.relay else ""
+            parts.append(f"- {one.dialer} dials {one.listener}{via}, {one.test}: {one.detail}\n")
     return "\n".join(parts)
 
 
@@ -243,6 +218,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pairs = pairs_among(there) if args.self_check else pairs_with_us(there)
         idle = QUICK_IDLE_SECONDS if args.quick or args.self_check else IDLE_SECONDS
         contracts: list[Outcome] = []
+        relayed: list[Outcome] = []
+        whole = not (args.quick or args.only or args.test or args.self_check)
         with Lan(subnet="11.2.0.0/24", direct=True, congestion="reno") as lan:
             outcomes = run_tests(lan, pairs, tests, idle)
             if not args.self_check and not args.test:
@@ -252,15 +229,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 else:
                     peers = [peer for peer in CONTRACT_PEERS if peer == "pt" or peer in there]
                     contracts = run_contracts(lan, peers)
+        if whole:
+            with relays.open_lan() as lan:
+                relayed = relays.run_relays(lan, ("pt", *there), pairs)
     except RigError as error:
         print(f"interop: {error}", file=sys.stderr)
         return 1
-    failed = sum(not outcome.ok for outcome in (*outcomes, *contracts))
-    total = len(outcomes) + len(contracts)
+    everything = (*outcomes, *contracts, *relayed)
+    failed = sum(not outcome.ok for outcome in everything)
+    total = len(everything)
     print(f"{total - failed} of {total} green in {time.monotonic() - began:.0f} s")
-    whole = not (args.quick or args.only or args.test or args.self_check)
     if whole:
-        RESULTS.write_text(document(outcomes, contracts, versions))
+        RESULTS.write_text(document(outcomes, contracts, relayed, versions))
         print(f"written {RESULTS.relative_to(ROOT)}")
     if incomplete and os.environ.get("CI") == "true":
         print("interop: CI=true and something is missing", file=sys.stderr)

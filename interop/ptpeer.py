@@ -1,7 +1,9 @@
 """The interop peer that is us: the same `listen` and `dial` that the other peers answer.
 
-    python -m interop.ptpeer listen --ip A
+    python -m interop.ptpeer listen --ip A [--no-listen] [--relay MULTIADDR,…]
     python -m interop.ptpeer dial --to MULTIADDR --test NAME
+
+Our relay is the command `pt relay` itself.
 
 Standard output carries one JSON line for each fact; everything else goes to standard error.
 """
@@ -17,7 +19,7 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import pt
@@ -25,8 +27,10 @@ from pt.errors import ClosedError, PtError, ResetError
 from pt.identity.keys import PrivateKey, PublicKey
 from pt.identity.peer_id import PeerId
 from pt.identity.peer_record import PeerRecord
+from pt.node.circuits import Circuits
 from pt.node.connection import Connection
 from pt.node.node import Node, NodeLimits
+from pt.node.relays import RelayNews, Relays
 from pt.wire.multiaddr import Multiaddr
 from pt.yamux.aio import MuxedStream
 
@@ -41,6 +45,11 @@ OPEN_AT_ONCE: Final = 64
 """Streams being opened together: Go and rust refuse more than 256 that are not acknowledged yet."""
 HALF_CLOSE_BYTES: Final = 128 * 1024
 """Fits the initial yamux window of 256 KiB in both directions."""
+ECHO_SMALL_BYTES: Final = 32 * 1024
+"""Fits the limit of a public relay, with everything else that goes over a circuit."""
+CUTOFF_BLOCK: Final = 4 * 1024
+"""Small beside any limit, so that the count says where the end came."""
+RESERVE_TIMEOUT: Final = 25.0
 
 
 class UnexpectedError(Exception):
@@ -107,17 +116,34 @@ class Watched:
         await stream.close_write()
 
 
-async def listen(ip: str) -> None:
-    node = new_node((Multiaddr.tcp(ip, 0),))
-    node.handle(ECHO, echo)
-    node.handle(RESET, Watched().serve)
+async def listen(ip: str, through: Sequence[Multiaddr]) -> None:
+    node = new_node((Multiaddr.tcp(ip, 0),) if ip else ())
+    node.handle(ECHO, echo, limited=True)
+    node.handle(RESET, Watched().serve, limited=True)
+    relays: Relays | None = None
+    if through:
+        relays = Relays(node, given=through, want=len(through), meet=False, on_news=tell)
     await node.start()
-    report(multiaddr=str(node.addresses[0].with_peer(node.peer_id.raw)))
+    if relays is None:
+        report(multiaddr=str(node.addresses[0].with_peer(node.peer_id.raw)))
+    else:
+        relays.start()
+        await relays.wait_first(RESERVE_TIMEOUT)
+        for relay in through:
+            address = relay.through_circuit()
+            if address in relays.addresses:
+                report(multiaddr=str(address.with_peer(node.peer_id.raw)))
     done = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, done.set)
     await done.wait()
     await node.close()
+    if relays is not None:
+        await relays.close()
+
+
+def tell(news: RelayNews) -> None:
+    print(f"relay {news.relay}: held {news.held} {news.detail}", file=sys.stderr, flush=True)
 
 
 def new_node(listen: Sequence[Multiaddr] = ()) -> Node:
@@ -148,8 +174,13 @@ async def identify(connection: Connection, options: Options) -> str:
     key = PublicKey.from_protobuf(said.public_key)
     if PeerId.from_public_key(key) != connection.peer_id:
         raise UnexpectedError("the public key does not belong to the peer id")
+    alone = Multiaddr.parse(f"/p2p/{connection.node.peer_id}")
+    if connection.relay is not None:
+        # What a peer sees of us is the relay, and rust-libp2p says nothing but our own id.
+        if not (said.observed is None or said.observed.is_circuit or said.observed == alone):
+            raise UnexpectedError(f"observed {said.observed}, although we came by a relay")
     # js-libp2p appends our own peer id to the address it observed.
-    if said.observed is None or said.observed.without_peer() != connection.local_addr:
+    elif said.observed is None or said.observed.without_peer() != connection.local_addr:
         raise UnexpectedError(f"observed {said.observed} is not ours, {connection.local_addr}")
     if not said.listen_addresses:
         raise UnexpectedError("no listen address")
@@ -167,7 +198,7 @@ async def identify(connection: Connection, options: Options) -> str:
 
 async def echo64(connection: Connection, options: Options) -> str:
     began = time.monotonic()
-    stream = await connection.open_stream((ECHO,))
+    stream = await connection.open_stream((ECHO,), limited=True)
     sent, received = hashlib.sha256(), hashlib.sha256()
 
     async def send() -> None:
@@ -196,13 +227,50 @@ async def echo64(connection: Connection, options: Options) -> str:
     return f"{count} bytes, sha256 {sent.hexdigest()[:8]}…, {time.monotonic() - began:.2f} s"
 
 
+async def echosmall(connection: Connection, options: Options) -> str:
+    return await echo64(connection, replace(options, bytes=ECHO_SMALL_BYTES))
+
+
+async def cutoff(connection: Connection, options: Options) -> str:
+    """Send and read echoes until the relay cuts the circuit, and say how the end looks."""
+    began = time.monotonic()
+    connection.link.limit(1 << 40)  # of ourselves, we would never send more than a relay carries
+    stream = await connection.open_stream((ECHO,), limited=True)
+
+    async def send() -> str:
+        try:
+            for _ in range(options.bytes // CUTOFF_BLOCK):
+                await stream.write(bytes(CUTOFF_BLOCK))
+        except (ClosedError, ResetError) as error:
+            return f"{type(error).__name__}: {error}"
+        return "complete"
+
+    async def receive() -> tuple[int, str]:
+        count = 0
+        try:
+            while data := await stream.read(BLOCK):
+                count += len(data)
+        except (ClosedError, ResetError) as error:
+            return count, f"{type(error).__name__}: {error}"
+        return count, "end of file"
+
+    async with asyncio.TaskGroup() as group:
+        sending = group.create_task(send())
+        receiving = group.create_task(receive())
+    count, end = receiving.result()
+    if count >= options.bytes:
+        raise UnexpectedError(f"all {count} bytes came back: nothing cut the circuit")
+    seconds = time.monotonic() - began
+    return f"{count} bytes came back in {seconds:.2f} s, then: {end}; write: {sending.result()}"
+
+
 async def streams1000(connection: Connection, options: Options) -> str:
     began = time.monotonic()
     few = asyncio.Semaphore(OPEN_AT_ONCE)
 
     async def open_one(index: int) -> MuxedStream:
         async with few:
-            stream = await connection.open_stream((ECHO,))
+            stream = await connection.open_stream((ECHO,), limited=True)
             await round_trip(stream, f"hello {index}".encode())
             return stream
 
@@ -229,7 +297,7 @@ async def round_trip(stream: MuxedStream, text: bytes) -> None:
 
 async def halfclose(connection: Connection, options: Options) -> str:
     del options
-    stream = await connection.open_stream((ECHO,))
+    stream = await connection.open_stream((ECHO,), limited=True)
     data = secrets.token_bytes(HALF_CLOSE_BYTES)
     await stream.write(data)
     await stream.close_write()
@@ -271,13 +339,13 @@ async def reset(connection: Connection, options: Options) -> str:
 
 
 async def ask(connection: Connection, command: bytes, token: bytes) -> MuxedStream:
-    stream = await connection.open_stream((RESET,))
+    stream = await connection.open_stream((RESET,), limited=True)
     await stream.write(command + token)
     return stream
 
 
 async def idle(connection: Connection, options: Options) -> str:
-    stream = await connection.open_stream((ECHO,))
+    stream = await connection.open_stream((ECHO,), limited=True)
     await round_trip(stream, b"before")
     await asyncio.sleep(options.idle)
     await round_trip(stream, b"after")
@@ -285,12 +353,14 @@ async def idle(connection: Connection, options: Options) -> str:
 
 
 TESTS: Final[dict[str, Callable[[Connection, Options], Awaitable[str]]]] = {
-    test.__name__: test for test in (ping, identify, echo64, streams1000, halfclose, reset, idle)
+    test.__name__: test
+    for test in (ping, identify, echo64, echosmall, cutoff, streams1000, halfclose, reset, idle)
 }
 
 
 async def dial(to: str, name: str, options: Options, timeout: float) -> bool:
     node = new_node()
+    circuits = Circuits(node)
     await node.start()
     try:
         async with asyncio.timeout(timeout):
@@ -303,6 +373,7 @@ async def dial(to: str, name: str, options: Options, timeout: float) -> bool:
             detail += f"; {type(inner).__name__}: {inner}"
     finally:
         await node.close()
+        await circuits.close()
     report(test=name, ok=ok, detail=detail)
     return ok
 
@@ -312,6 +383,8 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     server = commands.add_parser("listen")
     server.add_argument("--ip", default="127.0.0.1")
+    server.add_argument("--no-listen", action="store_true")
+    server.add_argument("--relay", default="")
     client = commands.add_parser("dial")
     client.add_argument("--to", required=True)
     client.add_argument("--test", choices=TESTS, required=True)
@@ -326,7 +399,8 @@ def main() -> int:
         report(implementation="pt", version=pt.__version__)
         return 0
     if args.command == "listen":
-        asyncio.run(listen(args.ip))
+        through = [Multiaddr.parse(text) for text in args.relay.split(",") if text]
+        asyncio.run(listen("" if args.no_listen else args.ip, through))
         return 0
     options = Options(
         bytes=args.bytes, streams=args.streams, idle=args.idle, unsigned=args.unsigned

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import select
+import queue
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 from pt.lab.netns import Host
 
@@ -21,10 +22,15 @@ FOREIGN: Final = ("go", "rust", "js")
 TESTS: Final = ("ping", "identify", "echo64", "streams1000", "halfclose", "reset", "idle")
 UNSIGNED: Final = frozenset({"rust"})
 """Peers without a signed record: rust-libp2p's is of a form that nobody else accepts."""
+BUILD_TIMEOUT: Final = 1800
 START_TIMEOUT: Final = 30.0
 TEST_TIMEOUT: Final = 60.0
+RELAY_PORT: Final = 4001
 SLACK: Final = 20.0
 """Seconds a dialer gets beyond its own time limit: to start, to say that it failed, and to end."""
+
+Pair = tuple[str, str]
+"""Listener and dialer."""
 
 
 class RigError(Exception):
@@ -41,6 +47,7 @@ class Outcome:
     ok: bool
     detail: str
     seconds: float
+    relay: str = ""
 
 
 def argv(peer: str) -> list[str]:
@@ -64,46 +71,51 @@ def version(peer: str) -> tuple[str, str]:
     return facts["implementation"], facts["version"]
 
 
-def read_line(stream: IO[bytes], timeout: float) -> str:
-    """One line of a pipe that carries no other.
+class Server:
+    """A process that says where it serves, one JSON line a fact, until its host is closed."""
 
-    Raises: RigError when it does not come in time.
-    """
-    deadline = time.monotonic() + timeout
-    line = b""
-    while not line.endswith(b"\n"):
-        ready, _, _ = select.select([stream], [], [], max(0.0, deadline - time.monotonic()))
-        part = os.read(stream.fileno(), 65536) if ready else b""
-        if not part:
-            raise RigError("it ended" if ready else f"nothing within {timeout:g} s")
-        line += part
-    return line.decode()
-
-
-class Listener:
-    """A peer that serves on a host until the host is closed."""
-
-    def __init__(self, peer: str, host: Host, log: Path) -> None:
+    def __init__(self, peer: str, host: Host, log: Path, words: Sequence[str]) -> None:
         self.peer: Final = peer
         self._log = log
+        self._facts: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        # go-libp2p says why it has no reservation in its log only.
+        environment = {**os.environ, "GOLOG_LOG_LEVEL": "error,autorelay=debug"}
         with log.open("wb") as sink:
             self._process = host.popen(
-                [*argv(peer), "listen", "--ip", host.ip],
-                stdout=subprocess.PIPE,
-                stderr=sink,
-                cwd=ROOT,
+                words, stdout=subprocess.PIPE, stderr=sink, cwd=ROOT, env=environment
             )
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        """Take all it says, so that it never waits for us."""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._facts.put(line)
+        self._facts.put(b"")
+
+    def fact(self) -> dict[str, object]:
+        """The next thing it says.
+
+        Raises: RigError when it does not come in time.
+        """
+        try:
+            line = self._facts.get(timeout=START_TIMEOUT)
+        except queue.Empty:
+            raise RigError(
+                f"{self.peer}: nothing within {START_TIMEOUT:g} s\n{self.tail()}"
+            ) from None
+        if not line:
+            raise RigError(f"{self.peer} ended\n{self.tail()}")
+        said = json.loads(line)
+        assert isinstance(said, dict)
+        return said
 
     def address(self) -> str:
         """The multiaddr it serves on.
 
         Raises: RigError.
         """
-        assert self._process.stdout is not None
-        try:
-            return str(json.loads(read_line(self._process.stdout, START_TIMEOUT))["multiaddr"])
-        except RigError as error:
-            raise RigError(f"{self.peer} does not listen: {error}\n{self.tail()}") from error
+        return str(self.fact()["multiaddr"])
 
     def tail(self) -> str:
         """The end of what it complained about."""
@@ -118,13 +130,54 @@ class Listener:
             self._process.wait()
 
 
+class Listener(Server):
+    """A peer that serves the interop protocols: on a host, or through the relay at `relay` only."""
+
+    def __init__(self, peer: str, host: Host, log: Path, relay: str = "") -> None:
+        through = ["--no-listen", "--relay", relay] if relay else []
+        super().__init__(peer, host, log, [*argv(peer), "listen", "--ip", host.ip, *through])
+
+
+class Relay(Server):
+    """A relay: libp2p's usual limits for a circuit, or none; ours is the command `pt relay`."""
+
+    def __init__(self, peer: str, host: Host, log: Path, *, unlimited: bool = False) -> None:
+        words = [*argv(peer), "relay", "--ip", host.ip, *(["--unlimited"] if unlimited else [])]
+        if peer == "pt":
+            words = [
+                sys.executable, "-m", "pt", "relay", "--json", "--home", str(log.with_suffix("")),
+                "--listen", f"/ip4/{host.ip}/tcp/{RELAY_PORT}",
+                *(["--stranger-data", "0", "--stranger-duration", "0"] if unlimited else []),
+            ]  # fmt: skip
+        super().__init__(peer, host, log, words)
+
+    def address(self) -> str:
+        """See `Server.address`."""
+        if self.peer != "pt":
+            return super().address()
+        while (said := self.fact())["event"] != "relay_ready":
+            pass
+        addresses = said["addresses"]
+        assert isinstance(addresses, list)
+        return str(addresses[0])
+
+
 class Dialer:
     """A peer that runs one test against a listener; started by the constructor."""
 
     def __init__(
-        self, peer: str, host: Host, listener: Listener, to: str, test: str, flags: Sequence[str]
+        self,
+        peer: str,
+        host: Host,
+        listener: Listener,
+        to: str,
+        test: str,
+        flags: Sequence[str],
+        *,
+        relay: Relay | None = None,
     ) -> None:
         self._peer = peer
+        self._relay = relay
         self._listener = listener
         self._test = test
         self._began = time.monotonic()
@@ -153,7 +206,8 @@ class Dialer:
         except (ValueError, KeyError, TypeError):
             ok, detail = False, f"no verdict, exit code {self._process.returncode}"
         if not ok:
-            said = (detail, err.decode(errors="replace")[-2000:], self._listener.tail())
+            servers = (self._listener, *([self._relay] if self._relay else []))
+            said = (detail, err.decode(errors="replace")[-2000:], *(one.tail() for one in servers))
             detail = "\n".join(text.strip() for text in said if text.strip())
         return Outcome(
             listener=self._listener.peer,
@@ -162,7 +216,42 @@ class Dialer:
             ok=ok,
             detail=detail,
             seconds=time.monotonic() - self._began,
+            relay=self._relay.peer if self._relay else "",
         )
+
+
+def build(wanted: Sequence[str]) -> list[str]:
+    """Build the foreign peers; return those that are there."""
+    done = subprocess.run(
+        [str(ROOT / "interop" / "build.sh"), *wanted], timeout=BUILD_TIMEOUT, check=False
+    )
+    there = [peer for peer in wanted if (BIN / f"{peer}-peer").exists()]
+    if done.returncode:
+        raise RigError("the interop peers cannot be built; see above")
+    return there
+
+
+def pairs_with_us(foreign: Iterable[str]) -> list[Pair]:
+    pairs = [("pt", "pt")]
+    for peer in foreign:
+        pairs += [(peer, "pt"), ("pt", peer)]
+    return pairs
+
+
+def pairs_among(foreign: Sequence[str]) -> list[Pair]:
+    return [(listener, dialer) for listener in foreign for dialer in foreign]
+
+
+def say(outcome: Outcome) -> None:
+    mark = "ok  " if outcome.ok else "FAIL"
+    pair = f"{outcome.dialer} dials {outcome.listener}"
+    via = f" via {outcome.relay}" if outcome.relay else ""
+    print(f"{mark} {pair + via:16} {outcome.test:22} {outcome.detail}", flush=True)
+
+
+def table(title: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [title, ["---"] * len(title), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
 # --- libp2p's transport contract -----------------------------------------------------------------
