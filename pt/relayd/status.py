@@ -106,7 +106,7 @@ class Totals:
     bytes: Mapping[str, int] = field(default_factory=dict)
     """Moved both ways, by kind; circuits that are open included."""
     refusals: Mapping[str, int] = field(default_factory=dict)
-    """By reason, a word such as `resource_limit_exceeded`; a label of a metric, so few of them."""
+    """By what was refused and why: values of a metric's label, so there must be few of them."""
     connections: int = 0
     """Accepted."""
 

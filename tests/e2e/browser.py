@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from selenium.webdriver import Chrome
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.support.wait import WebDriverWait
 
-from tests.e2e.harness import need
+from tests.e2e.harness import TIMEOUT, need
 
 FLAGS = (
     "--headless",
@@ -115,3 +116,8 @@ def browser_at(tmp: Path) -> Iterator[Browser]:
         yield Browser(driver)
     finally:
         driver.quit()
+
+
+def until(browser: Browser, holds: Callable[[], bool]) -> None:
+    """Wait until the page shows it."""
+    WebDriverWait(browser.driver, TIMEOUT, poll_frequency=0.05).until(lambda _: holds())
