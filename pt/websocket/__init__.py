@@ -1,3 +1,1 @@
 """libp2p over WebSocket, without I/O; the asyncio shell is `pt.websocket.aio`."""
-
-from __future__ import annotations
