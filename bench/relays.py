@@ -1,7 +1,7 @@
 """`python -m bench.relays`: what relaying costs, `pt relay` beside go-libp2p's relay and socat.
 
-Three hosts on a switch in a laboratory without uplink: a source, the relay, a sink
-(bench.relay_ends).  All rows are measured in the same run, in turns; a value is the median of the
+Three hosts in a laboratory without uplink: a source, the relay, a sink (bench.relay_ends), joined
+by two cables.  All rows are measured in the same run, in turns; a value is the median of the
 rounds, and CPU is that of the relay's process alone.  Writes bench/RESULTS-relays.md.  Needs root.
 """
 
@@ -12,6 +12,8 @@ import datetime as dt
 import json
 import os
 import platform
+import re
+import resource
 import select
 import shutil
 import statistics
@@ -19,13 +21,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from bench.proc import Calm, cpu_seconds, rss_bytes
 from bench.rows import GO_PEER
-from pt.lab.netns import Host, Lan, unavailable
+from pt.lab.netns import Host, Lan, setup, unavailable
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 RESULTS: Final = ROOT / "bench" / "RESULTS-relays.md"
@@ -35,6 +37,7 @@ PORT: Final = 4001
 START: Final = 30.0
 WARM: Final = 0.7
 STREAMS: Final = (1, 8)
+CROWDS: Final = ("reservations", "raw circuits", "libp2p circuits")
 
 HEAD: Final = """\
 # Relays
@@ -42,9 +45,9 @@ HEAD: Final = """\
 {date}: `python -m bench.relays --rounds {rounds}`, commit {commit}. {cores} shared cores, Linux
 {kernel}, Python {python}.
 
-Source, relay and sink are three network namespaces on a switch, reno pinned. CPU is the relay's
-process alone. Medians of {rounds} rounds of {seconds:g} s, rows in turns. The same ends drive both
-libp2p relays; their own work (Noise, yamux) bounds the throughput there.
+Source, relay and sink are three network namespaces, a veth pair from each to the next, reno pinned.
+CPU is the relay's process alone. Medians of {rounds} rounds of {seconds:g} s, rows in turns. The
+same ends drive both libp2p relays; their own work (Noise, yamux) bounds the throughput there.
 
 | relay | Gbit/s, 1 circuit | 8 circuits | CPU s/GB, 1 circuit | 8 circuits |
 | --- | --- | --- | --- | --- |"""
@@ -74,6 +77,8 @@ class Bed:
 
     def __init__(self, lan: Lan, home: Path) -> None:
         self.near, self.middle, self.far = lan.hosts
+        self.near_side = cable(self.near, self.middle, 1)
+        self.far_side, self.far_ip = cable(self.far, self.middle, 2), "11.4.2.1"
         self.home = home
         self.secret = home / "secret"
         self.secret.write_text(SECRET + "\n")
@@ -85,6 +90,20 @@ class Bed:
 
     def end(self, host: Host, *argv: str) -> subprocess.Popen[bytes]:
         return self.spawn(host, sys.executable, "-m", "bench.relay_ends", *argv)
+
+
+def cable(host: Host, middle: Host, number: int) -> str:
+    """Join `host` to the relay's host; the address of the latter on that cable."""
+    device = f"cable{number}"
+    lines = [
+        f"link add {device} type veth peer name {device} netns {middle.pid}",
+        f"link set {device} up",
+        f"addr add 11.4.{number}.1/30 dev {device}",
+    ]
+    setup([*host.prefix, "ip", "-batch", "-"], "\n".join(lines) + "\n")
+    lines = [f"link set {device} up", f"addr add 11.4.{number}.2/30 dev {device}"]
+    setup([*middle.prefix, "ip", "-batch", "-"], "\n".join(lines) + "\n")
+    return f"11.4.{number}.2"
 
 
 class Row:
@@ -109,7 +128,8 @@ class Row:
     def start(self) -> None:
         self.start_relay()
         secret = ["--secret-file", str(self.bed.secret)] if isinstance(self, Pt) else []
-        self.sink = self.bed.end(self.bed.far, "sink", self.kind, "--relay", self.address, *secret)
+        address = self.seen_from(self.bed.far_side)
+        self.sink = self.bed.end(self.bed.far, "sink", self.kind, "--relay", address, *secret)
         ready = read_line(self.sink, START)
         if ready["limited"]:
             raise RuntimeError(f"{self.name}: the relay limits circuits")
@@ -117,9 +137,13 @@ class Row:
 
     def source(self, streams: int) -> subprocess.Popen[bytes]:
         return self.bed.end(
-            self.bed.near, "source", self.kind, "--relay", self.address, "--peer", self.peer,
-            "--streams", str(streams),
+            self.bed.near, "source", self.kind, "--relay", self.seen_from(self.bed.near_side),
+            "--peer", self.peer, "--streams", str(streams),
         )  # fmt: skip
+
+    def seen_from(self, ip: str) -> str:
+        """The relay's address on one of the cables."""
+        return re.sub(r"^/ip4/[^/]+", f"/ip4/{ip}", self.address)
 
     def stop(self) -> None:
         for process in (self.sink, self.relay):
@@ -161,7 +185,7 @@ class Socat(Row):
         return None if shutil.which("socat") else "socat is not installed"
 
     def start(self) -> None:
-        far, middle = self.bed.far.ip, self.bed.middle.ip
+        far, middle = self.bed.far_ip, self.bed.near_side
         self.sink = self.bed.end(self.bed.far, "sink", "tcp", "--listen", f"{far}:{PORT}")
         read_line(self.sink, START)
         self.relay = self.bed.spawn(
@@ -182,7 +206,7 @@ class Pt(Row):
 
     def start_relay(self) -> None:
         home = self.bed.home / self.name.replace(" ", "-")
-        listen = f"/ip4/{self.bed.middle.ip}/tcp/{self.port}"
+        listen = f"/ip4/0.0.0.0/tcp/{self.port}"
         self.relay = self.bed.spawn(
             self.bed.middle, str(PT), "relay", "--json", "--home", str(home),
             "--listen", listen, "--secret-file", str(self.bed.secret),
@@ -191,7 +215,7 @@ class Pt(Row):
             event = read_line(self.relay, START)
             addresses = event.get("addresses")
             if event.get("event") == "relay_ready" and isinstance(addresses, list):
-                self.address = next(each for each in addresses if listen in each)
+                self.address = next(each for each in addresses if f"/tcp/{self.port}/" in each)
                 return
 
 
@@ -215,7 +239,7 @@ class GoRelay(Row):
 
     def start_relay(self) -> None:
         self.relay = self.bed.spawn(
-            self.bed.middle, str(GO_PEER), "relay", "--ip", self.bed.middle.ip, "--unlimited"
+            self.bed.middle, str(GO_PEER), "relay", "--ip", "0.0.0.0", "--unlimited"
         )
         self.address = str(read_line(self.relay, START)["multiaddr"])
 
@@ -250,21 +274,53 @@ def measure(rows: Sequence[Row], rounds: int, seconds: float) -> dict[str, Value
     return found
 
 
-def memory_of(row: Row, steps: Sequence[int], hold: Callable[[int], None]) -> list[tuple[int, int]]:
-    """Resident bytes of the relay after each of `steps`."""
-    assert row.relay is not None
-    sizes = [(0, rss_bytes(row.relay.pid))]
-    for step in steps:
-        hold(step)
-        sizes.append((step, rss_bytes(row.relay.pid)))
-    return sizes
+def crowded(bed: Bed, kind: str, count: int) -> list[tuple[int, int]]:
+    """Resident bytes of a fresh `pt relay`, idle and with so many reservations or circuits."""
+    row = PtRaw(bed)
+    row.port = PORT + 20
+    crowd: subprocess.Popen[bytes] | None = None
+    try:
+        row.start_relay()
+        assert row.relay is not None
+        sizes = [(0, rss_bytes(row.relay.pid))]
+        crowd = bed.spawn(
+            bed.near, sys.executable, "-m", "bench.relay_crowd", kind,
+            "--relay", row.seen_from(bed.near_side), "--secret-file", str(bed.secret),
+            "--count", str(count), "--steps", "10",
+        )  # fmt: skip
+        assert crowd.stdin is not None
+        while True:
+            held = int(str(read_line(crowd, 300.0)["held"]))
+            time.sleep(0.5)
+            sizes.append((held, rss_bytes(row.relay.pid)))
+            print(f"  {kind} {held:6} {sizes[-1][1] / 1e6:7.1f} MB", file=sys.stderr, flush=True)
+            if held >= count:
+                return sizes
+            crowd.stdin.write(b"\n")
+            crowd.stdin.flush()
+    finally:
+        for process in (crowd, row.relay):
+            if process is not None:
+                process.kill()
+                process.wait()
+
+
+def descriptors() -> int:
+    """How many a process may have here."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 
 
 def median(values: Values, key: str) -> float:
     return statistics.median(values[key])
 
 
-def document(found: dict[str, Values], rounds: int, seconds: float, notes: Sequence[str]) -> str:
+def document(
+    found: dict[str, Values],
+    rounds: int,
+    seconds: float,
+    crowds: dict[str, list[tuple[int, int]]],
+    notes: Sequence[str],
+) -> str:
     head = HEAD.format(
         date=dt.datetime.now(dt.UTC).date().isoformat(),
         rounds=rounds,
@@ -289,6 +345,19 @@ def document(found: dict[str, Values], rounds: int, seconds: float, notes: Seque
                 for n in STREAMS
             ]
             lines.append(f"- {ours} to {theirs}, {what}: {', '.join(pairs)}")
+    if crowds:
+        lines += ["", "Resident memory of `pt relay`, MB (and KiB for each one):", ""]
+        lines += ["| what is held | none | 1,000 | 10,000 |", "| --- | --- | --- | --- |"]
+        for what, sizes in crowds.items():
+            idle = sizes[0][1]
+            cells = [f"{idle / 1e6:.0f}"]
+            for held in (1000, 10_000):
+                size = dict(sizes).get(held)
+                each = (
+                    "" if size is None else f"{size / 1e6:.0f} ({(size - idle) / held / 1024:.1f})"
+                )
+                cells.append(each)
+            lines.append(f"| {what} | {' | '.join(cells)} |")
     lines += ["", *notes, ""]
     return "\n".join(lines)
 
@@ -314,6 +383,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--quick", action="store_true", help="one short round; writes nothing")
     parser.add_argument("--only", action="append", help="this row")
+    parser.add_argument("--no-memory", action="store_true", help="throughput and CPU alone")
     args = parser.parse_args()
     if reason := unavailable():
         print(f"bench: no laboratory: {reason}", file=sys.stderr)
@@ -340,7 +410,13 @@ def main() -> int:
         finally:
             for row in rows:
                 row.stop()
-    text = document(found, rounds, seconds, notes)
+        crowds = {}
+        if not (args.quick or args.only or args.no_memory):
+            for kind in CROWDS:
+                # a raw circuit is two descriptors, and a process here gets 20,000 at the most
+                fits = min(10_000, descriptors() // 2 - 500) if kind == "raw circuits" else 10_000
+                crowds[kind] = crowded(bed, kind, fits)
+    text = document(found, rounds, seconds, crowds, notes)
     print(text)
     if not args.quick and not args.only:
         RESULTS.write_text(text)
