@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime as dt
 import hashlib
-import ipaddress
 import os
 import socket
 import ssl
@@ -15,10 +13,6 @@ from typing import Self
 
 import pytest
 import websockets
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError, InvalidStatus
@@ -28,6 +22,7 @@ from pt.errors import ClosedError, LimitError
 from pt.websocket import aio
 from pt.websocket.adapter import MAX_FRAME, WebSocketError
 from pt.websocket.aio import WebSockets
+from tests.certificate import self_signed
 from tests.unit.websocket.test_adapter import REQUEST, masked
 
 HOST = "127.0.0.1"
@@ -39,31 +34,7 @@ UNREAD = 8 * 1024 * 1024
 @pytest.fixture(scope="session")
 def tls(tmp_path_factory) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     """The contexts of a server with a certificate of its own for 127.0.0.1, and of its client."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
-    now = dt.datetime.now(dt.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(HOST))]), False
-        )
-        .sign(key, hashes.SHA256())
-    )
-    path = tmp_path_factory.mktemp("tls") / "both.pem"
-    path.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        + certificate.public_bytes(serialization.Encoding.PEM)
-    )
+    path = self_signed(tmp_path_factory.mktemp("tls") / "both.pem", HOST)
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     server.load_cert_chain(path)
     return server, ssl.create_default_context(cafile=str(path))
