@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["StreamBridge", "socket_on"]
 
+FAREWELL: Final = 2.0
+"""Seconds the peer of a circuit has to end its direction when ours was closed."""
 PAIR_BUFFER: Final = 512 * 1024
 """Bytes the kernel may keep of each direction of a socket pair."""
 
@@ -144,6 +146,21 @@ class StreamBridge(SocketPump):
         self._on_done(self, reason)
 
 
+class _PairBridge(StreamBridge):
+    """A bridge to one end of a socket pair, whose other end may be closed at any time."""
+
+    __slots__ = ()
+
+    def _hung_up(self) -> None:
+        """Nobody reads or writes the other end any more: the peer gets a moment to end, too."""
+        if not self.closed:
+            self._loop.call_later(FAREWELL, self._give_up)
+
+    def _give_up(self) -> None:
+        if not self.closed:
+            self._fail("the connection over the circuit was closed")
+
+
 def socket_on(stream: MuxedStream, link: Link, hangups: HangupWatch) -> socket.socket:
     """A non-blocking socket that carries the bytes of `stream`, which it takes over.
 
@@ -153,7 +170,7 @@ def socket_on(stream: MuxedStream, link: Link, hangups: HangupWatch) -> socket.s
     for end in (ours, theirs):
         end.setblocking(False)
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PAIR_BUFFER)
-    bridge = StreamBridge(
+    bridge = _PairBridge(
         ours, asyncio.get_running_loop(), hangups, on_done=lambda _bridge, _reason: None
     )
     early = stream.take_buffered()

@@ -289,7 +289,12 @@ class Circuits:
         try:
             async with asyncio.timeout(self._node.limits.handshake_timeout):
                 await self._node.adopt(sock, route, initiator=False, expected=message.peer.id)
-        except BaseException:
+        except (PtError, OSError, TimeoutError) as error:
+            sock.close()  # and with it the circuit, which is not the handler's any more
+            self._node.tracer.emit(
+                "inbound_failed", host=route.source, reason=str(error) or "timed out"
+            )
+        except asyncio.CancelledError:
             sock.close()
             raise
         finally:

@@ -8,6 +8,7 @@ import socket
 import pytest
 
 from pt.aio.hangup import HangupWatch
+from pt.node import bridge as module
 from pt.node.bridge import socket_on
 from pt.node.buffers import POOL
 from pt.yamux.aio import MuxedStream
@@ -116,5 +117,23 @@ def test_a_reader_that_stands_still_holds_one_window_at_most() -> None:
             assert held <= stream.recv_window <= 1 << 20
             writing.cancel()
             sock.close()
+
+    run(main())
+
+
+def test_a_closed_socket_does_not_wait_for_a_peer_that_never_ends() -> None:
+    async def main() -> None:
+        async with joined() as (left, right):
+            ours, sock = await bridged(left, right)
+            (stream,) = right.link.session.streams.values()
+            bridge = stream.handler
+            assert await asyncio.get_running_loop().sock_recv(sock, 10) == b"early"
+            sock.close()
+            while await ours.read(100):  # what was sent, and the end
+                pass
+            assert not bridge.closed
+            await asyncio.sleep(module.FAREWELL + 0.1)
+            assert bridge.closed
+            assert not right.link.session.streams
 
     run(main())
