@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import signal
 import socket
 import threading
@@ -13,6 +15,7 @@ import pytest
 
 from tests.e2e.harness import MIB, PtProcess, ask_echo, local_port, soak, take_waiting
 from tests.e2e.relay_rig import GapTransfer, Relay, RelayRig, relay_of, relay_rig_at
+from tests.e2e.sshd import SSH_PORT, Ssh, start_sshd
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(1800 if soak() else 240)]
 SIZE = 1024 * MIB if soak() else 48 * MIB
@@ -46,6 +49,21 @@ def test_a_transfer_both_ways_between_two_nats(rig: RelayRig) -> None:
     opened = relay.process.wait("circuit_opened", kind="raw")
     assert opened["grade"] == "user"
     assert not binder.matching("disconnected")
+
+
+def test_ssh_between_two_nats(rig: RelayRig) -> None:
+    relay = rig.relay()
+    directory = start_sshd(rig)
+    exposer = rig.expose_through(SSH_PORT, relay)
+    binder = rig.bind_through(exposer, relay)
+    ssh = Ssh(rig, directory, local_port(binder))
+    done = rig.b.run(ssh.command("echo out; echo err >&2; exit 7"), check=False)
+    assert (done.stdout, done.stderr, done.returncode) == (b"out\n", b"err\n", 7)
+    data = os.urandom(8 * MIB)
+    assert rig.b.run(ssh.command("sha256sum"), feed=data).stdout.split()[0].decode() == (
+        hashlib.sha256(data).hexdigest()
+    )
+    assert [event["path"] for event in binder.matching("connected")] == ["relay/raw"]
 
 
 def test_libp2p_circuits_carry_it_too(rig: RelayRig) -> None:

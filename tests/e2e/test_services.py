@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -30,58 +29,15 @@ from tests.e2e.harness import (
     soak,
     wait_listening,
 )
+from tests.e2e.sshd import SSH_PORT, Ssh, start_sshd
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(240)]
-SSH_PORT = 2222
 FILE_SIZE = 1024 * MIB if soak() else 96 * MIB
-
-
-@dataclass
-class Ssh:
-    """An sshd on host a, with keys of its own, behind a tunnel to host b."""
-
-    rig: Rig
-    directory: Path
-    port: int
-    address: str
-
-    def options(self, *more: str) -> list[str]:
-        facts = {
-            "IdentityFile": str(self.directory / "user_key"),
-            "UserKnownHostsFile": str(self.directory / "known_hosts"),
-            "StrictHostKeyChecking": "accept-new",
-            "HostKeyAlias": "tunnelled",
-            "BatchMode": "yes",
-            "IdentitiesOnly": "yes",
-            "LogLevel": "ERROR",
-        }
-        return ["-F", "none", *(f"-o{key}={value}" for key, value in facts.items()), *more]
-
-    def command(self, *more: str) -> list[str]:
-        return ["ssh", *self.options("-p", str(self.port)), "root@127.0.0.1", *more]
 
 
 @pytest.fixture(scope="module")
 def ssh(shared_rig: Rig) -> Ssh:
-    need("sshd", "ssh", "ssh-keygen", "scp")
-    directory = shared_rig.tmp / "sshd"
-    directory.mkdir()
-    for key in ("host_key", "user_key"):
-        subprocess.run(
-            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(directory / key)], check=True
-        )
-    (directory / "authorized_keys").write_bytes((directory / "user_key.pub").read_bytes())
-    config = directory / "sshd_config"
-    config.write_text(
-        f"Port {SSH_PORT}\nListenAddress 127.0.0.1\nHostKey {directory}/host_key\n"
-        f"PidFile none\nUsePAM no\nStrictModes no\nPermitRootLogin yes\n"
-        f"PasswordAuthentication no\nAuthorizedKeysFile {directory}/authorized_keys\n"
-        f"Subsystem sftp internal-sftp\n"
-    )
-    Path("/run/sshd").mkdir(exist_ok=True)  # where Debian's sshd confines its unprivileged half
-    sshd = shutil.which("sshd")
-    assert sshd is not None
-    shared_rig.daemon(shared_rig.a, [sshd, "-D", "-e", "-f", str(config)], SSH_PORT)
+    directory = start_sshd(shared_rig)
     exposer = shared_rig.expose("--port", str(SSH_PORT))
     binder = shared_rig.bind("--port", "0", to=exposer)
     return Ssh(shared_rig, directory, local_port(binder), direct_address(exposer))
