@@ -46,6 +46,7 @@ interop: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m pip install -q --group bench
 	$(BIN)/python -m bench.run
+	$(BIN)/python -m bench.relays
 
 soak: $(STAMP)
 	$(BIN)/pytest tests/e2e -m soak

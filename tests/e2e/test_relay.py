@@ -192,6 +192,7 @@ def test_the_list_is_read_again_on_sighup(rig: RelayRig) -> None:
 # --- limited relays ----------------------------------------------------------------------------
 
 
+@pytest.mark.soak
 def test_a_dialogue_lives_on_a_relay_with_tight_limits(rig: RelayRig) -> None:
     limits = ["128K", "120"] if soak() else ["24K", "6"]
     seconds = 900 if soak() else 25
@@ -254,6 +255,7 @@ def test_a_public_binder_is_dialed_back(rig: RelayRig) -> None:
     transfer.finish(threads)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("how", ["cut off", "reset"])
 def test_the_direct_path_dies_and_the_relay_takes_over(rig: RelayRig, how: str) -> None:
     binder, transfer, threads = direct_after_relay(rig, size=SIZE * 2)

@@ -57,6 +57,7 @@ def exposed(rig: RelayRig, relay: str, *argv: str) -> tuple[PtProcess, str]:
     return exposer, f"{relay}/p2p-circuit/p2p/{exposer.wait('ready')['peer_id']}"
 
 
+@pytest.mark.soak
 def test_a_dialogue_lives_on_go_libp2ps_relay(rig: RelayRig) -> None:
     """With the limits of public relays in the long form, tighter ones in the short form."""
     limits = [] if soak() else ["--data", "24576", "--duration", "6"]
