@@ -1,4 +1,4 @@
-"""`pt demo`: a service, `pt tcp` and `pt bind`, all here; nothing leaves the machine."""
+"""`pt demo`: a service, a relay, `pt tcp` and `pt bind`, all here; nothing leaves the machine."""
 
 from __future__ import annotations
 
@@ -86,12 +86,14 @@ class _Story:
 class _Seen:
     """What the binder told, for the story to tell."""
 
-    connected: Connected | None = None
+    paths: list[Connected] = field(default_factory=list)
+    moved: asyncio.Event = field(default_factory=asyncio.Event)
     resumed: asyncio.Queue[Resumed] = field(default_factory=asyncio.Queue)
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Connected):
-            self.connected = event
+            self.paths.append(event)
+            self.moved.set()
         elif isinstance(event, Resumed):
             self.resumed.put_nowait(event)
 
@@ -112,8 +114,9 @@ class _Demo:
             self._story.step("service", f"a web and echo service on 127.0.0.1:{service.port}")
             started = time.monotonic()
             offered = Service(port=SERVICE_PORT, target_port=service.port)
-            async with embedded_pair((offered,), on_binder=seen) as pair:
+            async with embedded_pair((offered,), relayed=True, on_binder=seen) as pair:
                 self._introduce(pair, seen, time.monotonic() - started)
+                await self._upgrade(seen)
                 await self._get(pair)
                 await self._bulk(pair)
                 await self._cut(pair, seen)
@@ -124,13 +127,31 @@ class _Demo:
 
     def _introduce(self, pair: Pair, seen: _Seen, seconds: float) -> None:
         story = self._story
+        assert pair.relay is not None
+        story.step("pt relay", f"peer {pair.relay.peer_id.short()}, for whoever is behind a NAT")
         peer = pair.exposer.peer_id.short()
         story.step("pt tcp", f"exposes it as “{pair.name}”, peer {peer}", name=pair.name)
         text = f"listens on 127.0.0.1:{pair.ports[0]}"
-        if (path := seen.connected) is not None:
+        if seen.paths:
+            path = seen.paths[0]
             rtt = "" if path.rtt is None else f", round trip {duration(path.rtt)}"
             text += f"; path {path.path}{rtt}, Noise {path.suite}"
         story.step("pt bind", f"{text} (up in {duration(seconds)})", port=pair.ports[0])
+
+    async def _upgrade(self, seen: _Seen) -> None:
+        """The relay gave the first path; a direct one takes over."""
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(RESUME_TIMEOUT):
+                while seen.paths[-1].path.startswith("relay/"):
+                    seen.moved.clear()
+                    await seen.moved.wait()
+        except TimeoutError:
+            self._story.step("direct", "no direct path was found", ok=False)
+            return
+        took = duration(time.monotonic() - started)
+        text = f"{seen.paths[-1].path} took over after {took}, the relay stays as a standby"
+        self._story.step("direct", text, path=seen.paths[-1].path)
 
     async def _get(self, pair: Pair) -> None:
         started = time.monotonic()
@@ -157,7 +178,7 @@ class _Demo:
             async with asyncio.timeout(RESUME_TIMEOUT):
                 resumed = await seen.resumed.get()
             text = (
-                f"path cut after {moved // MIB} MiB, a new one took over in "
+                f"path cut after {moved // MIB} MiB, {seen.paths[-1].path} took over in "
                 f"{duration(resumed.seconds)}; "
             )
         except TimeoutError:
@@ -188,7 +209,8 @@ class _Demo:
         self._story.say(
             "\nAll bytes arrived, in order, once. Now between two machines of one network:\n"
             "    on one:        pt tcp --port 22 --id NAME\n"
-            "    on the other:  pt bind --port 2022 --id NAME    then: ssh -p 2022 user@127.0.0.1"
+            "    on the other:  pt bind --port 2022 --id NAME    then: ssh -p 2022 user@127.0.0.1\n"
+            "and behind NATs: pt relay on a machine that both reach, see docs/relay.md"
         )
 
     async def _keep(self, pair: Pair) -> None:
