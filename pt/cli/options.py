@@ -218,9 +218,27 @@ def peers_from(
         UsageError: one is not a multiaddr.
 
     """
+    return _addresses(texts, "PT_PEER", environ)
+
+
+def relays_from(
+    texts: list[str] | None, environ: Mapping[str, str] | None = None
+) -> tuple[Multiaddr, ...]:
+    """Return the relays given with --relay, or else those in PT_RELAY (blanks or commas between).
+
+    Raises:
+        UsageError: one is not a multiaddr.
+
+    """
+    return _addresses(texts, "PT_RELAY", environ)
+
+
+def _addresses(
+    texts: list[str] | None, variable: str, environ: Mapping[str, str] | None
+) -> tuple[Multiaddr, ...]:
     env = os.environ if environ is None else environ
     if not texts:
-        texts = env.get("PT_PEER", "").replace(",", " ").split()
+        texts = env.get(variable, "").replace(",", " ").split()
     return tuple(Multiaddr.parse(text) for text in texts)
 
 
@@ -235,21 +253,6 @@ def add_relay(parser: argparse._ArgumentGroup) -> None:
         help="be reached, or reach the other side, through this relay, as pt relay prints it "
         "(env PT_RELAY)",
     )
-
-
-def relays_from(
-    texts: list[str] | None, environ: Mapping[str, str] | None = None
-) -> tuple[Multiaddr, ...]:
-    """Return the relays given with --relay, or else those in PT_RELAY (blanks or commas between).
-
-    Raises:
-        UsageError: one is not a multiaddr.
-
-    """
-    env = os.environ if environ is None else environ
-    if not texts:
-        texts = env.get("PT_RELAY", "").replace(",", " ").split()
-    return tuple(Multiaddr.parse(text) for text in texts)
 
 
 def relay_secret_from(path: str | None, environ: Mapping[str, str] | None = None) -> str | None:

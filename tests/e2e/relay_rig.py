@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from pt.lab.nat import Internet, Site
 from pt.lab.netns import Host
-from tests.e2e.harness import PtProcess, Rig
+from tests.e2e.harness import PtProcess, Rig, ask_echo
 from tests.e2e.test_resume import Transfer
 
 SECRET = "secret-of-the-relay-tests-31"
@@ -86,6 +87,19 @@ def relay_of(event: dict[str, object], *relays: Relay) -> Relay:
     address = str(event["address"])
     (found,) = [each for each in relays if address.startswith(each.address)]
     return found
+
+
+def converse(client: socket.socket, seconds: float) -> str:
+    """Key strokes and their echoes, five a second, for so long; what is worth telling of it."""
+    end = time.monotonic() + seconds
+    count, longest = 0, 0.0
+    while time.monotonic() < end:
+        began = time.monotonic()
+        ask_echo(client, f"key stroke {count}".encode())
+        longest = max(longest, time.monotonic() - began)
+        count += 1
+        time.sleep(0.2)  # a person types; nothing is waited for
+    return f"{count} answers in {seconds:g} s, the slowest {longest:.2f} s"
 
 
 class GapTransfer(Transfer):

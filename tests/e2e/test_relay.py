@@ -14,7 +14,14 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.harness import MIB, PtProcess, ask_echo, local_port, soak, take_waiting
-from tests.e2e.relay_rig import GapTransfer, Relay, RelayRig, relay_of, relay_rig_at
+from tests.e2e.relay_rig import (
+    GapTransfer,
+    Relay,
+    RelayRig,
+    converse,
+    relay_of,
+    relay_rig_at,
+)
 from tests.e2e.sshd import SSH_PORT, Ssh, start_sshd
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(1800 if soak() else 240)]
@@ -199,17 +206,9 @@ def test_a_dialogue_lives_on_a_relay_with_tight_limits(rig: RelayRig) -> None:
     relay = rig.relay("--stranger-data", limits[0], "--stranger-duration", limits[1], users=False)
     exposer = rig.expose_through(rig.echo_service(), relay, users=False)
     binder = rig.bind_through(exposer, relay)
-    client = rig.dial(local_port(binder))
-    end = time.monotonic() + seconds
-    count, longest = 0, 0.0
-    while time.monotonic() < end:
-        began = time.monotonic()
-        ask_echo(client, f"key stroke {count}".encode())
-        longest = max(longest, time.monotonic() - began)
-        count += 1
-        time.sleep(0.2)  # a person types; nothing is waited for
+    told = converse(rig.dial(local_port(binder)), seconds)
     circuits = len(relay.process.matching("circuit_opened"))
-    print(f"{count} answers in {seconds} s over {circuits} circuits, the slowest {longest:.2f} s")
+    print(f"{told}, {circuits} circuits")
     assert circuits >= 4
     assert not binder.matching("disconnected")
     warned = [str(event["message"]) for event in binder.matching("warned")]

@@ -14,7 +14,7 @@ import pytest
 from pt.lab.netns import Host
 from pt.tunnel.selftest.wire import pattern
 from tests.e2e.harness import PtProcess, ask_echo, local_port, soak
-from tests.e2e.relay_rig import RelayRig, relay_rig_at
+from tests.e2e.relay_rig import RelayRig, converse, relay_rig_at
 
 pytestmark = [
     pytest.mark.netns,
@@ -64,17 +64,9 @@ def test_a_dialogue_lives_on_go_libp2ps_relay(rig: RelayRig) -> None:
     seconds = 900 if soak() else 15
     _, circuit = exposed(rig, go_relay(rig, *limits))
     binder = rig.bind("--port", "0", "--no-lan", "--peer", circuit)
-    client = rig.dial(local_port(binder))
-    end = time.monotonic() + seconds
-    count, longest = 0, 0.0
-    while time.monotonic() < end:
-        began = time.monotonic()
-        ask_echo(client, f"key stroke {count}".encode())
-        longest = max(longest, time.monotonic() - began)
-        count += 1
-        time.sleep(0.2)  # a person types; nothing is waited for
+    told = converse(rig.dial(local_port(binder)), seconds)
     paths = binder.matching("connected")
-    print(f"{count} answers in {seconds} s over {len(paths)} circuits, the slowest {longest:.2f} s")
+    print(f"{told}, {len(paths)} circuits")
     assert {path["path"] for path in paths} == {"relay/circuit"}
     assert len(paths) >= 4
     assert not binder.matching("disconnected")

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from pt.errors import PtError
 from pt.node.connection import Connection
 from pt.node.route import Route
-from pt.tunnel.core.messages import Code
 from tests.sim.loop import run
-from tests.sim.test_resume import TALKS, Talk, Target, client, payload
+from tests.sim.test_resume import TALKS, Talk, Target, all_exact
 from tests.sim.world import LOCAL, Path, World, lent
 
 Move = tuple[float, float, str]
@@ -28,26 +27,8 @@ async def moving(talks: list[Talk], moves: list[Move], first: float = 0.005) -> 
     target = Target(talks)
     async with World(lambda: Path(first), target) as world:
         mover = asyncio.create_task(_move(world, moves))
-        try:
-            async with asyncio.timeout(900):
-                heard = await asyncio.gather(
-                    *(client(world, number, talk) for number, talk in enumerate(talks))
-                )
-        except (OSError, TimeoutError) as error:
-            raise AssertionError(world.log) from error
+        await all_exact(world, target, talks)
         await mover
-        for number, talk in enumerate(talks):
-            assert heard[number] == payload(number + 100, talk.down), (number, len(heard[number]))
-        await world.settled()
-        async with asyncio.timeout(900):
-            await target.all_heard.wait()
-        assert target.errors == []
-        for number, talk in enumerate(talks):
-            assert target.heard[number] == payload(number, talk.up), number
-        assert world.log.rejected == []
-        assert [code for _, code, _ in world.log.answers] == [Code.OK] * len(talks)
-        reasons = {reason for _, _, reason in world.log.forgotten}
-        assert reasons <= {""}, reasons
     assert lent() == before
     return world
 

@@ -124,6 +124,29 @@ async def client(world: World, number: int, talk: Talk) -> bytes:
     return heard
 
 
+async def all_exact(world: World, target: Target, talks: list[Talk]) -> None:
+    """Run all talks to their ends, and insist on every byte of them, and on nothing left over."""
+    try:
+        async with asyncio.timeout(900):
+            heard = await asyncio.gather(
+                *(client(world, number, talk) for number, talk in enumerate(talks))
+            )
+    except (OSError, TimeoutError) as error:
+        raise AssertionError(world.log) from error
+    for number, talk in enumerate(talks):
+        assert heard[number] == payload(number + 100, talk.down), (number, len(heard[number]))
+    await world.settled()
+    async with asyncio.timeout(900):
+        await target.all_heard.wait()
+    assert target.errors == []
+    for number, talk in enumerate(talks):
+        assert target.heard[number] == payload(number, talk.up), number
+    assert world.log.rejected == []
+    assert [code for _, code, _ in world.log.answers] == [Code.OK] * len(talks)
+    reasons = {reason for _, _, reason in world.log.forgotten}
+    assert reasons <= {""}, reasons
+
+
 async def exact(talks: list[Talk], paths: list[tuple[int, str]], delay: float = 0.005) -> World:
     """Run all talks while each path breaks after so many bytes; then a last one holds."""
     before = lent()
@@ -137,25 +160,7 @@ async def exact(talks: list[Talk], paths: list[tuple[int, str]], delay: float = 
 
     target = Target(talks)
     async with World(next_path, target) as world:
-        try:
-            async with asyncio.timeout(900):
-                heard = await asyncio.gather(
-                    *(client(world, number, talk) for number, talk in enumerate(talks))
-                )
-        except (OSError, TimeoutError) as error:
-            raise AssertionError(world.log) from error
-        for number, talk in enumerate(talks):
-            assert heard[number] == payload(number + 100, talk.down), (number, len(heard[number]))
-        await world.settled()
-        async with asyncio.timeout(900):
-            await target.all_heard.wait()
-        assert target.errors == []
-        for number, talk in enumerate(talks):
-            assert target.heard[number] == payload(number, talk.up), number
-        assert world.log.rejected == []
-        assert [code for _, code, _ in world.log.answers] == [Code.OK] * len(talks)
-        reasons = {reason for _, _, reason in world.log.forgotten}
-        assert reasons <= {""}, reasons
+        await all_exact(world, target, talks)
     assert lent() == before
     return world
 
