@@ -74,10 +74,18 @@ def report(**facts: object) -> None:
 
 
 async def echo(stream: MuxedStream, connection: Connection) -> None:
-    del connection
+    count = 0
     while data := await stream.read(BLOCK):
+        count += len(data)
+        if connection.limited and count > ECHO_SMALL_BYTES:
+            send_freely(connection)
         await stream.write(data)
     await stream.close_write()
+
+
+def send_freely(connection: Connection) -> None:
+    """Run into the relay's limit; of ourselves, we never send as much as it carries."""
+    connection.link.limit(1 << 40)
 
 
 @dataclass
@@ -232,36 +240,21 @@ async def echosmall(connection: Connection, options: Options) -> str:
 
 
 async def cutoff(connection: Connection, options: Options) -> str:
-    """Send and read echoes until the relay cuts the circuit, and say how the end looks."""
-    began = time.monotonic()
-    connection.link.limit(1 << 40)  # of ourselves, we would never send more than a relay carries
+    """Have block after block echoed until the relay cuts the circuit.
+
+    Says how the end looks and after how many bytes, in each direction, it came.
+    """
+    send_freely(connection)
     stream = await connection.open_stream((ECHO,), limited=True)
-
-    async def send() -> str:
+    for count in range(0, options.bytes, CUTOFF_BLOCK):
         try:
-            for _ in range(options.bytes // CUTOFF_BLOCK):
-                await stream.write(bytes(CUTOFF_BLOCK))
-        except (ClosedError, ResetError) as error:
-            return f"{type(error).__name__}: {error}"
-        return "complete"
-
-    async def receive() -> tuple[int, str]:
-        count = 0
-        try:
-            while data := await stream.read(BLOCK):
-                count += len(data)
-        except (ClosedError, ResetError) as error:
-            return count, f"{type(error).__name__}: {error}"
-        return count, "end of file"
-
-    async with asyncio.TaskGroup() as group:
-        sending = group.create_task(send())
-        receiving = group.create_task(receive())
-    count, end = receiving.result()
-    if count >= options.bytes:
-        raise UnexpectedError(f"all {count} bytes came back: nothing cut the circuit")
-    seconds = time.monotonic() - began
-    return f"{count} bytes came back in {seconds:.2f} s, then: {end}; write: {sending.result()}"
+            await stream.write(bytes(CUTOFF_BLOCK))
+            await stream.read_exactly(CUTOFF_BLOCK)
+        except ClosedError:
+            return f"{count} bytes, then an end of file"
+        except ResetError:
+            return f"{count} bytes, then a reset: {connection.close_reason}"
+    raise UnexpectedError(f"all {options.bytes} bytes came back: nothing cut the circuit")
 
 
 async def streams1000(connection: Connection, options: Options) -> str:

@@ -46,6 +46,14 @@ UNLIMITED: Final = "echo 4 MiB"
 UNLIMITED_BYTES: Final = 4 << 20
 CUTOFF_BYTES: Final = 1 << 20
 """Several times the limit of any relay here."""
+CUTOFF_AT: Final = {
+    "pt": (112 << 10, 128 << 10), "go": (112 << 10, 128 << 10),
+    "rust": (48 << 10, 68 << 10), "js": (48 << 10, 68 << 10),
+}  # fmt: skip
+"""Bytes of one direction after which a circuit ends: at 128 KiB, less what else it carries.
+
+rust-libp2p and js-libp2p count both directions together.
+"""
 KNOWN: Final = frozenset({("rust", "js", "identify")})
 """Left out: js-libp2p fails over what rust-libp2p says of a dialer that came through a relay."""
 SUBNET: Final = "11.3.0.0/24"
@@ -62,9 +70,8 @@ LEGEND: Final = """\
   of a circuit (128 KiB, 2 minutes).
 - echo 4 MiB: through a relay without limits. pt and go then send no limit; js neither; rust cannot
   do without: 4,294,967,295 s, and 0 bytes, which it does not apply.
-- cutoff: echoes beyond the limit of 128 KiB until the circuit ends; below, what the dialer saw.
-  pt and go count each direction for itself and end with what fitted, rust and js count both
-  together and reset.
+- cutoff: 4 KiB at a time there and back until the relay cuts the circuit; below, what the dialer
+  saw. pt and go count 128 KiB in each direction, rust and js in both together.
 """
 
 
@@ -103,7 +110,7 @@ def run_relays(
                             for name in wanted
                         ]  # fmt: skip
                         for name, dialing in zip(wanted, running, strict=True):
-                            outcomes.append(replace(dialing.outcome(), test=name))
+                            outcomes.append(judged(replace(dialing.outcome(), test=name)))
                             say(outcomes[-1])
                 for listener_process in listeners.values():
                     listener_process.stop()
@@ -123,6 +130,17 @@ def _test(name: str) -> tuple[str, list[str]]:
     if name == UNLIMITED:
         return "echo64", ["--bytes", str(UNLIMITED_BYTES)]
     return name, ["--bytes", str(CUTOFF_BYTES)] if name == "cutoff" else []
+
+
+def judged(outcome: Outcome) -> Outcome:
+    """A circuit that ends too early or too late is a failure."""
+    if outcome.test != "cutoff" or not outcome.ok:
+        return outcome
+    low, high = CUTOFF_AT[outcome.relay]
+    carried = int(outcome.detail.split()[0])
+    if low <= carried <= high:
+        return outcome
+    return replace(outcome, ok=False, detail=f"{outcome.detail}; not within {low} to {high}")
 
 
 def section(outcomes: Sequence[Outcome]) -> str:
