@@ -60,7 +60,7 @@ func transportListen(ctx context.Context, redis, key, ip string) error {
 		return err
 	}
 	for _, address := range addresses {
-		if strings.HasPrefix(address.String(), "/ip4/127.") {
+		if strings.HasPrefix(address.String(), "/ip4/127.") || isCircuit(address) {
 			continue
 		}
 		if _, err := redisCommand(redis, 10*time.Second, "RPUSH", key, fmt.Sprintf("%s/p2p/%s", address, h.ID())); err != nil {
