@@ -28,6 +28,7 @@ from interop import relays
 from interop.rig import (
     BIN,
     FOREIGN,
+    OUR_RELAYS,
     ROOT,
     TESTS,
     Dialer,
@@ -231,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     contracts = run_contracts(lan, peers)
         if whole:
             with relays.open_lan() as lan:
-                relayed = relays.run_relays(lan, ("pt", *there), pairs)
+                relayed = relays.run_relays(lan, (*OUR_RELAYS, *there), pairs)
     except RigError as error:
         print(f"interop: {error}", file=sys.stderr)
         return 1

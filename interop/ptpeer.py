@@ -151,7 +151,11 @@ async def listen(ip: str, through: Sequence[Multiaddr]) -> None:
 
 
 def tell(news: RelayNews) -> None:
-    print(f"relay {news.relay}: held {news.held} {news.detail}", file=sys.stderr, flush=True)
+    print(
+        f"relay {news.relay}: held {news.held}, {news.limit}, {news.detail}",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def new_node(listen: Sequence[Multiaddr] = ()) -> Node:

@@ -26,6 +26,7 @@ BUILD_TIMEOUT: Final = 1800
 START_TIMEOUT: Final = 30.0
 TEST_TIMEOUT: Final = 60.0
 RELAY_PORT: Final = 4001
+OUR_RELAYS: Final = ("pt", "pt/ws")
 SLACK: Final = 20.0
 """Seconds a dialer gets beyond its own time limit: to start, to say that it failed, and to end."""
 
@@ -139,21 +140,26 @@ class Listener(Server):
 
 
 class Relay(Server):
-    """A relay: libp2p's usual limits for a circuit, or none; ours is the command `pt relay`."""
+    """A relay: libp2p's usual limits for a circuit, or none.
+
+    `pt` and `pt/ws` are the command `pt relay`, on TCP and on WebSocket alone.
+    """
 
     def __init__(self, peer: str, host: Host, log: Path, *, unlimited: bool = False) -> None:
         words = [*argv(peer), "relay", "--ip", host.ip, *(["--unlimited"] if unlimited else [])]
-        if peer == "pt":
+        self._is_ours = peer in OUR_RELAYS
+        if self._is_ours:
+            transport = "/ws" if peer == "pt/ws" else ""
             words = [
                 sys.executable, "-m", "pt", "relay", "--json", "--home", str(log.with_suffix("")),
-                "--listen", f"/ip4/{host.ip}/tcp/{RELAY_PORT}",
+                "--listen", f"/ip4/{host.ip}/tcp/{RELAY_PORT}{transport}",
                 *(["--stranger-data", "0", "--stranger-duration", "0"] if unlimited else []),
             ]  # fmt: skip
         super().__init__(peer, host, log, words)
 
     def address(self) -> str:
         """See `Server.address`."""
-        if self.peer != "pt":
+        if not self._is_ours:
             return super().address()
         while (said := self.fact())["event"] != "relay_ready":
             pass

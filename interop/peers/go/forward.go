@@ -37,7 +37,7 @@ func forwardExpose(ctx context.Context, args []string) error {
 	})
 	address := fullAddress(h)
 	if *relays != "" {
-		circuits, err := reserved(ctx, h)
+		circuits, err := reserved(ctx, h, *relays)
 		if err != nil {
 			return err
 		}

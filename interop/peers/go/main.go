@@ -89,7 +89,7 @@ func listen(ctx context.Context, args []string) error {
 	serve(h)
 	addresses := []string{fullAddress(h)}
 	if *relays != "" {
-		if addresses, err = reserved(ctx, h); err != nil {
+		if addresses, err = reserved(ctx, h, *relays); err != nil {
 			return err
 		}
 	}

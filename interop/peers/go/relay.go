@@ -88,8 +88,10 @@ func reachedThrough(relays string) []libp2p.Option {
 	}
 }
 
-// reserved waits for reservations and returns the circuit addresses of the host, one a relay.
-func reserved(ctx context.Context, h host.Host) ([]string, error) {
+// reserved waits for a reservation at each of the relays, given as multiaddrs with commas between
+// them, and returns the circuit addresses of the host: through each relay as it was given, or as it
+// says itself.
+func reserved(ctx context.Context, h host.Host, relays string) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, reserveTimeout)
 	defer cancel()
 	updates, err := h.EventBus().Subscribe(new(event.EvtAutoRelayAddrsUpdated))
@@ -102,20 +104,36 @@ func reserved(ctx context.Context, h host.Host) ([]string, error) {
 		case <-ctx.Done():
 			return nil, errors.New("no reservation in time")
 		case update := <-updates.Out():
+			offered := update.(event.EvtAutoRelayAddrsUpdated).RelayAddrs
 			var found []string
-			seen := map[string]bool{}
-			for _, address := range update.(event.EvtAutoRelayAddrsUpdated).RelayAddrs {
-				id, _ := address.ValueForProtocol(multiaddr.P_P2P)
-				if !seen[id] {
-					seen[id] = true
+			for _, wanted := range strings.Split(relays, ",") {
+				for _, address := range byLikeness(offered, wanted) {
 					found = append(found, fmt.Sprintf("%s/p2p/%s", address, h.ID()))
+					break
 				}
 			}
-			if len(found) > 0 {
+			if len(found) == strings.Count(relays, ",")+1 {
 				return found, nil
 			}
 		}
 	}
+}
+
+// byLikeness are the circuit addresses through the relay given, that multiaddr itself first.
+func byLikeness(offered []multiaddr.Multiaddr, relay string) []multiaddr.Multiaddr {
+	var found []multiaddr.Multiaddr
+	for _, address := range offered {
+		id, err := address.ValueForProtocol(multiaddr.P_P2P)
+		if err != nil || !strings.HasSuffix(relay, "/p2p/"+id) {
+			continue
+		}
+		if address.String() == relay+"/p2p-circuit" {
+			found = append([]multiaddr.Multiaddr{address}, found...)
+		} else {
+			found = append(found, address)
+		}
+	}
+	return found
 }
 
 func isCircuit(address multiaddr.Multiaddr) bool {

@@ -58,7 +58,7 @@ async function identify ({ node, connection, options }) {
   if (circuit && facts.observedAddr != null && !seen.includes('/p2p-circuit') && seen !== `/p2p/${node.peerId}`) {
     throw new Error(`observed address ${seen}, although we came by a relay`)
   }
-  const observed = facts.observedAddr?.toString().match(/^\/ip4\/([0-9.]+)\/tcp\/([0-9]+)(\/p2p\/.*)?$/)
+  const observed = facts.observedAddr?.toString().match(/^\/ip4\/([0-9.]+)\/tcp\/([0-9]+)(\/ws)?(\/p2p\/.*)?$/)
   const ours = Object.values(networkInterfaces()).flat().map(({ address }) => address)
   if (!circuit && (observed == null || !ours.includes(observed[1]) || connection.remoteAddr.toString().includes(`/tcp/${observed[2]}/`))) {
     throw new Error(`observed address ${facts.observedAddr} is not ours, ${ours}`)
