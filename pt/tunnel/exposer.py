@@ -27,6 +27,7 @@ from pt.tunnel.exposer_session import ExposerSession
 from pt.tunnel.gate import Gate
 from pt.tunnel.naming import keys_of
 from pt.tunnel.open_exposer import OpenService
+from pt.tunnel.paths import connected
 from pt.tunnel.publication import Publication
 from pt.tunnel.reversal import Reversal
 from pt.tunnel.settings import congestion, security
@@ -403,15 +404,7 @@ class Exposer:
         timer = self._timers.pop(session.id, None)
         if timer is not None:
             timer.cancel()
-        self._emit(
-            events.Connected(
-                peer_id=session.remote,
-                path=connection.path,
-                address=connection.remote_addr,
-                rtt=connection.rtt,
-                suite=connection.suite.name,
-            )
-        )
+        self._emit(connected(connection))
         session.say_addresses(self._node.addresses)
         if resumed and session.id in self._lost_at:
             lost_at = self._lost_at.pop(session.id)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pt.tunnel.session import BinderSession
     from pt.yamux.aio import MuxedStream
 
-__all__ = ["Paths", "limit_warning"]
+__all__ = ["Paths", "connected", "limit_warning"]
 
 UPGRADE_AFTER: Final = (0.0, 1.0, 3.0, 8.0, 20.0)
 """Seconds between attempts to leave a relay; then every `UPGRADE_EVERY`, and at any news."""
@@ -49,6 +49,17 @@ RENEW_AT: Final = 0.75
 LOOPBACK: Final = Multiaddr.tcp("127.0.0.1", 0)
 MAX_KNOWN: Final = 32
 """Addresses of the exposer that are remembered."""
+
+
+def connected(connection: Connection) -> events.Connected:
+    """What is told of a connection that is in use now."""
+    return events.Connected(
+        peer_id=connection.peer_id,
+        path=connection.path,
+        address=connection.remote_addr,
+        rtt=connection.rtt,
+        suite=connection.suite.name,
+    )
 
 
 def limit_warning(connection: Connection) -> str:
@@ -205,15 +216,7 @@ class Paths:
 
     def announce(self, connection: Connection) -> None:
         """Tell that the session runs on `connection`."""
-        self._emit(
-            events.Connected(
-                peer_id=connection.peer_id,
-                path=connection.path,
-                address=connection.remote_addr,
-                rtt=connection.rtt,
-                suite=connection.suite.name,
-            )
-        )
+        self._emit(connected(connection))
         if connection.limited and not self._warned:
             self._warned = True
             self._emit(events.Warned(message=limit_warning(connection)))

@@ -408,6 +408,7 @@ class Reach:
 
     def _use_raw(self, connection: Connection) -> None:
         from pt.tunnel.open_binder import OpenTunnel  # noqa: PLC0415
+        from pt.tunnel.paths import connected  # noqa: PLC0415
 
         self._open = OpenTunnel(
             connection,
@@ -417,15 +418,7 @@ class Reach:
             on_idle=self._on_idle,
             on_lost=self._raw_lost,
         )
-        self._emit(
-            events.Connected(
-                peer_id=connection.peer_id,
-                path=connection.path,
-                address=connection.remote_addr,
-                rtt=connection.rtt,
-                suite=connection.suite.name,
-            )
-        )
+        self._emit(connected(connection))
         self._announce_ready(connection.peer_id)
         self._on_up()
 
