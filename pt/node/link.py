@@ -193,6 +193,8 @@ class Link:
             self.lose(str(error))
             return
         self.bytes_in += pos
+        if self._pace is not None:
+            self._pace.received(pos)
         if end < DIALOGUE and self._poller is not None:
             self._dialogue()
         session.end_batch()

@@ -21,10 +21,11 @@ BURST: Final = 24 * 1024
 
 
 class Pace:
-    """`data` is the relay's limit in bytes of one direction; `now` is in monotonic seconds.
+    """`data` is the relay's limit in bytes; `now` is in monotonic seconds.
 
-    A quarter of it, at the most `RESERVE`, is kept for what must not wait: acknowledgements,
-    keep-alive, the farewell.
+    Go's relay and ours count each direction, rust's and js's both together: what is received
+    counts, too, so that neither cuts us off.  A quarter of the limit, at the most `RESERVE`, is
+    kept for what must not wait: acknowledgements, keep-alive, the farewell.
     """
 
     __slots__ = ("_at", "_burst", "_left", "_rate", "_reserve", "_tokens")
@@ -44,13 +45,17 @@ class Pace:
 
     @property
     def left(self) -> int:
-        """Bytes until the relay's limit."""
+        """Bytes until the relay's limit, at the least."""
         return self._left
 
     def spend(self, count: int, now: float) -> None:
         """Note `count` bytes as sent; what may not wait is sent even on credit."""
         self._refill(now)
         self._tokens -= count
+        self._left -= count
+
+    def received(self, count: int) -> None:
+        """Note `count` bytes as received."""
         self._left -= count
 
     def allows(self, now: float) -> bool:

@@ -47,6 +47,8 @@ RENEW_TICK: Final = 0.2
 RENEW_AT: Final = 0.75
 """Share of a limited circuit's bytes or seconds after which it is replaced."""
 LOOPBACK: Final = Multiaddr.tcp("127.0.0.1", 0)
+HOURS: Final = 7200
+"""Seconds beyond which a relay's time limit is not believed to be in seconds."""
 MAX_KNOWN: Final = 32
 """Addresses of the exposer that are remembered."""
 
@@ -397,12 +399,20 @@ def _used_up(connection: Connection) -> bool:
     assert limit is not None
     if limit.duration:
         age = asyncio.get_running_loop().time() - connection.since
-        if age > min(limit.duration * RENEW_AT, max(limit.duration - 20, limit.duration * 0.5)):
+        last = lasts(limit.duration)
+        if age > min(last * RENEW_AT, max(last - 20, last * 0.5)):
             return True
     if limit.data and pace is not None:
-        received = limit.data - connection.link.bytes_in
-        return min(pace.left, received) < limit.data * (1 - RENEW_AT)
+        return pace.left < limit.data * (1 - RENEW_AT)
     return False
+
+
+def lasts(duration: int) -> float:
+    """Seconds that a circuit lasts whose relay says `duration`: js-libp2p says milliseconds.
+
+    What would be hours is therefore taken for less, and replaced too early at the worst.
+    """
+    return duration if duration <= HOURS else max(60.0, duration / 1000)
 
 
 def _relay_of(address: Multiaddr) -> bytes | None:

@@ -47,6 +47,15 @@ def test_a_reserve_is_left_for_what_cannot_wait():
     assert pace.left < RESERVE
 
 
+def test_what_is_received_counts_as_some_relays_do():
+    pace = Pace(128 * KIB, 0.0)
+    pace.received(112 * KIB - 1)
+    assert pace.allows(0.0)
+    pace.received(1)
+    assert not pace.allows(0.0)
+    assert pace.ready_in(0.0) is None
+
+
 def test_rest_refills_the_burst_and_no_more():
     pace = Pace(128 * KIB, 0.0)
     pace.spend(BURST, 0.0)

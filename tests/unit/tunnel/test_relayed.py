@@ -278,6 +278,14 @@ def test_bulk_over_limited_circuits_is_slow_and_exact(
     asyncio.run(main())
 
 
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [(120, 120), (3600, 3600), (120_000, 120), (10_800, 60), (4_294_967_295, 4_294_967)],
+)
+def test_a_time_limit_in_milliseconds_is_recognised(said: int, meant: float) -> None:
+    assert int(paths_module.lasts(said)) == meant
+
+
 def test_a_move_that_the_exposer_made_and_we_missed_is_taken_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
