@@ -32,7 +32,7 @@ def test_demo(shared_rig: Rig) -> None:
     done = shared_rig.a.run([str(PT), "demo", "--json", "--size", "8"])
     steps = lines(done.stdout)
     assert [step["step"] for step in steps] == [
-        "service", "pt tcp", "pt bind", "http", "transfer", "cut",
+        "service", "pt relay", "pt tcp", "pt bind", "direct", "http", "transfer", "cut",
     ]  # fmt: skip
     assert all(step["ok"] for step in steps)
     assert [step["bytes"] for step in steps if "bytes" in step] == [8 << 20, 8 << 20]
@@ -42,7 +42,7 @@ def test_demo(shared_rig: Rig) -> None:
 def test_demo_for_people_and_by_time(shared_rig: Rig) -> None:
     done = shared_rig.a.run([str(PT), "demo", "--seconds", "0.5"])
     text = done.stdout.decode()
-    assert text.count("✓") == 6
+    assert text.count("✓") == 8
     assert "✗" not in text
     assert "\x1b" not in text
     assert "pt tcp --port 22" in text
