@@ -77,6 +77,8 @@ class Bed:
 
     def __init__(self, lan: Lan, home: Path) -> None:
         self.near, self.middle, self.far = lan.hosts
+        for host in lan.hosts:  # the laboratory's own packet filter is not what is measured
+            host.nft("delete table inet lab")
         self.near_side = cable(self.near, self.middle, 1)
         self.far_side, self.far_ip = cable(self.far, self.middle, 2), "11.4.2.1"
         self.home = home
