@@ -3,7 +3,7 @@
     IpnsRecord { bytes pubKey = 7; bytes signatureV2 = 8; bytes data = 9; }
 
     data        = DAG-CBOR map {TTL: ns, _pt: payload, Value: "/ipfs/bafkqaaa", Sequence,
-                  Validity: RFC 3339 UTC with nanoseconds, ValidityType: 0}
+                  Validity: RFC 3339 UTC, ValidityType: 0}
     signatureV2 = Ed25519 over "ipns-signature:" · data
     name        = identity multihash of the key (38 bytes)
     routing key = "/ipns/" · name; our overlay stores under its SHA-256
@@ -123,7 +123,7 @@ def create(key: PrivateKey, payload: bytes, *, seq: int, expires: int, ttl: int)
         raise LocalProtocolError(f"a payload of {len(payload)} bytes, more than {MAX_PAYLOAD}")
     if not 0 <= seq <= MAX_SEQ or not 0 <= expires <= MAX_EXPIRES or not 0 <= ttl <= 1 << 32:
         raise LocalProtocolError("an IPNS record with a number out of range")
-    validity = datetime.fromtimestamp(expires, UTC).strftime("%Y-%m-%dT%H:%M:%S.000000000Z")
+    validity = datetime.fromtimestamp(expires, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     data = cbor.encode_map(
         {
             "TTL": ttl * 1_000_000_000,
