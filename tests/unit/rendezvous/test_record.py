@@ -17,11 +17,14 @@ from pt.rendezvous.record import (
     CLOCK_SKEW,
     MAX_BLOB,
     MAX_LIFETIME,
+    MAX_SIGNED,
     PADDED_SIZES,
     Freshness,
     Record,
     open_record,
     seal,
+    sign,
+    verify,
 )
 from pt.wire import protobuf
 from pt.wire.multiaddr import Multiaddr
@@ -32,6 +35,7 @@ OTHER_KEYS = NameKeys.from_master(bytes(range(1, 33)))
 ME = PrivateKey.generate(b"\1" * 32)
 YOU = PrivateKey.generate(b"\2" * 32)
 NONCE = bytes(range(12))
+DOMAIN = "pt/2 record " + KEYS.record_tag.hex()
 MY_ID = PeerId.from_public_key(ME.public)
 RECORD = Record(
     peer_id=MY_ID,
@@ -52,7 +56,7 @@ def sealed_inner(inner: bytes, size: int = 256, keys: NameKeys = KEYS) -> bytes:
 
 
 def signed(payload: bytes, identity: PrivateKey = ME, kind: bytes = b"/pt/record/1") -> bytes:
-    return envelope.seal(identity, "pt/2 record " + KEYS.record_tag.hex(), kind, payload)
+    return envelope.seal(identity, DOMAIN, kind, payload)
 
 
 def test_round_trip() -> None:
@@ -141,6 +145,11 @@ def test_peer_in_an_address_is_left_out() -> None:
         (replace(RECORD, seq=1 << 63), ME, NONCE),
         (replace(RECORD, expires=-1), ME, NONCE),
         (replace(RECORD, services=tuple(range(1, 34))), ME, NONCE),
+        (replace(RECORD, facts=tuple((f"{n}", b"") for n in range(9))), ME, NONCE),
+        (replace(RECORD, facts=(("nat", b""), ("nat", b"x"))), ME, NONCE),
+        (replace(RECORD, facts=(("", b"x"),)), ME, NONCE),
+        (replace(RECORD, facts=(("n" * 17, b"x"),)), ME, NONCE),
+        (replace(RECORD, facts=(("nat", bytes(158)),)), ME, NONCE),
     ],
 )
 def test_sealing_refuses(record: Record, identity: PrivateKey, nonce: bytes) -> None:
@@ -211,8 +220,16 @@ PAYLOAD = protobuf.put_uint(1, 1) + protobuf.put_uint(2, int(NOW) + 60)
         PAYLOAD + protobuf.put_uint(4, 1) * 33,
         protobuf.put_uint(1, 1 << 63),
         protobuf.put_uint(9, 1) * 129,
+        PAYLOAD + protobuf.put_bytes(6, b"\x0a\1n\x12\1x") * 2,
+        PAYLOAD + b"".join(protobuf.put_bytes(6, b"\x0a\1" + bytes((n,))) for n in range(65, 74)),
+        PAYLOAD + protobuf.put_bytes(6, b"\x12\1x"),
+        PAYLOAD + protobuf.put_bytes(6, b"\x0a\1\xff"),
+        PAYLOAD + protobuf.put_bytes(6, b"\x0a\1n" + protobuf.put_bytes(2, bytes(160))),
     ],
-    ids=["address", "addresses", "port 0", "port 65536", "services", "seq", "fields"],
+    ids=[
+        *("address", "addresses", "port 0", "port 65536", "services", "seq", "fields"),
+        *("fact twice", "facts", "fact without key", "fact in no text", "long fact"),
+    ],
 )
 def test_bounds_hold_for_members_too(payload: bytes) -> None:
     with pytest.raises(RemoteProtocolError):
@@ -220,8 +237,48 @@ def test_bounds_hold_for_members_too(payload: bytes) -> None:
 
 
 def test_unknown_fields_are_for_later_versions() -> None:
-    later = PAYLOAD + protobuf.put_text(6, "more") + protobuf.put_uint(7, 1)
+    later = PAYLOAD + protobuf.put_text(9, "more") + protobuf.put_uint(10, 1)
     assert open_record(sealed_inner(signed(later)), KEYS, NOW).seq == 1
+
+
+FACTS = (("nat", b"\1\2"), ("reach", b""), ("later", b"unknown"))
+
+
+def test_facts() -> None:
+    record = replace(RECORD, facts=FACTS)
+    assert open_record(seal(record, KEYS, ME, NONCE), KEYS, NOW) == record
+    payload = protobuf.Fields(envelope.open_envelope(sign(record, KEYS, ME), DOMAIN).payload)
+    assert payload.all_bytes(6)[0] == b"\x0a\3nat\x12\2\1\2"
+
+
+def test_the_fullest_record_keeps_addresses() -> None:
+    """Relays' addresses are the longest that exposers have, and the most needed ones."""
+    relay = PeerId.from_public_key(YOU.public)
+    circuits = tuple(
+        Multiaddr.parse(f"/ip4/11.1.0.{n}/tcp/4001/p2p/{relay}/p2p-circuit") for n in range(1, 17)
+    )
+    full = replace(
+        RECORD,
+        addresses=circuits,
+        services=tuple(range(65504, 65536)),
+        facts=tuple((f"fact{n}", bytes(15)) for n in range(8)),
+    )
+    signed_record = sign(full, KEYS, ME)
+    assert len(signed_record) <= MAX_SIGNED
+    got = verify(signed_record, KEYS, NOW)
+    assert len(got.addresses) >= 4
+    assert replace(got, addresses=circuits) == full
+
+
+def test_signed_but_not_sealed() -> None:
+    raw = sign(RECORD, KEYS, ME)
+    assert verify(raw, KEYS, NOW) == RECORD
+    with pytest.raises(CryptoFailure):
+        verify(raw, OTHER_KEYS, NOW)
+    with pytest.raises(RemoteProtocolError, match="expired"):
+        verify(raw, KEYS, NOW + 601 + CLOCK_SKEW)
+    with pytest.raises(RemoteProtocolError, match="more than"):
+        verify(bytes(MAX_SIGNED + 1), KEYS, NOW)
 
 
 def test_forged_by_another_member() -> None:
