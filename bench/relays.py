@@ -205,13 +205,14 @@ class Socat(Row):
 
 class Pt(Row):
     port = PORT
+    options: tuple[str, ...] = ()
 
     def start_relay(self) -> None:
         home = self.bed.home / self.name.replace(" ", "-")
         listen = f"/ip4/0.0.0.0/tcp/{self.port}"
         self.relay = self.bed.spawn(
             self.bed.middle, str(PT), "relay", "--json", "--home", str(home),
-            "--listen", listen, "--secret-file", str(self.bed.secret),
+            "--listen", listen, "--secret-file", str(self.bed.secret), *self.options,
         )  # fmt: skip
         while True:
             event = read_line(self.relay, START)
@@ -280,6 +281,7 @@ def crowded(bed: Bed, kind: str, count: int) -> list[tuple[int, int]]:
     """Resident bytes of a fresh `pt relay`, idle and with so many reservations or circuits."""
     row = PtRaw(bed)
     row.port = PORT + 20
+    row.options = ("--connections", "45000")  # one host may have a quarter of them, and is all
     crowd: subprocess.Popen[bytes] | None = None
     try:
         row.start_relay()
