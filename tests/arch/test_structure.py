@@ -21,6 +21,7 @@ PROTOCOLS = (
     "ping",
     "rendezvous",
     "relay",
+    "kad",
     "websocket",
 )
 CORES = ("wire", "identity", *PROTOCOLS)
