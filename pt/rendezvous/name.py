@@ -25,6 +25,7 @@ __all__ = [
     "GENERATE_BYTES",
     "MASTER_BYTES",
     "MAX_NAME_BYTES",
+    "SALT",
     "NameKeys",
     "Strength",
     "estimate_strength",
