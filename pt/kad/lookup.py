@@ -7,10 +7,11 @@ As in go-libp2p-kad-dht: of the peers heard of, the nearest to the key are asked
 each answer brings closer ones. It ends when the BETA nearest that are not unreachable have
 answered; then the rest of the K nearest are asked, too, because the value may be at any of them.
 
-Three things differ from Go, all against peers that do not answer: one that has been asked for SLOW
-seconds does not count among the ALPHA any more; `first` peers (bootstrap) are asked at once along
-with what a cache names, until anybody has answered; and who is heard of in the second part takes
-the place of who turned out unreachable, so that K are asked where K are left.
+Three things differ from Go, all against peers that do not answer. One that has been asked for SLOW
+seconds does not count among the ALPHA, the BETA and the K any more; it still has time to answer,
+and the look-up waits for it as long as it is among the K nearest. `first` peers (bootstrap) are
+asked at once along with what a cache names, until anybody has answered. And who is heard of in the
+second part takes the place of who turned out unreachable, so that K are asked where K are left.
 
 What a hostile server can cost is bounded by `Limits`; what it can claim, by the rules for
 closer peers: at most 40 a reply, public ones, not more than three of one owner's addresses. One
@@ -137,6 +138,7 @@ class Lookup:
         self._target: PeerInfo | None = None
         self._following_up = False
         self._stopped = False
+        self._now = 0.0
         for info in seeds:
             self._hear(info, 0)
         for info in first:
@@ -149,10 +151,12 @@ class Lookup:
 
     def to_ask(self, now: float, room: int) -> list[PeerInfo]:
         """The peers to ask now, at most `room`; each is to be reported."""
+        self._now = now
+        self._advance()
         chosen: list[_Peer] = []
         if not self.done and not self._exhausted():
             room = min(room, self._limits.requests - self.cost.requests)
-            chosen = list(self._choose(now))[: max(0, room)]
+            chosen = self._choose()[: max(0, room)]
         for peer in chosen:
             peer.state = _State.WAITING
             peer.asked_at = now
@@ -262,12 +266,11 @@ class Lookup:
 
     # --- inside ----------------------------------------------------------------------------------
 
-    def _choose(self, now: float) -> list[_Peer]:
+    def _choose(self) -> list[_Peer]:
         if self._following_up:
-            return [peer for peer in self._nearest(K) if peer.state is _State.HEARD]
+            return [peer for peer in self._nearest(K, slow=False) if peer.state is _State.HEARD]
         busy = sum(
-            peer.state is _State.WAITING and now - peer.asked_at < SLOW
-            for peer in self._peers.values()
+            peer.state is _State.WAITING and not self._slow(peer) for peer in self._peers.values()
         )
         free = ALPHA - busy
         first = [peer for peer in self._first if peer.state is _State.HEARD]
@@ -282,7 +285,7 @@ class Lookup:
         """Whether nobody nearer is to be expected."""
         if self._exhausted():
             return True
-        nearest = self._nearest(BETA)
+        nearest = self._nearest(BETA, slow=False)
         if len(nearest) == BETA and all(peer.state is _State.QUERIED for peer in nearest):
             return True
         return not any(peer.state in _OPEN for peer in self._peers.values())
@@ -298,10 +301,14 @@ class Lookup:
             self._order = sorted(self._peers.values(), key=lambda peer: peer.point ^ self._key)
         return self._order
 
-    def _nearest(self, count: int) -> list[_Peer]:
+    def _slow(self, peer: _Peer) -> bool:
+        return peer.state is _State.WAITING and self._now - peer.asked_at >= SLOW
+
+    def _nearest(self, count: int, *, slow: bool = True) -> list[_Peer]:
+        """The nearest that are not unreachable; with or without those that are slow to answer."""
         found = []
         for peer in self._sorted():
-            if peer.state is not _State.UNREACHABLE:
+            if peer.state is not _State.UNREACHABLE and (slow or not self._slow(peer)):
                 found.append(peer)
                 if len(found) == count:
                     break

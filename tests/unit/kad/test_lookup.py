@@ -101,6 +101,24 @@ def test_who_is_slow_does_not_hold_up_the_others() -> None:
     assert lookup.next_at(100.0 + 2 * SLOW) is None
 
 
+def test_in_the_second_part_who_is_slow_is_replaced_and_waited_for() -> None:
+    peers = nearest([peer(number) for number in range(1, K + 9)])
+    lookup = Lookup(FIND, US, peers)
+    ask(lookup, 10.0)
+    for each in peers[1:ALPHA]:
+        lookup.answered(each.id, found())
+    assert ask(lookup, 10.5) == peers[ALPHA : 2 * ALPHA - 1], "the nearest may yet answer"
+    for each in peers[ALPHA : 2 * ALPHA - 1]:
+        lookup.answered(each.id, found())
+    assert ask(lookup, 10.0 + SLOW) == peers[2 * ALPHA - 1 : K + 1]
+    for each in peers[2 * ALPHA - 1 : K + 1]:
+        lookup.answered(each.id, found())
+    assert not lookup.done
+    lookup.answered(peers[0].id, found())
+    assert lookup.done
+    assert lookup.closest() == peers[:K]
+
+
 def test_it_ends_when_the_nearest_have_answered_and_then_asks_the_rest() -> None:
     peers = [peer(number) for number in range(1, 16)]
     lookup = Lookup(FIND, US, peers)
