@@ -39,7 +39,7 @@ DIRECT_TIMEOUT: Final = 5.0
 STANDBY_AFTER: Final = (0.5, 5.0, 20.0)
 STANDBY_EVERY: Final = 60.0
 CIRCUIT_TIMEOUT: Final = 15.0
-MOVE_TIMEOUT: Final = 10.0
+MOVE_TIMEOUT: Final = 4.0
 RESCUE_TIMEOUT: Final = 1.5
 RENEW_RETRY: Final = 2.0
 """Seconds between two circuits through limited relays, at the least."""
