@@ -1,5 +1,5 @@
 #!/bin/sh
-# Build the interop peers: `interop/build.sh [go] [rust] [js]`, all of them without arguments.
+# Build the interop peers: `interop/build.sh [go] [rust] [js] [gokad]`, all of them without arguments.
 #
 # A peer is built once for each content of its sources and version of its tools, under the cache
 # directory of the user, so that a fresh clone starts warm; interop/bin/NAME-peer links to it.
@@ -23,9 +23,14 @@ key() {
   ) | sha256sum | cut -c1-16
 }
 
-build_go() {
-  (cd "$here/peers/go" && CGO_ENABLED=0 nice go build -trimpath -buildvcs=false -ldflags='-s -w' -o "$1/peer" .)
+# go_build DIRECTORY SOURCES: put the program of SOURCES into DIRECTORY.
+go_build() {
+  (cd "$here/peers/$2" && CGO_ENABLED=0 nice go build -trimpath -buildvcs=false -ldflags='-s -w' -o "$1/peer" .)
 }
+
+build_go() { go_build "$1" go; }
+
+build_gokad() { go_build "$1" gokad; }
 
 build_rust() {
   (cd "$here/peers/rust" && CARGO_TARGET_DIR="$cache/rust-target" nice cargo build --quiet --release --locked) &&
@@ -70,11 +75,12 @@ build() {
 # Entries no build has used for a month.
 find "$cache/peers" -mindepth 1 -maxdepth 1 -mtime +30 -exec rm -rf {} +
 
-[ $# -gt 0 ] || set -- rust go js
+[ $# -gt 0 ] || set -- rust go js gokad
 pids=
 for name in "$@"; do
   case $name in
     go) build go go "go version" & ;;
+    gokad) build gokad go "go version" & ;;
     rust) build rust cargo "cargo --version" & ;;
     js) build js "node npm" "node --version" & ;;
     *) echo "interop: unknown peer $name" >&2; exit 2 ;;

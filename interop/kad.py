@@ -1,0 +1,215 @@
+"""Our client of the Amino DHT among real servers of go-libp2p-kad-dht, in a laboratory.
+
+    python -m interop.kad [--servers 30] [--delay 0.025]
+
+prints what look-ups, puts and provider records take in time, requests and bytes, from a fresh
+client on; `--delay` is that of the link between us and all servers, one way, in seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import secrets
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from interop.rig import BIN, RigError, build
+from pt.identity.keys import PrivateKey
+from pt.identity.peer_id import PeerId
+from pt.kad.aio import Client, exchange
+from pt.kad.keyspace import K, point
+from pt.kad.messages import PROTOCOL, Message, PeerInfo
+from pt.kad.results import Found
+from pt.lab.link import Link, Shape
+from pt.lab.netns import Host, Lan
+from pt.node.node import Node
+from pt.rendezvous import ipns
+from pt.wire.multiaddr import Multiaddr
+
+BINARY: Final = BIN / "gokad-peer"
+PORT: Final = 4001
+GO_TIMEOUT: Final = 40.0
+ROUNDS: Final = 20
+OURS: Final = Multiaddr.parse("/ip4/11.9.0.1/tcp/4001")
+"""An address of ours for provider records; nobody dials it."""
+
+
+class Servers:
+    """Go servers on one host, each in a /16 of its own, until the host is closed."""
+
+    def __init__(self, host: Host, ips: Sequence[str], log: Path) -> None:
+        with log.open("wb") as sink:
+            self._process = host.popen(
+                [str(BINARY), "servers", "--ips", ",".join(ips), "--port", str(PORT)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=sink,
+            )
+        self.infos: Final = [_info(self._fact("server")["multiaddr"]) for _ in ips]
+        self.known: Final = self._fact("ready")["known"]
+
+    def close(self, index: int) -> None:
+        """End one of them."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"close {index}\n".encode())
+        self._process.stdin.flush()
+        self._fact("closed")
+
+    def nearest(self, key: bytes) -> list[PeerInfo]:
+        """Those that a look-up has to find."""
+        return sorted(self.infos, key=lambda info: point(info.id.raw) ^ point(key))[:K]
+
+    def _fact(self, event: str) -> dict[str, object]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        said = json.loads(line) if line else {}
+        if said.get("event") != event:
+            raise RigError(f"gokad said {line!r}, expected {event}")
+        assert isinstance(said, dict)
+        return said
+
+
+class Asker:
+    """What `pt.kad` needs of a node: one request on a stream of its own, dialing if need be."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    async def __call__(self, info: PeerInfo, request: Message) -> Message:
+        there = self._node.connections_of(info.id)
+        connection = (
+            there[0] if there else await self._node.connect(info.addresses, expected=info.id)
+        )
+        return await exchange(await connection.open_stream((PROTOCOL,)), request)
+
+
+@contextlib.contextmanager
+def laboratory(count: int, delay: float) -> Iterator[tuple[Host, Host, Servers, str]]:
+    """Two hosts: ours, and one with all servers; the Go client's address is there, too."""
+    ips = [f"11.{20 + number}.0.1" for number in range(count)]
+    go_ip = "11.250.0.1"
+    with (
+        tempfile.TemporaryDirectory() as logs,
+        Lan(names=("us", "dht")) as lan,
+        Link(lan.hosts[0], lan.hosts[1], Shape(delay=delay)) as link,
+    ):
+        us, dht = lan.hosts
+        lines = [f"addr add {ip}/32 dev lo" for ip in (*ips, go_ip)]
+        _batch(dht, lines)
+        _batch(us, [f"route add {ip}/32 via {link.b_ip}" for ip in (*ips, go_ip)])
+        yield us, dht, Servers(dht, ips, Path(logs) / "servers.log"), go_ip
+
+
+def go(
+    host: Host, command: str, *, ip: str, bootstrap: PeerInfo, key: bytes, value: bytes = b""
+) -> dict[str, object]:
+    """Have a Go client do one thing; what it says."""
+    address = bootstrap.addresses[0].with_peer(bootstrap.id.raw)
+    argv = [str(BINARY), command, "--ip", ip, "--bootstrap", str(address)]
+    argv += ["--key", key.hex(), "--value", value.hex()]
+    done = host.run(argv, timeout=GO_TIMEOUT)
+    said = json.loads(done.stdout)
+    assert isinstance(said, dict)
+    return said
+
+
+def _batch(host: Host, lines: Sequence[str]) -> None:
+    host.run(["ip", "-batch", "-"], feed=("\n".join(lines) + "\n").encode())
+
+
+def _info(text: object) -> PeerInfo:
+    address = Multiaddr.parse(str(text))
+    raw, bare = address.peer_id_bytes, address.without_peer()
+    assert raw is not None
+    assert bare is not None
+    return PeerInfo(PeerId(raw), (bare,))
+
+
+@contextlib.asynccontextmanager
+async def our_client(bootstrap: PeerInfo) -> AsyncIterator[Client]:
+    """A fresh client that knows one server; its node listens nowhere."""
+    node = Node(identity=PrivateKey.generate(secrets.token_bytes(32)))
+    await node.start()
+    try:
+        yield Client(Asker(node), node.peer_id, bootstrap=[bootstrap])
+    finally:
+        await node.close()
+
+
+def mailbox(payload: bytes, seq: int = 1) -> tuple[bytes, bytes, bytes]:
+    """A record of a fresh key: the key on the DHT, the mailbox's name, the value."""
+    key = PrivateKey.generate(secrets.token_bytes(32))
+    name = ipns.name_of(key.public)
+    value = ipns.create(key, payload, seq=seq, expires=int(time.time()) + 3600, ttl=60)
+    return ipns.routing_key(name), name, value
+
+
+async def measure(servers: Servers) -> None:
+    """Print what a fresh client's calls take."""
+    print("| call | median s | p95 s | requests | bytes received | at once |")
+    print("|---|---|---|---|---|---|")
+    rows: dict[str, list[tuple[float, int, int, int]]] = {}
+    for _ in range(ROUNDS):
+        async with our_client(servers.infos[0]) as client:
+            key, name, value = mailbox(secrets.token_bytes(700))
+
+            async def timed(label: str, call: Awaitable[object]) -> None:
+                before, began = replace(client.spent), time.monotonic()
+                client.spent.at_once = 0
+                await call
+                spent = client.spent
+                row = (
+                    time.monotonic() - began,
+                    spent.requests - before.requests,
+                    spent.received - before.received,
+                    spent.at_once,
+                )
+                rows.setdefault(label, []).append(row)
+
+            await timed("closest, fresh", client.closest(secrets.token_bytes(32)))
+            await timed("closest, again", client.closest(secrets.token_bytes(32)))
+            await timed("put_value", client.put_value(key, value))
+            await timed("get_value, first", first_value(client, key, name))
+            await timed("get_value, all", all_values(client, key, name))
+            await timed("provide", client.provide(b"\x12\x20" + secrets.token_bytes(32), [OURS]))
+    for label, found in rows.items():
+        took = sorted(row[0] for row in found)
+        median, p95 = statistics.median(took), took[int(len(took) * 0.95)]
+        requests, received, at_once = (max(row[part] for row in found) for part in (1, 2, 3))
+        print(f"| {label} | {median:.2f} | {p95:.2f} | {requests} | {received} | {at_once} |")
+
+
+async def all_values(client: Client, key: bytes, name: bytes) -> list[Found]:
+    """All values under a key that are valid records of the mailbox."""
+    async with client.get_value(key, lambda raw: ipns.validate(raw, name, time.time())) as search:
+        return [found async for found in search]
+
+
+async def first_value(client: Client, key: bytes, name: bytes) -> Found:
+    """The first of them."""
+    async with client.get_value(key, lambda raw: ipns.validate(raw, name, time.time())) as search:
+        return await anext(search)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="interop.kad")
+    parser.add_argument("--servers", type=int, default=30)
+    parser.add_argument("--delay", type=float, default=0.025)
+    args = parser.parse_args()
+    build(["gokad"])
+    with laboratory(args.servers, args.delay) as (us, _, servers, _), us.inside():
+        print(f"{args.servers} servers, {args.delay * 2000:g} ms away, {ROUNDS} fresh clients\n")
+        asyncio.run(measure(servers))
+
+
+if __name__ == "__main__":
+    main()

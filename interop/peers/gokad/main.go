@@ -1,0 +1,171 @@
+// Command gokad is a set of kad-dht servers as of the Amino DHT, or one client of such a DHT.
+//
+//	gokad servers --ips A,B,… [--port 4001] [--links 6]
+//	gokad put|get|provide|providers|closest|find --ip A --bootstrap MULTIADDR --key HEX [--value HEX]
+//
+// The servers run in this one process, each with its own host, identity and address. They print
+// {"event":"server","id":…,"multiaddr":…,"index":N} each, then {"event":"ready"} once they know one
+// another, and end with stdin; a line "close N" stops one of them, which prints {"event":"closed"}.
+//
+// A client prints its result as one JSON object. Keys are bytes in hexadecimal: of a value the whole
+// key with its namespace, of a provider record the multihash, of a peer its id.
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p"
+	dht "github.com/libp2p/go-libp2p-kad-dht"
+	"github.com/libp2p/go-libp2p-kad-dht/amino"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/security/noise"
+	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
+	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
+)
+
+var output sync.Mutex
+
+func say(facts any) {
+	output.Lock()
+	defer output.Unlock()
+	if err := json.NewEncoder(os.Stdout).Encode(facts); err != nil {
+		os.Exit(1)
+	}
+}
+
+// node is a host with a DHT that is configured as the public half of kubo's.
+func node(ip string, port int, mode dht.ModeOpt) (host.Host, *dht.IpfsDHT, error) {
+	h, err := libp2p.New(
+		libp2p.ListenAddrStrings(fmt.Sprintf("/ip4/%s/tcp/%d", ip, port)),
+		libp2p.Transport(tcp.NewTCPTransport),
+		libp2p.Security(noise.ID, noise.New),
+		libp2p.ResourceManager(&network.NullResourceManager{}),
+		libp2p.DisableMetrics(),
+		libp2p.DisableRelay(),
+		libp2p.UserAgent("gokad"),
+	)
+	if err != nil {
+		return nil, nil, err
+	}
+	diversity := dht.NewRTPeerDiversityFilter(
+		h, amino.DefaultMaxPeersPerIPGroupPerCpl, amino.DefaultMaxPeersPerIPGroup)
+	d, err := dht.New(h,
+		dht.Mode(mode),
+		dht.BootstrapPeers(),
+		dht.DisableAutoRefresh(),
+		dht.QueryFilter(dht.PublicQueryFilter),
+		dht.RoutingTableFilter(dht.PublicRoutingTableFilter),
+		dht.RoutingTablePeerDiversityFilter(diversity),
+		dht.AddressFilter(func(all []ma.Multiaddr) []ma.Multiaddr {
+			return ma.FilterAddrs(all, manet.IsPublicAddr)
+		}),
+	)
+	if err != nil {
+		h.Close()
+		return nil, nil, err
+	}
+	return h, d, nil
+}
+
+type server struct {
+	host host.Host
+	dht  *dht.IpfsDHT
+}
+
+func servers(ips []string, port, links int) error {
+	var all []server
+	for index, ip := range ips {
+		h, d, err := node(ip, port, dht.ModeServer)
+		if err != nil {
+			return err
+		}
+		all = append(all, server{h, d})
+		say(map[string]any{
+			"event": "server", "index": index, "id": h.ID().String(),
+			"multiaddr": fmt.Sprintf("/ip4/%s/tcp/%d/p2p/%s", ip, port, h.ID()),
+		})
+	}
+	var group sync.WaitGroup
+	for index := range all {
+		group.Add(1)
+		go func() {
+			defer group.Done()
+			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+			defer cancel()
+			for link := 1; link <= links && link < len(all); link++ {
+				other := all[(index+link*link)%len(all)].host
+				if other == all[index].host {
+					continue
+				}
+				_ = all[index].host.Connect(ctx, peer.AddrInfo{ID: other.ID(), Addrs: other.Addrs()})
+			}
+		}()
+	}
+	group.Wait()
+	for index := range all {
+		group.Add(1)
+		go func() {
+			defer group.Done()
+			<-all[index].dht.ForceRefresh()
+		}()
+	}
+	group.Wait()
+	known := make([]int, len(all))
+	for index := range all {
+		known[index] = all[index].dht.RoutingTable().Size()
+	}
+	say(map[string]any{"event": "ready", "known": known})
+	lines := bufio.NewScanner(os.Stdin)
+	for lines.Scan() {
+		var index int
+		if _, err := fmt.Sscanf(lines.Text(), "close %d", &index); err != nil {
+			return fmt.Errorf("unknown command %q", lines.Text())
+		}
+		all[index].dht.Close()
+		all[index].host.Close()
+		say(map[string]any{"event": "closed", "index": index})
+	}
+	return lines.Err()
+}
+
+func run() error {
+	if len(os.Args) < 2 {
+		return errors.New("usage: gokad servers|put|get|provide|providers|closest|find …")
+	}
+	command := os.Args[1]
+	flags := flag.NewFlagSet(command, flag.ExitOnError)
+	ips := flags.String("ips", "", "addresses of the servers, with commas")
+	port := flags.Int("port", 4001, "TCP port of the servers")
+	links := flags.Int("links", 6, "other servers that each one is connected to at first")
+	var c client
+	flags.StringVar(&c.ip, "ip", "", "address of the client")
+	flags.StringVar(&c.bootstrap, "bootstrap", "", "multiaddr of a server")
+	flags.StringVar(&c.key, "key", "", "key, hexadecimal")
+	flags.StringVar(&c.value, "value", "", "value, hexadecimal")
+	if err := flags.Parse(os.Args[2:]); err != nil {
+		return err
+	}
+	if command == "servers" {
+		return servers(strings.Split(*ips, ","), *port, *links)
+	}
+	return c.run(command)
+}
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}

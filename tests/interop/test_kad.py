@@ -1,0 +1,223 @@
+"""Our client of the Amino DHT with servers and clients of go-libp2p-kad-dht."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import shutil
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+import pytest
+
+from interop import kad
+from interop.rig import build
+from pt.identity.peer_id import PeerId
+from pt.kad.aio import MAX_AT_ONCE, Client
+from pt.kad.keyspace import K
+from pt.kad.messages import PeerInfo
+from pt.lab.netns import Host, LanError
+from pt.rendezvous import ipns
+from pt.wire.multihash import Multihash
+
+pytestmark = [pytest.mark.netns, pytest.mark.interop, pytest.mark.timeout(600)]
+
+SERVERS = 30
+DELAY = 0.005
+BUDGET = 200_000
+T = TypeVar("T")
+
+
+@dataclass
+class Lab:
+    us: Host
+    dht: Host
+    servers: kad.Servers
+    go_ip: str
+
+    @property
+    def bootstrap(self) -> PeerInfo:
+        return self.servers.infos[0]
+
+    def ours(self, call: Callable[[Client], Awaitable[T]]) -> T:
+        """Run something with a fresh client of ours, on our host."""
+
+        async def main() -> T:
+            async with kad.our_client(self.bootstrap) as client:
+                result = await call(client)
+                assert client.spent.at_once <= MAX_AT_ONCE
+                assert client.room == MAX_AT_ONCE
+                return result
+
+        with self.us.inside():
+            return asyncio.run(main())
+
+    def go(self, command: str, key: bytes, value: bytes = b"") -> dict[str, object]:
+        return kad.go(
+            self.dht, command, ip=self.go_ip, bootstrap=self.bootstrap, key=key, value=value
+        )
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    if not kad.BINARY.exists() and not (shutil.which("go") or shutil.which("/usr/local/go/bin/go")):
+        pytest.skip("no go toolchain to build interop/peers/gokad")
+    build(["gokad"])
+    with kad.laboratory(SERVERS, DELAY) as made:
+        yield Lab(*made)
+
+
+def provider_key() -> bytes:
+    return Multihash.sha256(secrets.token_bytes(32)).encode()
+
+
+def test_the_nearest_servers_are_found(lab: Lab) -> None:
+    """By a fresh client each time, which knows one server only."""
+    found = wanted = 0
+    for _ in range(5):
+        key = secrets.token_bytes(32)
+
+        async def look(client: Client, key: bytes = key) -> list[PeerInfo]:
+            near = await client.closest(key)
+            assert client.spent.received <= BUDGET
+            assert client.spent.requests <= 2 * SERVERS
+            return near
+
+        near = lab.ours(look)
+        assert len(near) == K
+        assert all(info in lab.servers.infos for info in near), "with the addresses they have"
+        found += len(set(near) & set(lab.servers.nearest(key)))
+        wanted += K
+    assert found >= 0.9 * wanted
+
+
+def test_go_agrees_on_the_nearest(lab: Lab) -> None:
+    key = provider_key()
+    ours = {str(info.id) for info in lab.ours(lambda client: client.closest(key))}
+    said = lab.go("closest", key)["closest"]
+    assert isinstance(said, list)
+    assert len(ours & set(said)) >= 0.9 * K
+
+
+def test_a_value_of_ours_is_kept_and_given_back(lab: Lab) -> None:
+    key, name, value = kad.mailbox(secrets.token_bytes(4000))
+
+    async def put(client: Client) -> None:
+        stored = await client.put_value(key, value)
+        assert stored.asked == K
+        assert len(stored.acknowledged) >= 0.9 * K
+        back = await kad.all_values(client, key, name)  # the read-back
+        assert {found.peer for found in back} <= set(stored.acknowledged)
+        assert len(back) >= 0.9 * K
+
+    lab.ours(put)
+    assert lab.ours(lambda client: kad.first_value(client, key, name)).value == value
+    assert lab.go("get", key)["value"] == value.hex()
+
+
+def test_a_value_of_gos_is_found(lab: Lab) -> None:
+    key, name, value = kad.mailbox(b"go's")
+    lab.go("put", key, value)
+    assert {found.value for found in lab.ours(lambda c: kad.all_values(c, key, name))} == {value}
+
+
+def test_servers_refuse_what_is_older_or_forged(lab: Lab) -> None:
+    key = kad.PrivateKey.generate(secrets.token_bytes(32))
+    name = ipns.name_of(key.public)
+    expires = int(time.time()) + 3600
+    old, new = (ipns.create(key, b"x", seq=seq, expires=expires, ttl=60) for seq in (1, 2))
+    forged = bytearray(ipns.create(key, b"x", seq=3, expires=expires, ttl=60))
+    forged[60] ^= 1
+
+    async def put(client: Client) -> None:
+        where = ipns.routing_key(name)
+        assert (await client.put_value(where, bytes(forged))).acknowledged == ()
+        assert len((await client.put_value(where, new)).acknowledged) >= 0.9 * K
+        assert len((await client.put_value(where, old)).acknowledged) <= 0.1 * K
+        assert {found.value for found in await kad.all_values(client, where, name)} >= {new}
+
+    lab.ours(put)
+
+
+def test_nobody_there(lab: Lab) -> None:
+    key, name, _ = kad.mailbox(b"")
+    assert lab.ours(lambda client: kad.all_values(client, key, name)) == []
+    with pytest.raises(LanError, match="not found"):
+        lab.go("get", key)
+
+
+def test_our_provider_record_is_found_by_go(lab: Lab) -> None:
+    key = provider_key()
+    ids: list[PeerId] = []
+
+    async def provide(client: Client) -> None:
+        ids.append(client.own)
+        stored = await client.provide(key, [kad.OURS])
+        assert len(stored.acknowledged) >= 0.9 * K
+
+    lab.ours(provide)
+    said = lab.go("providers", key)["providers"]
+    assert said == [{"id": str(ids[0]), "addresses": [str(kad.OURS)]}]
+
+
+def test_gos_provider_record_is_found_by_us(lab: Lab) -> None:
+    key = provider_key()
+    go = PeerId.parse(str(lab.go("provide", key)["id"]))
+
+    async def look(client: Client) -> PeerInfo:
+        async with client.providers(key, 1) as search:
+            return await anext(search)
+
+    found = lab.ours(look)
+    assert found.id == go
+    assert [address.host for address in found.addresses] == [("ip4", lab.go_ip)]
+
+
+def test_a_peer_is_found_by_its_id(lab: Lab) -> None:
+    target = lab.servers.infos[-1]
+
+    async def look(client: Client) -> PeerInfo:
+        async with client.find_peer(target.id) as search:
+            return await anext(search)
+
+    assert lab.ours(look) == target
+    peer = lab.go("find", target.id.raw)["peer"]
+    assert peer == {"id": str(target.id), "addresses": [str(target.addresses[0])]}
+
+
+def test_the_table_serves_the_next_start(lab: Lab) -> None:
+    """Without any bootstrap peer."""
+    texts: list[str] = []
+
+    async def learn(client: Client) -> None:
+        await client.refresh()
+        texts.append(client.table.to_json(time.monotonic(), time.time()))
+
+    async def again(client: Client) -> int:
+        alone = Client(client.ask, client.own)
+        assert alone.table.load_json(texts[0], time.monotonic(), time.time()) >= K
+        key = secrets.token_bytes(32)
+        return len(set(await alone.closest(key)) & set(lab.servers.nearest(key)))
+
+    lab.ours(learn)
+    assert lab.ours(again) >= 0.9 * K
+
+
+def test_servers_that_die(lab: Lab) -> None:
+    """The last test: it takes half of those that have the value."""
+    key, name, value = kad.mailbox(b"before")
+
+    async def put(client: Client) -> None:
+        assert len((await client.put_value(key, value)).acknowledged) >= 0.9 * K
+
+    lab.ours(put)
+    near = [info for info in lab.servers.nearest(key) if info != lab.bootstrap]
+    for info in near[: K // 2]:
+        lab.servers.close(lab.servers.infos.index(info))
+    began = time.monotonic()
+    found = lab.ours(lambda client: kad.all_values(client, key, name))
+    assert time.monotonic() - began < 10
+    assert {each.value for each in found} == {value}
+    assert len(found) >= 0.4 * K
