@@ -22,6 +22,7 @@ PROTOCOLS = (
     "rendezvous",
     "relay",
     "kad",
+    "dnsaddr",
     "websocket",
 )
 CORES = ("wire", "identity", *PROTOCOLS)
