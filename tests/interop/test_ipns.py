@@ -13,6 +13,8 @@ import pytest
 
 from pt.errors import RemoteProtocolError
 from pt.identity.keys import PrivateKey
+from pt.identity.peer_id import PeerId
+from pt.rendezvous.epoch import EpochKeys, epoch_at
 from pt.rendezvous.ipns import (
     MAX_PAYLOAD,
     MAX_SEQ,
@@ -23,6 +25,10 @@ from pt.rendezvous.ipns import (
     select,
     validate,
 )
+from pt.rendezvous.mailbox import Signed, open_mailbox, pack
+from pt.rendezvous.name import NameKeys
+from pt.rendezvous.record import Record
+from pt.wire.multiaddr import Multiaddr
 from tests.e2e.lan_lab import ROOT
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(300)]
@@ -91,6 +97,25 @@ def test_boxo_takes_ours(boxo: Boxo, payload: bytes, seq: int, expires: int, ttl
     assert base64.b64decode(str(answer.get("payload", ""))) == payload
     if expires < 9_000_000_000:  # later ones overflow Go's UnixNano, not its validity
         assert answer["eol"] == expires * 1_000_000_000
+
+
+def test_boxo_takes_a_mailbox_and_shows_nothing_of_it(boxo: Boxo) -> None:
+    """All that `ipfs routing get` and `ipfs name inspect` have to show."""
+    identity = PrivateKey.generate(b"\7" * 32)
+    peer = PeerId.from_public_key(identity.public)
+    address = Multiaddr.parse("/ip4/11.1.0.1/tcp/4001")
+    keys = NameKeys.from_master(b"\1" * 32)
+    epoch = EpochKeys.derive(keys, epoch_at(NOW))
+    record = Record(peer_id=peer, addresses=(address,), seq=NOW, expires=NOW + 3600)
+    mine = Signed.make(record, keys, identity)
+    sealed = pack([mine], epoch, after=-1, now=NOW, nonce=bytes(12))
+    answer = boxo.ask(do="validate", key=sealed.routing_key, records=[sealed.value])
+    assert answer["ok"], answer
+    assert answer["seq"] == sealed.seq
+    shown = sealed.routing_key + sealed.value + base64.b64decode(str(answer["payload"]))
+    for secret in (peer.raw, identity.public.data, address.encode(), b"11.1.0.1", keys.master):
+        assert secret not in shown
+    assert open_mailbox(sealed.value, epoch, keys, NOW).signed == (mine,)
 
 
 def test_boxo_refuses_what_we_refuse(boxo: Boxo) -> None:
