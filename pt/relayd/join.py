@@ -3,8 +3,9 @@
 What arrives on one is copied once, behind the header room of a shared slot, and sealed from there
 for the other connection; it is credited to its sender when it went out.  While the other side
 takes nothing (no window, a full socket, no bandwidth), what the sender's window still lets in is
-kept: at most that window.  FIN ends one direction, RST both; beyond its limit of bytes a direction
-ends with FIN and the rest is dropped, like a circuit of go-libp2p's relay.
+kept: at most that window.  FIN ends one direction, RST both.  Beyond its limit of bytes a direction
+ends with FIN, like a circuit of go-libp2p's relay; the rest is dropped and not credited, so that
+its sender comes to a stand.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from pt.node.buffers import POOL
 from pt.node.link import Link
 from pt.node.pump import SMALL
+from pt.relayd.traffic import DATA_UP
 from pt.yamux.frames import HEADER_LEN, MAX_PAYLOAD
 from pt.yamux.stream import Stream
 
@@ -27,8 +29,13 @@ if TYPE_CHECKING:
 
 __all__ = ["JoinedCircuit"]
 
+GONE: Final = "an end is gone"
+LINGER: Final = 5.0
+"""Seconds in which a peer may notice that its circuit ended at the limit."""
 BURST: Final = 16
-"""Frames sent from a backlog before other circuits have their turn."""
+"""Pieces of a backlog that are sent before other circuits have their turn."""
+PIECE: Final = MAX_PAYLOAD
+"""Bytes up to which what is kept is put together: a sender may send byte by byte."""
 
 
 class _Side:
@@ -54,7 +61,7 @@ class _Side:
         self.circuit = circuit
         self.link = link
         self.stream = stream
-        self.backlog: deque[memoryview | bytes] | None = None
+        self.backlog: deque[memoryview | bytearray] | None = None
         self.moved = 0
         self.left = left  # bytes that may still be moved; -1: no limit
         self.eof = False  # nothing more is taken here
@@ -67,33 +74,35 @@ class _Side:
     def data_received(self, data: memoryview) -> None:
         """Bytes of this side: send them on, or keep them."""
         if self.eof:
-            self.stream.credit(len(data))  # beyond the limit: dropped
-            return
+            return  # beyond the limit
         if self.left >= 0:
-            if len(data) >= self.left:
-                extra = len(data) - self.left
-                if extra:
-                    self.stream.credit(extra)
-                data = data[: self.left]
-                self.left = 0
-                self.eof = True
-            else:
-                self.left -= len(data)
+            data = data[: self.left]
+            self.left -= len(data)
+            self.eof = not self.left
         if self.backlog is None:
             sent = self._send(data)
-            data = data[sent:]
-            if not len(data):
-                self._after()
+            if self.circuit.closed:
                 return
-            self.backlog = deque()
-        if len(data):
-            self.backlog.append(bytes(data))
-        self._after()
+            if sent < len(data):
+                self.backlog = deque((bytearray(data[sent:]),))
+        else:
+            self._keep(data)
+        if self.eof:
+            self.after()
+
+    def _keep(self, data: memoryview) -> None:
+        """Put bytes behind those that wait already."""
+        assert self.backlog is not None
+        last = self.backlog[-1] if self.backlog else None
+        if isinstance(last, bytearray) and len(last) + len(data) <= PIECE:
+            last += data
+        else:
+            self.backlog.append(bytearray(data))
 
     def eof_received(self) -> None:
         """The peer ended its direction."""
         self.eof = True
-        self._after()
+        self.after()
 
     def window_opened(self) -> None:
         """The peer takes bytes again: the other's may go on."""
@@ -104,13 +113,12 @@ class _Side:
 
     def stream_lost(self, code: int | None) -> None:
         """Reset, or the connection is gone."""
-        self.circuit.close("reset by one end" if code is not None else "an end is gone")
+        self.circuit.close("reset by one end" if code is not None else GONE)
 
     def link_ready(self) -> None:
         """The other link takes frames again."""
         self.waiting = False
-        if not self.circuit.closed:
-            self.drain()
+        self.drain()
 
     # --- moving --------------------------------------------------------------------------------
 
@@ -127,10 +135,14 @@ class _Side:
             if not window or stream.local_closed:
                 break
             if not link.room:
-                if not self.waiting:
-                    self.waiting = True
-                    link.wait_room(self)
-                break
+                link.flush()  # what was sent since the last turn
+                if link.closed:
+                    break
+                if not link.room:
+                    if not self.waiting:
+                        self.waiting = True
+                        link.wait_room(self)
+                    break
             count = min(length - sent, window, MAX_PAYLOAD)
             if shaped:
                 count = traffic.take(circuit.share, count)
@@ -157,43 +169,80 @@ class _Side:
     def drain(self) -> None:
         """Send what was kept."""
         backlog = self.backlog
-        if backlog is None or self.circuit.closed:
+        if not backlog:
             return
         for _ in range(BURST):
-            if not backlog:
-                break
             piece = backlog[0]
             view = memoryview(piece)
             sent = self._send(view)
-            if sent == len(view):
-                backlog.popleft()
-                continue
-            backlog[0] = view[sent:]
-            break
+            if self.circuit.closed:
+                return
+            if sent < len(view):
+                if sent:
+                    backlog[0] = view[sent:]
+                break
+            backlog.popleft()
+            if not backlog:
+                self.backlog = None
+                self.after()
+                break
         else:
-            if backlog:
-                self.circuit.traffic.soon(self.drain)
-        if not backlog:
-            self.backlog = None
-        self._after()
-        if self.stream.session.outgoing:
-            self.link.flush()  # credit that was given
-        self.other.link.flush()
+            self.circuit.traffic.soon(self.drain)
+        self.circuit.dirty(self.link)  # credit that was given
 
-    def _after(self) -> None:
+    def after(self) -> None:
         """Pass the end on once everything before it is out."""
         if self.eof and not self.done and self.backlog is None and not self.circuit.closed:
             self.done = True
             self.other.stream.close()
             self.circuit.dirty(self.other.link)
             if self.other.done:
-                self.circuit.finish("")
+                self.circuit.ended()
+
+
+class _Cut:
+    """A stream that was told the end of its circuit, and whose peer still sends beyond the limit.
+
+    It has a moment to notice the end: a reset at once could take from it what it has not read yet.
+    """
+
+    def __init__(self, link: Link, stream: Stream, traffic: Traffic) -> None:
+        self._link = link
+        self._stream = stream
+        self._traffic = traffic
+        stream.handler = self
+        traffic.end_in(self, LINGER)
+
+    def close(self, reason: str) -> None:
+        """Its time is over."""
+        del reason
+        self._traffic.forget(self)
+        self._stream.reset()
+        self._link.flush()
+
+    def data_received(self, data: memoryview) -> None:
+        """Nobody wants it."""
+
+    def eof_received(self) -> None:
+        """It noticed."""
+        self._traffic.forget(self)
+
+    def window_opened(self) -> None:
+        """Nothing is sent any more."""
+
+    def stream_acked(self) -> None:
+        """Nothing depends on it."""
+
+    def stream_lost(self, code: int | None) -> None:
+        """It noticed."""
+        self._traffic.forget(self)
 
 
 class JoinedCircuit:
     """Takes two negotiated streams over, with what they have buffered.
 
-    `on_done(circuit, reason)` is called once, with an empty reason after an orderly end.
+    Bytes move from the next turn of the loop on.  `on_done(circuit, reason)` is called once, then
+    or later, with an empty reason after an orderly end.
     """
 
     __slots__ = ("_dirty", "_on_done", "_sides", "closed", "limit", "share", "started", "traffic")
@@ -222,19 +271,27 @@ class JoinedCircuit:
         self._sides = (one, two)
         if limit is not None and limit.duration:
             traffic.end_in(self, limit.duration)
-        ended = any(muxed.ended for _, muxed in (left, right))
-        early = [muxed.take_buffered() for _, muxed in (left, right)]
-        for side in self._sides:
+        for side, (_, muxed) in zip(self._sides, (left, right), strict=True):
+            side.backlog = deque()  # what comes now is behind what came before
+            early = muxed.take_buffered()
+            side.stream.consumed -= len(early)  # it is credited when it goes out
             side.stream.handler = side
-        if ended:
-            traffic.loop.call_soon(self.close, "an end is gone")
-            return
-        for side, data_of, (_, muxed) in zip(self._sides, early, (left, right), strict=True):
-            if data_of:
-                side.stream.consumed -= len(data_of)
-                side.data_received(memoryview(data_of))
-            if muxed.at_eof and not self.closed:
-                side.eof_received()
+            if early:
+                side.data_received(memoryview(early))
+            if muxed.at_eof:
+                side.eof = True
+        if any(muxed.ended for _, muxed in (left, right)):
+            traffic.soon(lambda: self.close(GONE))
+        else:
+            traffic.soon(self._begin)
+
+    def _begin(self) -> None:
+        for side in self._sides:
+            if side.backlog:
+                side.drain()
+            elif not self.closed:
+                side.backlog = None
+                side.after()
 
     @property
     def bytes(self) -> tuple[int, int]:
@@ -242,10 +299,10 @@ class JoinedCircuit:
         return self._sides[0].moved, self._sides[1].moved
 
     def unparked(self) -> None:
-        """There is bandwidth again."""
+        """There is bandwidth again; the direction that got less so far goes first."""
         for side in self._sides:
             side.parked = False
-        for side in self._sides:
+        for side in sorted(self._sides, key=lambda one: one.moved):
             side.drain()
 
     def dirty(self, link: Link) -> None:
@@ -261,22 +318,26 @@ class JoinedCircuit:
 
     def close(self, reason: str) -> None:
         """Reset both streams.  Idempotent."""
-        if self.closed:
-            return
-        for side in self._sides:
-            if not side.stream.closed:
-                side.stream.reset()
-                self.dirty(side.link)
-        self.finish(reason)
+        self._finish(reason, in_order=False)
 
-    def finish(self, reason: str) -> None:
-        """Let go of the streams, which have ended, and tell."""
+    def ended(self) -> None:
+        """Both directions have ended in order, or at their limit."""
+        full = any(not side.left for side in self._sides)
+        self._finish(DATA_UP if full else "", in_order=True)
+
+    def _finish(self, reason: str, *, in_order: bool) -> None:
+        """Let go of the streams, resetting what of them has not ended, and tell."""
         if self.closed:
             return
         self.closed = True
         self.traffic.forget(self)
         self.traffic.shaper.remove(self.share)
         for side in self._sides:
-            side.stream.handler = None
             side.backlog = None
+            side.stream.handler = None
+            if in_order and not side.stream.remote_closed:
+                _Cut(side.link, side.stream, self.traffic)
+            else:
+                side.stream.reset()
+            self.dirty(side.link)
         self._on_done(self, reason)

@@ -25,13 +25,14 @@ from typing import TYPE_CHECKING, Final
 from pt.aio.tcp import abort, abort_on_exit, close_in_order, tune_network_socket
 from pt.relayd.pipes import PIPE_LEN, Pipe, PipePool
 from pt.relayd.poller import BROKEN, READ, WRITE, Poller, poller
+from pt.relayd.traffic import DATA_UP
 
 if TYPE_CHECKING:
     from pt.relay.messages import Limit
     from pt.relay.shaper import Share
     from pt.relayd.traffic import Traffic
 
-__all__ = ["DATA_UP", "SpliceCircuit", "Splicer"]
+__all__ = ["SpliceCircuit", "Splicer"]
 
 BUDGET: Final = 4 * 1024 * 1024
 """Bytes one direction moves before other circuits have their turn."""
@@ -39,7 +40,6 @@ EAGER: Final = 64 * 1024
 """After so many bytes at once it is worth looking for more without asking the poller."""
 COPY_LEN: Final = 64 * 1024
 """Bytes a turn where they are copied; what the reader does not take of them is kept."""
-DATA_UP: Final = "it carried all the bytes it may"
 KEEP_ALIVE: Final = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
 """When a host that vanished is noticed although nothing is sent to it, seconds and probes."""
 LONG_WAY: Final = 3000

@@ -12,12 +12,13 @@ from typing import Final, Protocol
 
 from pt.relay.shaper import Shaper, Share
 
-__all__ = ["SWEEP", "TIME_UP", "Bounded", "Traffic"]
+__all__ = ["DATA_UP", "SWEEP", "TIME_UP", "Bounded", "Traffic"]
 
 SWEEP: Final = 0.5
 """Seconds by which a circuit may outlast its limit."""
 STEP: Final = 0.001
 """Seconds between two turns of the shaper, at the least; its bucket holds a hundred times that."""
+DATA_UP: Final = "it carried all the bytes it may"
 TIME_UP: Final = "its time was up"
 
 

@@ -16,8 +16,8 @@ from pt.node.buffers import POOL
 from pt.node.connection import Connection
 from pt.relay.messages import Limit
 from pt.relay.shaper import Shaper
-from pt.relayd.join import JoinedCircuit
-from pt.relayd.traffic import Traffic
+from pt.relayd.join import LINGER, PIECE, JoinedCircuit
+from pt.relayd.traffic import DATA_UP, Traffic
 from pt.yamux.aio import MuxedStream
 from tests.sim.loop import run
 from tests.sim.world import node
@@ -47,8 +47,9 @@ class Circuit:
 
 @contextlib.asynccontextmanager
 async def circuit(
-    limit: Limit | None = None, shaper: Shaper | None = None
+    limit: Limit | None = None, shaper: Shaper | None = None, early: bytes | None = None
 ) -> AsyncIterator[Circuit]:
+    """`early`: both ends say it, and end, before the relay joins them."""
     loop = asyncio.get_running_loop()
     relay_left, relay_right = node(3), node(4)
     async with (
@@ -69,16 +70,23 @@ async def circuit(
         onward = await right.open_stream((PROTOCOL,))
         traffic = Traffic(loop, shaper)
         ended: list[str] = []
+        inward, outward = await arrived, await reached
+        if early is not None:
+            for end, here in ((near, inward), (outward, onward)):
+                await say(end, early)
+                while not here.at_eof:
+                    await asyncio.sleep(0.001)
         middle = JoinedCircuit(
-            (left.link, await arrived),
+            (left.link, inward),
             (right.link, onward),
             traffic,
             share=traffic.shaper.add("owner"),
             limit=limit,
             on_done=lambda _, reason: ended.append(reason),
         )
+        assert not ended  # its owner does not know it yet
         try:
-            yield Circuit(near, await reached, middle, left, right, ended)
+            yield Circuit(near, outward, middle, left, right, ended)
         finally:
             middle.close("over")
             traffic.close()
@@ -172,18 +180,30 @@ def test_a_reader_that_stands_still_holds_one_window_at_most() -> None:
     run(main())
 
 
-@pytest.mark.parametrize("size", [1, 65_536, 131_071, 131_072, 131_073, 300_000])
+@pytest.mark.parametrize("size", [1, 65_536, 131_071, 131_072, 131_073, 300_000, 600_000])
 def test_a_limit_of_bytes_is_kept_to_the_byte_in_each_direction(size: int) -> None:
     """Beyond it the reader sees an end of stream, as at go-libp2p's relay."""
 
     async def main() -> None:
         async with circuit(Limit(0, 131_072)) as made:
             data = DATA[:size]
-            there, back, _, _ = await asyncio.gather(
-                read_all(made.far), read_all(made.near), say(made.near, data), say(made.far, data)
+            there, back, *sent = await asyncio.gather(
+                read_all(made.far),
+                read_all(made.near),
+                say(made.near, data),
+                say(made.far, data),
+                return_exceptions=True,
             )
             assert there == back == data[:131_072]
             assert made.middle.bytes == (len(there), len(back))
+            assert await made.done() == ("" if size < 131_072 else DATA_UP)
+            beyond = (
+                size > 131_072 + 262_144
+            )  # what the window takes is sent, the rest comes to a stand
+            assert [isinstance(one, ResetError) for one in sent] == [beyond, beyond]
+            await asyncio.sleep(2 * LINGER)
+            assert not made.left.link.session.streams
+            assert not made.right.link.session.streams
 
     run(main())
 
@@ -216,6 +236,102 @@ def test_bandwidth_is_shaped_both_ways_together() -> None:
             )
             assert len(there) == len(back) == size
             assert 3.7 < loop.time() - began < 4.3
+
+    run(main())
+
+
+@pytest.mark.parametrize("early", [b"", b"x", DATA[:200_000]])
+def test_what_was_said_before_is_passed_on_and_the_owner_is_told_later(early: bytes) -> None:
+    async def main() -> None:
+        async with circuit(early=early) as made:
+            there, back = await asyncio.gather(read_all(made.far), read_all(made.near))
+            assert there == back == early
+            assert await made.done() == ""
+
+    run(main())
+
+
+def test_an_end_that_is_gone_already_is_noticed() -> None:
+    async def main() -> None:
+        async with circuit() as made:
+            traffic = Traffic(asyncio.get_running_loop())
+            ended: list[str] = []
+            made.left.close("gone")
+            stream = MuxedStream(made.right.new_stream(), made.right.link)
+            lost = MuxedStream(made.near.stream, made.left.link)
+            lost.stream_lost(None)
+            JoinedCircuit(
+                (made.left.link, lost),
+                (made.right.link, stream),
+                traffic,
+                share=traffic.shaper.add("owner"),
+                limit=None,
+                on_done=lambda _, reason: ended.append(reason),
+            )
+            assert ended == []
+            await asyncio.sleep(0.01)
+            assert ended == ["an end is gone"]
+            assert len(traffic.shaper) == 0
+
+    run(main())
+
+
+def test_a_sender_of_single_bytes_costs_no_more_than_its_window() -> None:
+    async def main() -> None:
+        async with circuit() as made:
+            writing = asyncio.create_task(made.far.write(bytes(4 << 20)))  # nobody reads it
+            await asyncio.sleep(1)
+            (stream,) = made.right.link.session.streams.values()
+            side = stream.handler
+            backlog = side.backlog
+            assert backlog is not None
+            before = len(backlog)
+            view = memoryview(b"x")
+            for _ in range(100_000):
+                side.data_received(view)
+            assert len(backlog) - before <= 100_000 // PIECE + 2
+            writing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await writing
+
+    run(main())
+
+
+def test_when_bandwidth_is_short_both_directions_get_some() -> None:
+    async def main() -> None:
+        async with circuit(shaper=Shaper(rate=100_000)) as made:
+            tasks = [
+                asyncio.create_task(one)
+                for one in (
+                    say(made.near, DATA * 4),
+                    say(made.far, DATA * 4),
+                    read_all(made.near),
+                    read_all(made.far),
+                )
+            ]
+            await asyncio.sleep(20)
+            there, back = made.middle.bytes
+            assert 0.7 < there / back < 1.4
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    run(main())
+
+
+def test_a_link_that_is_lost_while_it_is_written_to_ends_the_circuit() -> None:
+    async def main() -> None:
+        async with circuit() as made:
+            reading = asyncio.create_task(read_all(made.far))
+            writing = asyncio.create_task(made.near.write(DATA * 8))
+            while made.middle.bytes[0] < len(DATA):
+                await asyncio.sleep(0)
+            made.right.link.session.overflowed = True  # the next flush closes it
+            with pytest.raises(ResetError):
+                await writing
+            with pytest.raises(ResetError):
+                await reading
+            assert await made.done() == "an end is gone"
 
     run(main())
 

@@ -9,8 +9,8 @@ import pytest
 
 from pt.relay.messages import Limit
 from pt.relayd import splice
-from pt.relayd.splice import COPY_LEN, DATA_UP
-from pt.relayd.traffic import TIME_UP
+from pt.relayd.splice import COPY_LEN
+from pt.relayd.traffic import DATA_UP, TIME_UP
 from tests.sim.loop import run
 from tests.unit.relayd.rig import (
     Ends,
