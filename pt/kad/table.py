@@ -6,7 +6,7 @@ of another, so that nobody floods us out of what we know. Of one owner's address
 (`pt.kad.diversity`) at most two peers are in a bucket and three in the table.
 
 The table can be written to a file and read back, so that the next start needs neither bootstrap
-peers nor DNS. What was read back counts as stale until it answers.
+peers nor DNS. Who was read back counts as stale until he answers.
 
 All times are seconds on one monotonic clock, but `wall`, which is Unix time.
 """
@@ -40,14 +40,20 @@ _LATEST: Final = 1e12  # Unix time, far beyond any clock
 
 
 class _Entry:
-    __slots__ = ("bucket", "groups", "peer", "point", "seen")
+    __slots__ = ("bucket", "groups", "peer", "point", "proven", "seen")
 
-    def __init__(self, peer: PeerInfo, where: int, bucket: int, seen: float) -> None:
+    def __init__(
+        self, peer: PeerInfo, where: int, bucket: int, seen: float, *, proven: bool
+    ) -> None:
         self.peer = peer
         self.point = where
         self.bucket = bucket
-        self.seen = seen
+        self.seen = seen  # when it answered last
+        self.proven = proven  # whether it has answered in this run
         self.groups = groups(peer.addresses)
+
+    def fresh(self, now: float) -> bool:
+        return self.proven and now - self.seen <= STALE
 
 
 class RoutingTable:
@@ -71,7 +77,7 @@ class RoutingTable:
 
     def fresh(self, now: float) -> int:
         """How many have answered within STALE seconds."""
-        return sum(now - entry.seen <= STALE for entry in self._entries.values())
+        return sum(entry.fresh(now) for entry in self._entries.values())
 
     def closest(self, to: int, count: int) -> list[PeerInfo]:
         """At most `count` peers, the nearest to a point first."""
@@ -80,7 +86,7 @@ class RoutingTable:
 
     def answered(self, peer: PeerInfo, now: float) -> bool:
         """Take in a server that answered, or learn its newer addresses; whether it is in now."""
-        return self._put(peer, now, now)
+        return self._put(peer, now, now, proven=True)
 
     def failed(self, peer: PeerId) -> None:
         """Forget a peer that could not be reached, or that did not answer as it should."""
@@ -121,26 +127,25 @@ class RoutingTable:
             if peer is not None:
                 age = one["age"] + max(0.0, wall - saved)
                 if age < MAX_AGE:
-                    self._put(peer, now - STALE - 1 - age, now)
+                    self._put(peer, now - age, now, proven=False)
         return len(self) - before
 
-    def _put(self, peer: PeerInfo, seen: float, now: float) -> bool:
+    def _put(self, peer: PeerInfo, seen: float, now: float, *, proven: bool) -> bool:
         addresses = public(peer.addresses) if self._public_only else peer.addresses
-        if peer.id == self._own or not addresses:
-            return False
+        known = self._entries.get(peer.id)
+        if peer.id == self._own or not addresses or (known is not None and not proven):
+            return known is not None
         where = point(peer.id.raw)
-        entry = _Entry(PeerInfo(peer.id, addresses), where, common_prefix(where, self._point), seen)
-        known = self._entries.pop(peer.id, None)
-        if self._admit(entry, now):
-            if known is not None:
-                entry.seen = max(seen, known.seen)
-            self._entries[peer.id] = entry
-            return True
-        if known is not None:  # its new addresses are crowded: the ones that were in stay
-            known.seen = max(seen, known.seen)
-            self._entries[peer.id] = known
-            return True
-        return False
+        bucket = common_prefix(where, self._point)
+        entry = _Entry(PeerInfo(peer.id, addresses), where, bucket, seen, proven=proven)
+        self._entries.pop(peer.id, None)
+        if not self._admit(entry, now):
+            if known is None:
+                return False
+            known.seen, known.proven = seen, proven  # its new addresses are crowded: the old stay
+            entry = known
+        self._entries[peer.id] = entry
+        return True
 
     def _admit(self, entry: _Entry, now: float) -> bool:
         """Whether there is room, made by forgetting a stale peer if need be."""
@@ -160,8 +165,8 @@ class RoutingTable:
             rivals = list(self._entries.values())
         if rivals is None:
             return True
-        oldest = min(rivals, key=lambda other: other.seen)
-        if now - oldest.seen <= STALE or entry.seen <= oldest.seen:
+        oldest = min(rivals, key=lambda other: (other.fresh(now), other.proven, other.seen))
+        if oldest.fresh(now) or (not entry.proven and (oldest.proven or entry.seen <= oldest.seen)):
             return False
         del self._entries[oldest.peer.id]
         return True

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pt.errors import PtError
 from pt.kad.keyspace import K
@@ -357,3 +359,39 @@ def test_half_of_the_servers_gone() -> None:
     run(lookup, network)
     alive = [each for each in network.nearest(KEY, 200) if each.id not in gone]
     assert len(set(lookup.closest()) & set(alive[:K])) >= K - 2
+
+
+@given(st.data())
+def test_whatever_happens_it_ends_and_keeps_its_bounds(data: st.DataObject) -> None:
+    limits = Limits(requests=60)
+    lookup = Lookup(GET, US, [peer(number) for number in range(1, 8)], limits=limits)
+    now, waiting, asked = 0.0, [], []
+    for _ in range(1000):
+        if lookup.done:
+            break
+        room = data.draw(st.integers(1, ROOM), "room") - len(waiting)
+        fresh = lookup.to_ask(now, room)
+        assert len(fresh) <= max(0, room)
+        asked += [info.id for info in fresh]
+        waiting += fresh
+        assert len(waiting) == lookup.waiting
+        assert waiting or lookup.done, "nobody is asked, and it is not over"
+        now += data.draw(st.sampled_from([0.0, 0.5, SLOW]), "time")
+        if not waiting:
+            continue
+        info = waiting.pop(data.draw(st.integers(0, len(waiting) - 1), "who"))
+        match data.draw(st.sampled_from(["answer", "fail", "lie"]), "what"):
+            case "answer":
+                told = data.draw(st.lists(st.integers(1, 300), max_size=6), "closer")
+                lookup.answered(info.id, found(*map(peer, told), request=GET))
+            case "fail":
+                lookup.failed(info.id)
+            case "lie":
+                with pytest.raises(KadMessageError):
+                    lookup.answered(info.id, found(request=FIND))
+    assert lookup.done
+    assert len(asked) == len(set(asked)) == lookup.cost.requests <= limits.requests
+    assert US not in asked
+    near = lookup.closest()
+    assert near == nearest(near)
+    assert len(near) <= K

@@ -123,6 +123,41 @@ def test_the_file() -> None:
     assert again.load_json(text, 5.0, WALL + MAX_AGE) == 0
 
 
+def test_ages_go_on_through_starts_that_ask_nobody() -> None:
+    table = RoutingTable(OWN)
+    table.answered(peer(1), NOW)
+    text = table.to_json(NOW + 5, WALL)
+    for start in range(1, 4):
+        table = RoutingTable(OWN)
+        assert table.load_json(text, 0.0, WALL + 10 * start) == 1
+        text = table.to_json(1.0, WALL + 10 * start + 1)
+    assert json.loads(text)["peers"][0]["age"] == 5 + 3 * 10 + 1
+
+
+def test_reading_changes_nothing_about_who_is_known() -> None:
+    other = RoutingTable(OWN)
+    other.answered(peer(1, "/ip4/150.1.0.1/tcp/9"), NOW)
+    table = RoutingTable(OWN)
+    table.answered(peer(1), NOW)
+    assert table.load_json(other.to_json(NOW, WALL), NOW, WALL) == 0
+    assert list(table) == [peer(1)]
+    assert table.fresh(NOW) == 1
+
+
+def test_of_those_read_the_ones_seen_last_stay() -> None:
+    *first, late = in_bucket(0, K + 1)
+    old, new = RoutingTable(OWN), RoutingTable(OWN)
+    for number, each in enumerate(first):
+        old.answered(each, NOW - 100 + number)
+    new.answered(late, NOW)
+    table = RoutingTable(OWN)
+    assert table.load_json(old.to_json(NOW, WALL), 0.0, WALL) == K
+    table.load_json(new.to_json(NOW, WALL), 0.0, WALL)
+    assert late.id in table
+    assert first[0].id not in table
+    assert len(table) == K
+
+
 def test_who_was_read_makes_room_for_who_answers() -> None:
     table = RoutingTable(OWN)
     *first, late = in_bucket(0, K + 1)
