@@ -42,13 +42,15 @@ from pt.errors import CryptoFailure, LimitError, LocalProtocolError, RemoteProto
 from pt.identity.keys import PrivateKey
 from pt.identity.peer_id import PeerId
 from pt.rendezvous import ipns
-from pt.rendezvous.epoch import EpochKeys
+from pt.rendezvous.epoch import SKEW, EpochKeys
 from pt.rendezvous.name import NameKeys
 from pt.rendezvous.record import MAX_SIGNED, NONCE_BYTES, Record, sign, verify
 
 __all__ = [
+    "LIFE",
     "MAX_EXPOSERS",
     "PADDED_SIZES",
+    "RENEWAL",
     "TTL",
     "Mailbox",
     "Sealed",
@@ -65,6 +67,10 @@ MAX_EXPOSERS: Final = 8
 """Records in a mailbox. With more exposers, those that write last are found."""
 TTL: Final = 60
 """Seconds that caches may keep a value."""
+LIFE: Final = 6 * 3600
+"""Seconds that a record in a mailbox should live, a goodbye too."""
+RENEWAL: Final = LIFE - SKEW - 1800
+"""Seconds until it should be written again: clocks may differ, and a renewal may take its time."""
 EXPIRY_STEP: Final = 3600
 """What a value's expiry is rounded up to: it is public, a record's is not."""
 

@@ -12,11 +12,13 @@ from pt.errors import CryptoFailure, LimitError, LocalProtocolError, RemoteProto
 from pt.identity.keys import PrivateKey
 from pt.identity.peer_id import PeerId
 from pt.rendezvous import ipns
-from pt.rendezvous.epoch import EpochKeys
+from pt.rendezvous.epoch import EpochKeys, epochs_to_publish, epochs_to_search
 from pt.rendezvous.exposers import Change, Exposers
 from pt.rendezvous.mailbox import (
+    LIFE,
     MAX_EXPOSERS,
     PADDED_SIZES,
+    RENEWAL,
     Sealed,
     Signed,
     merge,
@@ -234,6 +236,31 @@ def test_expired() -> None:
     assert open_mailbox(sealed.value, EPOCH, KEYS, later).signed == (signed(1, expires=NOW + 3600),)
     with pytest.raises(ipns.ExpiredError):
         open_mailbox(sealed.value, EPOCH, KEYS, sealed.expires + 1)
+
+
+@settings(max_examples=60)
+@given(
+    st.floats(NOW, NOW + 2 * 86_400),
+    st.floats(0, RENEWAL),
+    st.floats(-3600, 3600),
+    st.floats(-3600, 3600),
+)
+def test_clocks_an_hour_wrong(now: float, later: float, exposer: float, searcher: float) -> None:
+    """Written at any time of the day, it is found and opened until it is due to be renewed."""
+    theirs, ours = now + exposer, now + later + searcher
+    mine = signed(0, expires=int(theirs) + LIFE)
+    stored = {}
+    for number in epochs_to_publish(theirs):
+        epoch = EpochKeys.derive(KEYS, number)
+        stored[number] = pack([mine], epoch, after=-1, now=theirs, nonce=NONCE)
+        ipns.validate(stored[number].value, None, now + later)  # servers' clocks are right
+    opened = [
+        open_mailbox(stored[number].value, EpochKeys.derive(KEYS, number), KEYS, ours).signed
+        for number in epochs_to_search(ours)
+        if number in stored
+    ]
+    assert opened
+    assert set(opened) == {(mine,)}
 
 
 # --- several exposers ----------------------------------------------------------------------
