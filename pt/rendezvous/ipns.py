@@ -45,6 +45,7 @@ __all__ = [
     "routing_key",
     "select",
     "validate",
+    "validate_stored",
 ]
 
 MAX_RECORD: Final = 10 * 1024
@@ -164,6 +165,21 @@ def validate(raw: bytes, name: bytes | None, now: float) -> IpnsRecord:
     record = _parse(found, cbor.decode_map(data), raw)
     if record.validity < now * 1e9:
         raise ExpiredError("the IPNS record has expired")
+    return record
+
+
+def validate_stored(key: bytes, raw: bytes, now: float) -> IpnsRecord:
+    """Check a record that is to be stored on our overlay under `key`, its mailbox's overlay key.
+
+    Raises:
+        CryptoFailure: another mailbox's, or the signature is wrong.
+        ExpiredError: it was valid.
+        RemoteProtocolError: oversize, malformed, or not in the one encoding.
+
+    """
+    record = validate(raw, None, now)
+    if record.overlay_key != key:
+        raise CryptoFailure("an IPNS record under the key of another mailbox")
     return record
 
 

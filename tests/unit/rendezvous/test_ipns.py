@@ -20,6 +20,7 @@ from pt.rendezvous.ipns import (
     routing_key,
     select,
     validate,
+    validate_stored,
 )
 from pt.wire import protobuf
 
@@ -137,6 +138,16 @@ def test_expired() -> None:
 def test_another_mailbox() -> None:
     with pytest.raises(CryptoFailure, match="another"):
         validate(create(OTHER, b"", seq=9, expires=NOW + 60, ttl=0), NAME, NOW)
+
+
+def test_stored_under_its_own_key_only() -> None:
+    """A server of the overlay knows the key and the value, and nothing else."""
+    assert validate_stored(overlay_key(NAME), RAW, NOW) == validate(RAW, NAME, NOW)
+    for key in (overlay_key(name_of(OTHER.public)), routing_key(NAME), b""):
+        with pytest.raises(CryptoFailure, match="another"):
+            validate_stored(key, RAW, NOW)
+    with pytest.raises(ExpiredError):
+        validate_stored(overlay_key(NAME), RAW, NOW + 61)
 
 
 def test_signed_by_another() -> None:
