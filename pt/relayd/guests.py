@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from pt.identity.peer_id import PeerId
@@ -35,6 +36,10 @@ class Guests:
     def __init__(self, key: bytes | None, allow: frozenset[PeerId], *, private: bool) -> None:
         self.holders: dict[PeerId, Connection] = {}
         """The connection over which each holder of a reservation is reached."""
+        self.on_left: Callable[[Connection, str], None] = lambda _connection, _reason: None
+        """Told the end of each connection that is watched."""
+        self._watched: set[Connection] = set()
+        self._by_peer: dict[PeerId, list[Connection]] = {}
         self._key = key
         self._allow = allow
         self._private = private
@@ -54,11 +59,32 @@ class Guests:
         known = connection in self._users or connection.peer_id in self._allow
         return Grade.USER if known else Grade.STRANGER
 
-    def left(self, connection: Connection) -> None:
-        """A connection ended."""
+    def watch(self, connection: Connection) -> None:
+        """Keep what is known of a connection until it ends.
+
+        Raises:
+            ClosedError: it has ended already; nothing may be kept of it then.
+
+        """
+        connection.check_open()
+        if connection not in self._watched:
+            self._watched.add(connection)
+            self._by_peer.setdefault(connection.peer_id, []).append(connection)
+            connection.on_close.append(lambda reason: self._left(connection, reason))
+
+    def connection_of(self, peer: PeerId) -> Connection | None:
+        """The oldest open connection of a peer, if any is watched."""
+        return next((one for one in self._by_peer.get(peer, ()) if not one.closed), None)
+
+    def _left(self, connection: Connection, reason: str) -> None:
+        self._watched.discard(connection)
+        of_peer = self._by_peer[connection.peer_id]
+        of_peer.remove(connection)
+        if not of_peer:
+            del self._by_peer[connection.peer_id]
         self._users.discard(connection)
         self._controls.pop(connection, None)
-        self._asking.pop(connection, None)
+        self.on_left(connection, reason)
 
     # --- requests --------------------------------------------------------------------------------
 
@@ -68,6 +94,10 @@ class Guests:
             return False
         self._asking[connection] += 1
         return True
+
+    def asking(self, connection: Connection) -> bool:
+        """Whether a request of this connection is being served."""
+        return connection in self._asking
 
     def end(self, connection: Connection) -> None:
         """A request was served."""
@@ -81,38 +111,45 @@ class Guests:
         """Serve an AUTH stream; why the proof was not accepted, empty if it was or none was given.
 
         Raises:
-            PtError, TimeoutError: the client did not keep to the protocol.
+            PtError, TimeoutError: the client did not keep to the protocol, or is gone.
 
         """
-        loop = asyncio.get_running_loop()
         async with asyncio.timeout(PROOF_TIMEOUT):
             proof = await read_proof(stream)
-        problem = ""
-        host = connection.route.source
-        if proof != raw.NO_PROOF:
-            now = loop.time()
-            if not self._wrong.allows(host, now):
-                problem = "too many wrong secrets from this host"
-            elif self._key is None or not raw.verify_proof(
-                proof,
-                self._key,
-                client=connection.peer_id,
-                relay=connection.node.peer_id,
-                binding=connection.handshake_hash,
-            ):
-                self._wrong.count(host, now)
-                problem = "a wrong secret"
+            self.watch(connection)
+            problem = self._prove(proof, connection)
+            if self.grade(connection) is Grade.USER:
+                connection.link.session.limits.streams = USER_STREAMS
+                answer = AuthAnswer.USER
             else:
-                self._users.add(connection)
-        if self.grade(connection) is Grade.USER:
-            connection.link.session.limits.streams = USER_STREAMS
-            answer = AuthAnswer.USER
-        else:
-            answer = AuthAnswer.NOTHING if self._private else AuthAnswer.STRANGER
-        await answer_auth(stream, answer)
+                answer = AuthAnswer.NOTHING if self._private else AuthAnswer.STRANGER
+            await answer_auth(stream, answer)
+        if stream.at_eof:
+            return problem  # it does not want to hear anything
+        connection.check_open()
         self._controls[connection] = stream.stream
         stream.stream.handler = _Silent(stream.stream)
         return problem
+
+    def _prove(self, proof: bytes, connection: Connection) -> str:
+        """Note who proved the secret; what was wrong, empty if nothing or none was given."""
+        if proof == raw.NO_PROOF:
+            return ""
+        now = asyncio.get_running_loop().time()
+        host = connection.route.source
+        if not self._wrong.allows(host, now):
+            return "too many wrong secrets from this host"
+        if self._key is None or not raw.verify_proof(
+            proof,
+            self._key,
+            client=connection.peer_id,
+            relay=connection.node.peer_id,
+            binding=connection.handshake_hash,
+        ):
+            self._wrong.count(host, now)
+            return "a wrong secret"
+        self._users.add(connection)
+        return ""
 
     def say(self, notice: Notice) -> None:
         """Give notice to everybody who listens."""

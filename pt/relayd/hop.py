@@ -48,6 +48,10 @@ HOP_TIMEOUT: Final = 15.0
 """Seconds a client has to say what it wants."""
 STOP_TIMEOUT: Final = 20.0
 """Seconds the target has to answer."""
+RAW_STOP_TIMEOUT: Final = 10.0
+"""The same for a raw circuit, whose tokens do not live much longer."""
+SERVE_TIMEOUT: Final = 60.0
+"""Seconds for a request and everything that follows from it, as at go-libp2p's relay."""
 PREFACE_TIMEOUT: Final = 5.0
 MAX_ADDRESSES: Final = 12
 """Own addresses told to a client: they fit into one message."""
@@ -87,6 +91,7 @@ class Hop:
         self._on_refused = on_refused
         self._on_reserved = on_reserved
         self._on_left = on_left
+        guests.on_left = self._holder_left
         node.handle(HOP, self._serve_hop)
         node.handle(RAW_HOP, self._serve_raw)
         node.handle(AUTH, self._serve_auth)
@@ -108,24 +113,32 @@ class Hop:
             await stream.reset()
             return
         try:
-            message = await self._request(stream, connection)
-            if message is None:
-                return
-            what = "reserve" if message.type == HopType.RESERVE else "connect"
-            try:
-                if message.type == HopType.RESERVE and not raw_wanted:
-                    await self._reserve(stream, connection)
-                elif message.type == HopType.CONNECT and message.peer is not None:
-                    await self._connect(stream, connection, message, raw_wanted=raw_wanted)
-                elif message.type == HopType.CONNECT:
-                    raise Refusal(Status.MALFORMED_MESSAGE, "a circuit to nobody")
-                else:
-                    raise Refusal(Status.UNEXPECTED_MESSAGE, f"a message of type {message.type}")
-            except Refusal as refusal:
-                self._on_refused(what, str(refusal), connection)
-                await relay_aio.answer_hop(stream, refusal.status)
+            async with asyncio.timeout(SERVE_TIMEOUT):
+                await self._answer(stream, connection, raw_wanted=raw_wanted)
         finally:
             self._guests.end(connection)
+
+    async def _answer(
+        self, stream: MuxedStream, connection: Connection, *, raw_wanted: bool
+    ) -> None:
+        message = await self._request(stream, connection)
+        if message is None:
+            return
+        what = "reserve" if message.type == HopType.RESERVE else "connect"
+        try:
+            if message.type == HopType.RESERVE and not raw_wanted:
+                await self._reserve(stream, connection)
+            elif message.type == HopType.CONNECT and message.peer is not None:
+                await self._connect(stream, connection, message, raw_wanted=raw_wanted)
+            elif message.type == HopType.CONNECT:
+                raise Refusal(Status.MALFORMED_MESSAGE, "a circuit to nobody")
+            else:
+                raise Refusal(
+                    Status.UNEXPECTED_MESSAGE, f"an unexpected message: type {message.type}"
+                )
+        except Refusal as refusal:
+            self._on_refused(what, str(refusal), connection)
+            await relay_aio.answer_hop(stream, refusal.status)
 
     async def _request(self, stream: MuxedStream, connection: Connection) -> HopMessage | None:
         """Read the one message of a hop stream; None when it was refused already."""
@@ -143,7 +156,6 @@ class Hop:
         return message
 
     async def _serve_auth(self, stream: MuxedStream, connection: Connection) -> None:
-        connection.on_close.append(lambda _: self._guests.left(connection))
         problem = await self._guests.authenticate(stream, connection)
         if problem:
             self._on_refused("auth", problem, connection)
@@ -153,6 +165,7 @@ class Hop:
     async def _reserve(self, stream: MuxedStream, connection: Connection) -> None:
         if self.closing:
             raise Refusal(Status.RESERVATION_REFUSED, "the relay is about to stop")
+        self._guests.watch(connection)
         peer = connection.peer_id
         loop = asyncio.get_running_loop()
         slot = self._registry.reserve(
@@ -160,8 +173,7 @@ class Hop:
         )
         fresh = self.slots.get(peer.raw) is None
         self.slots[peer.raw] = slot
-        if self._guests.holders.get(peer) is not connection:
-            self._hold(connection)
+        self._guests.holders[peer] = connection
         expiration = int(time.time() + slot.expire - loop.time())
         voucher = Voucher(self._node.peer_id, peer, expiration).sealed(self._node.identity)
         reservation = Reservation(expiration, self.own_addresses, voucher)
@@ -179,20 +191,13 @@ class Hop:
                 return tuple(named[:MAX_ADDRESSES])
         return ()
 
-    def _hold(self, connection: Connection) -> None:
-        """Reach the holder of a reservation over this connection from now on."""
-        self._guests.holders[connection.peer_id] = connection
-        connection.on_close.append(lambda reason: self._holder_left(connection, reason))
-
     def _holder_left(self, connection: Connection, reason: str) -> None:
         peer = connection.peer_id
         if self._guests.holders.get(peer) is not connection:
             return
-        others = [
-            c for c in self._node.connections_of(peer) if c is not connection and not c.closed
-        ]
-        if others:
-            self._hold(others[0])
+        other = self._guests.connection_of(peer)
+        if other is not None:
+            self._guests.holders[peer] = other  # it is reached there from now on
             return
         del self._guests.holders[peer]
         self._registry.release(peer)
@@ -276,7 +281,7 @@ class Hop:
         """
         stream: MuxedStream | None = None
         try:
-            async with asyncio.timeout(STOP_TIMEOUT):
+            async with asyncio.timeout(STOP_TIMEOUT if token is None else RAW_STOP_TIMEOUT):
                 stream = await target.open_stream((protocol,))
                 await relay_aio.offer_circuit(stream, circuit.source, circuit.limit, token)
         except UnsupportedError as error:

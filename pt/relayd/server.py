@@ -43,7 +43,8 @@ __all__ = ["RelayServer"]
 
 SWEEP: Final = 1.0
 IDLE_FOR: Final = 120.0
-"""Seconds a connection without reservation, circuit or stream is kept."""
+"""Seconds after which a stranger's connection has to be for something: a reservation, a circuit or
+a request.  Other streams are no reason to keep it, or a few hosts could hold all places."""
 IDLE_SWEEP: Final = 10.0
 HANDSHAKES: Final = 1024
 HANDSHAKES_PER_HOST: Final = 256
@@ -92,6 +93,8 @@ class RelayServer:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._flood: dict[tuple[str, str], list[object]] = {}
         self._told: Counter[str] = Counter()
+        self._carrying: Counter[Connection] = Counter()
+        """Circuits in the streams of each connection."""
         self._closed = False
 
     @property
@@ -280,9 +283,16 @@ class RelayServer:
         source: tuple[MuxedStream, Connection],
         target: tuple[MuxedStream, Connection],
     ) -> None:
+        ends = (source[1], target[1])
+
         def done(mover: JoinedCircuit, reason: str) -> None:
+            for connection in ends:
+                self._carrying[connection] -= 1
+                if not self._carrying[connection]:
+                    del self._carrying[connection]
             self._ended(one, reason)
 
+        self._carrying.update(ends)
         mover = JoinedCircuit(
             (source[1].link, source[0]),
             (target[1].link, target[0]),
@@ -354,8 +364,9 @@ class RelayServer:
     # --- guests ----------------------------------------------------------------------------------
 
     def _accepted(self, connection: Connection) -> None:
-        del connection
         self._ledger.accepted += 1
+        if not connection.closed:
+            self._guests.watch(connection)
 
     def _reserved(self, slot: Slot, fresh: bool) -> None:
         if fresh:
@@ -405,12 +416,13 @@ class RelayServer:
         for connection in list(self.node.connections):
             idle = (
                 now - connection.since > IDLE_FOR
-                and not connection.link.session.streams
+                and connection not in self._carrying
+                and not self._guests.asking(connection)
                 and holders.get(connection.peer_id) is not connection
                 and self._guests.grade(connection) is Grade.STRANGER
             )
             if idle:
-                connection.close("idle for too long")
+                connection.close("neither a reservation nor a circuit")
         self._timers["idle"] = loop.call_later(IDLE_SWEEP, self._sweep_idle)
 
     def snapshot(self) -> Snapshot:

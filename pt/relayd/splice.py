@@ -387,9 +387,13 @@ class Splicer:
             _tune(sock)
         circuit = SpliceCircuit(self, left, right, share=share, limit=limit, on_done=on_done)
         self.circuits.add(circuit)
-        for leg in (circuit.left, circuit.right):
-            leg.interest = READ
-            self.poller.add(leg.fd, leg, READ)
+        try:
+            for leg in (circuit.left, circuit.right):
+                self.poller.add(leg.fd, leg, READ)
+                leg.interest = READ
+        except OSError as error:  # the kernel watches no more for this user
+            code = error.errno
+            self.traffic.soon(lambda: circuit.broken(code))
         if limit is not None and limit.duration:
             self.traffic.end_in(circuit, limit.duration)
         return circuit
