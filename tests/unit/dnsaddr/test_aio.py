@@ -300,7 +300,7 @@ def test_what_was_found_in_time_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 
             monkeypatch.setattr(server, "answer", silent_at_last)
             resolver = TxtResolver([("127.0.0.1", server.port)])
-            return await resolve_dnsaddr(Multiaddr.parse("/dnsaddr/boot.test"), resolver, 0.4)
+            return await resolve_dnsaddr(Multiaddr.parse("/dnsaddr/boot.test"), resolver, 1.0)
 
     assert [str(address) for address in asyncio.run(main())] == [
         f"/ip4/11.0.0.1/tcp/4001/p2p/{PEER}"
