@@ -125,7 +125,7 @@ class Search(Generic[T]):
         self._found: deque[T] = deque()
         self._failed: list[PeerId] = []
         self._changed = asyncio.Event()
-        self._wake = asyncio.Event()
+        self.wake = asyncio.Event()
         self._runner: asyncio.Task[None] | None = None
         self._over = False
 
@@ -176,10 +176,6 @@ class Search(Generic[T]):
             await self._changed.wait()
         self._check()
 
-    def wake(self) -> None:
-        """Look again whether there is somebody to ask."""
-        self._wake.set()
-
     def _check(self) -> None:
         if not self.lookup.cost.replies:
             heard = self.lookup.heard
@@ -198,6 +194,7 @@ class Search(Generic[T]):
             self.timed_out = True
         finally:
             lookup.stop()
+            self._failed += lookup.stalled
             await scope.aclose()
             client.searches.discard(self)
             client.ended(lookup, self._failed)
@@ -207,18 +204,16 @@ class Search(Generic[T]):
     async def _drive(self, scope: Scope) -> None:
         client, lookup = self._client, self.lookup
         loop = asyncio.get_running_loop()
-        while not lookup.done:
-            self._wake.clear()
+        while True:
+            self.wake.clear()
             for peer in lookup.to_ask(loop.time(), client.room):
                 client.take_slot()
-                scope.start(self._ask(peer)).add_done_callback(self._release)
+                scope.start(self._ask(peer)).add_done_callback(client.release_slot)
+            if lookup.done:
+                return
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(lookup.next_at(loop.time())):
-                    await self._wake.wait()
-
-    def _release(self, task: asyncio.Task[None]) -> None:
-        del task
-        self._client.release_slot()
+                    await self.wake.wait()
 
     async def _ask(self, peer: PeerInfo) -> None:
         client, lookup = self._client, self.lookup
@@ -229,6 +224,8 @@ class Search(Generic[T]):
         except (PtError, OSError, TimeoutError):
             lookup.failed(peer.id)
             self._failed.append(peer.id)
+        except asyncio.CancelledError:
+            raise  # the look-up is over, and nothing is known about the peer
         except BaseException:
             lookup.failed(peer.id)
             raise
@@ -282,7 +279,7 @@ class Client:
                 self._bootstrap[peer.id] = peer
         for search in self.searches:
             search.lookup.add_seeds(told)
-            search.wake()
+            search.wake.set()
 
     async def closest(self, key: bytes, *, timeout: float = LOOKUP_TIMEOUT) -> list[PeerInfo]:
         """The K servers nearest to a key, nearest first; in the end those that were found by then.
@@ -291,7 +288,7 @@ class Client:
             NetworkError: no server answered.
 
         """
-        search: Search[PeerInfo] = self._search(MessageType.FIND_NODE, key, nothing, timeout)
+        search = self._search(MessageType.FIND_NODE, key, nothing, timeout, patient=False)
         async with search:
             await search.finish()
         return search.lookup.closest()
@@ -410,16 +407,16 @@ class Client:
         self._busy += 1
         self.spent.at_once = max(self.spent.at_once, self._busy)
 
-    def release_slot(self) -> None:
+    def release_slot(self, _: object = None) -> None:
         """A request is over: somebody else may have its turn."""
         self._busy -= 1
         for event in self._waiting:
             event.set()
         for search in self.searches:
-            search.wake()
+            search.wake.set()
 
     def ended(self, lookup: Lookup, failed: Iterable[PeerId]) -> None:
-        """Account for a look-up that is over; who failed leaves the table."""
+        """Account for a look-up that is over; who failed or stalled leaves the table."""
         self.spent.add(lookup.cost)
         if lookup.cost.replies:  # otherwise it is we who are cut off
             for peer in failed:
@@ -440,6 +437,8 @@ class Client:
         key: bytes,
         take: Callable[[PeerId, News], Iterable[T]],
         timeout: float,
+        *,
+        patient: bool = True,
     ) -> Search[T]:
         now = asyncio.get_running_loop().time()
         bootstrap = self._bootstrap.values()
@@ -449,6 +448,7 @@ class Client:
             self.table.closest(point(key), K),
             bootstrap if self.table.fresh(now) < FRESH_ENOUGH else (),
             limits=self._limits,
+            patient=patient,
             public_only=self._public_only,
         )
         return Search(self, lookup, take, timeout)

@@ -9,9 +9,10 @@ answered; then the rest of the K nearest are asked, too, because the value may b
 
 Three things differ from Go, all against peers that do not answer. One that has been asked for SLOW
 seconds does not count among the ALPHA, the BETA and the K any more; it still has time to answer,
-and the look-up waits for it as long as it is among the K nearest. `first` peers (bootstrap) are
-asked at once along with what a cache names, until anybody has answered. And who is heard of in the
-second part takes the place of who turned out unreachable, so that K are asked where K are left.
+and a `patient` look-up waits for it as long as it is among the K nearest. `first` peers, which are
+bootstrap peers, are asked at once along with what a cache names, until anybody has answered. And
+who is heard of in the second part takes the place of who turned out unreachable, so that K are
+asked where K are left.
 
 What a hostile server can cost is bounded by `Limits`; what it can claim, by the rules for
 closer peers: at most 40 a reply, public ones, not more than three of one owner's addresses. One
@@ -110,8 +111,9 @@ class News:
 class Lookup:
     """Asks `request` of servers ever nearer to its key.
 
-    `seeds` are known peers, the nearest ones; `first` are asked out of turn. The times are seconds
-    on one monotonic clock.
+    `seeds` are known peers, the nearest ones; `first` are asked out of turn. Be `patient` when any
+    of the K nearest may have what is looked for; when it is they who are looked for, to store at
+    them, those that are slow are of no use. The times are seconds on one monotonic clock.
     """
 
     def __init__(
@@ -122,12 +124,14 @@ class Lookup:
         first: Iterable[PeerInfo] = (),
         *,
         limits: Limits | None = None,
+        patient: bool = True,
         public_only: bool = True,
     ) -> None:
         self.request: Final = request
         self.cost = Cost()
         self._own = own
         self._limits = limits or Limits()
+        self._patient = patient
         self._public_only = public_only
         self._size = len(request.encode())
         self._key = point(request.key)
@@ -183,12 +187,17 @@ class Lookup:
             return False
         if self._exhausted():
             return not self.waiting
-        return not any(peer.state in _OPEN for peer in self._nearest(K))
+        return not any(peer.state in _OPEN for peer in self._nearest(K, slow=self._patient))
 
     @property
     def waiting(self) -> int:
         """How many requests are under way."""
         return sum(peer.state is _State.WAITING for peer in self._peers.values())
+
+    @property
+    def stalled(self) -> list[PeerId]:
+        """Who has been asked for SLOW seconds or more, and has not answered yet."""
+        return [peer.info.id for peer in self._peers.values() if self._slow(peer)]
 
     @property
     def heard(self) -> int:
@@ -208,8 +217,11 @@ class Lookup:
         )
 
     def closest(self, count: int = K) -> list[PeerInfo]:
-        """The nearest to the key that are not known to be unreachable, nearest first."""
-        return [peer.info for peer in self._nearest(count)]
+        """The nearest to the key that are not known to be unreachable, nearest first.
+
+        Of a look-up that is not patient, without those that are slow.
+        """
+        return [peer.info for peer in self._nearest(count, slow=self._patient)]
 
     # --- reports ---------------------------------------------------------------------------------
 

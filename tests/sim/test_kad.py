@@ -140,6 +140,27 @@ def test_values_survive_churn(kind: type[Server]) -> None:
     run(main())
 
 
+def test_servers_that_stall_delay_a_store_by_seconds() -> None:
+    """A third of them: it goes to the nearest that are alive."""
+    network = Network(SIZE, seed=11)
+    network.turn(network.rng.sample(list(network.servers)[4:], SIZE // 3), Silent)
+
+    async def main() -> None:
+        client = client_of(network)
+        for key in KEYS:
+            began = now()
+            stored = await client.put_value(key, b"true")
+            assert now() - began < 10
+            assert len(stored.acknowledged) == stored.asked == K
+            wanted = {info.id for info in alive(network, key)[:K]}
+            assert len(set(stored.acknowledged) & wanted) >= 0.8 * K
+            found, _ = await values(client, key)
+            assert len(found) >= 0.8 * K
+        clean(client, network)
+
+    run(main())
+
+
 @pytest.mark.parametrize("kind", [Dropping, Forging, Silent, Garbage, Looping, WrongType])
 @pytest.mark.parametrize("count", [10, 15])
 def test_sybils_around_the_key(kind: type[Server], count: int) -> None:
@@ -161,6 +182,44 @@ def test_sybils_around_the_key(kind: type[Server], count: int) -> None:
         assert now() - began < 30
         assert lookup.cost.requests <= 120
         clean(client, network)
+
+    run(main())
+
+
+def test_more_sybils_than_copies_are_found_out_by_reading_back() -> None:
+    """They acknowledge the value and drop it: nothing but a read-back tells."""
+    network = Network(SIZE, seed=4)
+    key = KEYS[0]
+    network.sybils(key, K + 5, Dropping, bits=12)
+
+    async def main() -> None:
+        client = client_of(network)
+        assert len((await client.put_value(key, b"true")).acknowledged) == K
+        found, _ = await values(client, key)
+        assert found == []
+        clean(client, network)
+
+    run(main())
+
+
+@pytest.mark.parametrize("when", [0.1, 0.3, 0.5])
+def test_servers_that_die_during_a_look_up(when: float) -> None:
+    """Every third one, those already asked among them."""
+    network = Network(SIZE, seed=10)
+
+    async def main() -> None:
+        client = client_of(network)
+        for key in KEYS[:4]:
+            await client.put_value(key, b"true")
+        fresh = client_of(network)
+        looking = [asyncio.create_task(values(fresh, key)) for key in KEYS[:4]]
+        await asyncio.sleep(when)
+        assert not all(task.done() for task in looking)
+        network.turn(network.rng.sample(list(network.servers), SIZE // 3), Silent)
+        for task in looking:
+            found, _ = await task
+            assert found
+        clean(fresh, network)
 
     run(main())
 

@@ -121,6 +121,20 @@ def test_in_the_second_part_who_is_slow_is_replaced_and_waited_for() -> None:
     assert lookup.closest() == peers[:K]
 
 
+def test_who_looks_for_servers_to_store_at_does_not_wait_for_slow_ones() -> None:
+    peers = nearest([peer(number) for number in range(1, K + 3)])
+    lookup = Lookup(FIND, US, peers, patient=False)
+    answered = []
+    for now in (10.0, 10.0 + SLOW, 10.0 + 2 * SLOW):
+        for each in ask(lookup, now):
+            if each not in (peers[0], peers[5]):
+                lookup.answered(each.id, found())
+                answered.append(each)
+    assert lookup.done
+    assert set(lookup.stalled) == {peers[0].id, peers[5].id}
+    assert lookup.closest() == nearest(answered) == [*peers[1:5], *peers[6:]]
+
+
 def test_it_ends_when_the_nearest_have_answered_and_then_asks_the_rest() -> None:
     peers = [peer(number) for number in range(1, 16)]
     lookup = Lookup(FIND, US, peers)
