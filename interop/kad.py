@@ -18,11 +18,11 @@ import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from interop.rig import BIN, RigError, build
+from interop.rig import BIN, RigError, build, table
 from pt.identity.keys import PrivateKey
 from pt.identity.peer_id import PeerId
 from pt.kad.aio import Client, exchange
@@ -92,9 +92,25 @@ class Asker:
         return await exchange(await connection.open_stream((PROTOCOL,)), request)
 
 
+@dataclass(frozen=True)
+class Lab:
+    """Two hosts with a link between them: ours, and one with all servers and the Go clients."""
+
+    us: Host
+    dht: Host
+    servers: Servers
+    go_ip: str
+    link: Link
+
+    def carried(self) -> tuple[int, int]:
+        """Bytes and packets of the link so far, both directions together."""
+        lanes = self.link.stats().values()
+        return sum(lane["bytes"] for lane in lanes), sum(lane["packets"] for lane in lanes)
+
+
 @contextlib.contextmanager
-def laboratory(count: int, delay: float) -> Iterator[tuple[Host, Host, Servers, str]]:
-    """Two hosts: ours, and one with all servers; the Go client's address is there, too."""
+def laboratory(count: int, delay: float) -> Iterator[Lab]:
+    """Build it: `count` servers, `delay` seconds away from us."""
     ips = [f"11.{20 + number}.0.1" for number in range(count)]
     go_ip = "11.250.0.1"
     with (
@@ -106,7 +122,7 @@ def laboratory(count: int, delay: float) -> Iterator[tuple[Host, Host, Servers, 
         lines = [f"addr add {ip}/32 dev lo" for ip in (*ips, go_ip)]
         _batch(dht, lines)
         _batch(us, [f"route add {ip}/32 via {link.b_ip}" for ip in (*ips, go_ip)])
-        yield us, dht, Servers(dht, ips, Path(logs) / "servers.log"), go_ip
+        yield Lab(us, dht, Servers(dht, ips, Path(logs) / "servers.log"), go_ip, link)
 
 
 def go(
@@ -153,25 +169,25 @@ def mailbox(payload: bytes, seq: int = 1) -> tuple[bytes, bytes, bytes]:
     return ipns.routing_key(name), name, value
 
 
-async def measure(servers: Servers) -> None:
-    """Print what a fresh client's calls take."""
-    print("| call | median s | p95 s | requests | bytes received | at once |")
-    print("|---|---|---|---|---|---|")
-    rows: dict[str, list[tuple[float, int, int, int]]] = {}
+async def measure(lab: Lab) -> None:
+    """Print what a fresh client's calls take; of the counts, the highest."""
+    titles = "call", "median s", "p95 s", "requests", "at once", "replies B", "link B", "packets"
+    rows: dict[str, list[tuple[float, ...]]] = {}
     for _ in range(ROUNDS):
-        async with our_client(servers.infos[0]) as client:
+        async with our_client(lab.servers.infos[0]) as client:
             key, name, value = mailbox(secrets.token_bytes(700))
 
             async def timed(label: str, call: Awaitable[object]) -> None:
-                before, began = replace(client.spent), time.monotonic()
+                spent, carried = replace(client.spent), lab.carried()
                 client.spent.at_once = 0
+                began = time.monotonic()
                 await call
-                spent = client.spent
                 row = (
                     time.monotonic() - began,
-                    spent.requests - before.requests,
-                    spent.received - before.received,
-                    spent.at_once,
+                    client.spent.requests - spent.requests,
+                    client.spent.at_once,
+                    client.spent.received - spent.received,
+                    *(after - before for before, after in zip(carried, lab.carried(), strict=True)),
                 )
                 rows.setdefault(label, []).append(row)
 
@@ -181,11 +197,13 @@ async def measure(servers: Servers) -> None:
             await timed("get_value, first", first_value(client, key, name))
             await timed("get_value, all", all_values(client, key, name))
             await timed("provide", client.provide(b"\x12\x20" + secrets.token_bytes(32), [OURS]))
+    lines = []
     for label, found in rows.items():
         took = sorted(row[0] for row in found)
+        counts = (f"{max(row[part] for row in found):,}" for part in range(1, len(found[0])))
         median, p95 = statistics.median(took), took[int(len(took) * 0.95)]
-        requests, received, at_once = (max(row[part] for row in found) for part in (1, 2, 3))
-        print(f"| {label} | {median:.2f} | {p95:.2f} | {requests} | {received} | {at_once} |")
+        lines.append([label, f"{median:.2f}", f"{p95:.2f}", *counts])
+    print(table(titles, lines))
 
 
 async def all_values(client: Client, key: bytes, name: bytes) -> list[Found]:
@@ -206,9 +224,9 @@ def main() -> None:
     parser.add_argument("--delay", type=float, default=0.025)
     args = parser.parse_args()
     build(["gokad"])
-    with laboratory(args.servers, args.delay) as (us, _, servers, _), us.inside():
+    with laboratory(args.servers, args.delay) as lab, lab.us.inside():
         print(f"{args.servers} servers, {args.delay * 2000:g} ms away, {ROUNDS} fresh clients\n")
-        asyncio.run(measure(servers))
+        asyncio.run(measure(lab))
 
 
 if __name__ == "__main__":

@@ -14,11 +14,13 @@ import pytest
 
 from interop import kad
 from interop.rig import build
+from pt.errors import NetworkError
+from pt.identity.keys import PrivateKey
 from pt.identity.peer_id import PeerId
 from pt.kad.aio import MAX_AT_ONCE, Client
 from pt.kad.keyspace import K
 from pt.kad.messages import PeerInfo
-from pt.lab.netns import Host, LanError
+from pt.lab.netns import LanError
 from pt.rendezvous import ipns
 from pt.wire.multihash import Multihash
 
@@ -32,10 +34,11 @@ T = TypeVar("T")
 
 @dataclass
 class Lab:
-    us: Host
-    dht: Host
-    servers: kad.Servers
-    go_ip: str
+    net: kad.Lab
+
+    @property
+    def servers(self) -> kad.Servers:
+        return self.net.servers
 
     @property
     def bootstrap(self) -> PeerInfo:
@@ -51,12 +54,12 @@ class Lab:
                 assert client.room == MAX_AT_ONCE
                 return result
 
-        with self.us.inside():
+        with self.net.us.inside():
             return asyncio.run(main())
 
     def go(self, command: str, key: bytes, value: bytes = b"") -> dict[str, object]:
         return kad.go(
-            self.dht, command, ip=self.go_ip, bootstrap=self.bootstrap, key=key, value=value
+            self.net.dht, command, ip=self.net.go_ip, bootstrap=self.bootstrap, key=key, value=value
         )
 
 
@@ -66,7 +69,7 @@ def lab() -> Iterator[Lab]:
         pytest.skip("no go toolchain to build interop/peers/gokad")
     build(["gokad"])
     with kad.laboratory(SERVERS, DELAY) as made:
-        yield Lab(*made)
+        yield Lab(made)
 
 
 def provider_key() -> bytes:
@@ -124,7 +127,7 @@ def test_a_value_of_gos_is_found(lab: Lab) -> None:
 
 
 def test_servers_refuse_what_is_older_or_forged(lab: Lab) -> None:
-    key = kad.PrivateKey.generate(secrets.token_bytes(32))
+    key = PrivateKey.generate(secrets.token_bytes(32))
     name = ipns.name_of(key.public)
     expires = int(time.time()) + 3600
     old, new = (ipns.create(key, b"x", seq=seq, expires=expires, ttl=60) for seq in (1, 2))
@@ -139,6 +142,19 @@ def test_servers_refuse_what_is_older_or_forged(lab: Lab) -> None:
         assert {found.value for found in await kad.all_values(client, where, name)} >= {new}
 
     lab.ours(put)
+
+
+def test_replies_of_somebody_else_are_not_taken(lab: Lab) -> None:
+    """A server at the address of another one: its reply would be good, were it who was asked."""
+    one, other = lab.servers.infos[1:3]
+
+    async def look(client: Client) -> None:
+        posing = Client(client.ask, client.own, bootstrap=[PeerInfo(one.id, other.addresses)])
+        with pytest.raises(NetworkError):
+            await posing.closest(b"key")
+        assert len(posing.table) == 0
+
+    lab.ours(look)
 
 
 def test_nobody_there(lab: Lab) -> None:
@@ -172,7 +188,7 @@ def test_gos_provider_record_is_found_by_us(lab: Lab) -> None:
 
     found = lab.ours(look)
     assert found.id == go
-    assert [address.host for address in found.addresses] == [("ip4", lab.go_ip)]
+    assert [address.host for address in found.addresses] == [("ip4", lab.net.go_ip)]
 
 
 def test_a_peer_is_found_by_its_id(lab: Lab) -> None:
