@@ -256,9 +256,13 @@ class RelayServer:
         """Go on with another configuration; circuits and reservations stay.
 
         Raises:
-            UsageError: the certificate cannot be used; nothing is changed then.
+            UsageError: certificate or secret cannot be used; nothing is changed then.
+            LocalProtocolError: the relay does not run yet.
 
         """
+        if self._node is None:
+            raise LocalProtocolError("the relay does not run yet: send the signal again")
+        key = _key(config)
         tls = certificate(config) if config.tls_cert is not None else None
         ignored = tuple(
             name
@@ -270,7 +274,7 @@ class RelayServer:
         elif tls is not None:
             self._tls = tls
         self._registry.reconfigure(None if config.private else config.strangers, config.users)
-        self._guests.reconfigure(_key(config), config.allow, private=config.private)
+        self._guests.reconfigure(key, config.allow, private=config.private)
         self._traffic.set_rates(config.rate, config.circuit_rate)
         self.config = config
         self._emit(events.RelayReloaded(ignored=ignored))
