@@ -350,6 +350,7 @@ def test_replies_are_bounded_in_bytes(network: Network) -> None:
     lookup = Lookup(FIND, US, seeds(network), limits=Limits(received=5000))
     run(lookup, network)
     assert 5000 <= lookup.cost.received < 5000 + ALPHA * 2000
+    assert lookup.cost.requests <= 3 + ALPHA, "those under way when the limit is reached are all"
     assert lookup.done
 
 
