@@ -22,6 +22,7 @@ PROTOCOLS = (
     "rendezvous",
     "relay",
     "kad",
+    "overlay",
     "dnsaddr",
     "websocket",
 )
