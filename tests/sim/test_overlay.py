@@ -10,7 +10,7 @@ from tests.unit.overlay.network import Network
 from tests.unit.overlay.records import key_of, record, signer
 
 SIZE = 50
-NAMES = 100
+NAMES = 60
 BUDGET = 200_000  # bytes of a look-up
 LATER = 1_000_000_000
 
@@ -126,7 +126,7 @@ def test_an_update_replaces_the_old_record_at_once_and_for_ever(network):
     owner = network.client()
     owner.put(key_of(one), record(one, 1, LATER))
     owner.put(key_of(one), record(one, 2, LATER))
-    network.run(1500)
+    network.run(700)
     found = network.client().get(key_of(one))
     assert [value.facts.seq for value in found] == [2]
 

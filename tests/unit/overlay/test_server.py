@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import umsgpack
 
 from pt.overlay.messages import (
     AMPLIFICATION,
@@ -209,3 +210,14 @@ def test_close_ends_everything(network):
     first.handle_timeout()
     assert len(first.rpc) == 0
     assert network.packets[first.addr] == sent + 1  # what the stranger sent
+
+
+def test_the_library_itself_enters_no_table(network):
+    server = network.server()
+    stranger = Stranger(network, server)
+    for method, *fields in (("ping",), ("store", KEY[:20], b"x"), ("find_node", KEY[:20])):
+        stranger.raw(b"\x00" + ID + umsgpack.packb([method, [KEY[:20], *fields]]))
+    stranger.raw(b"\x00" + ID + umsgpack.packb(["stun", []]))
+    assert stranger.got == []
+    assert len(server.rpc.table) == len(server.storage) == 0
+    assert server.rpc.counts["dropped: malformed"] == 4
