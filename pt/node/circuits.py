@@ -60,7 +60,7 @@ class Circuits:
         self._node = node
         self._accepts = accepts
         self._hangups: HangupWatch | None = None
-        self._dialing: dict[PeerId, asyncio.Task[Connection]] = {}
+        self._dialing: dict[Multiaddr, asyncio.Task[Connection]] = {}
         self._uses: Counter[Connection] = Counter()
         self._handshakes: Counter[PeerId] = Counter()
         self._websockets = WebSocketDialer(node)
@@ -93,11 +93,11 @@ class Circuits:
         for connection in self._node.connections_of(relay):
             if connection.relay is None and connection.link.session.go_away is None:
                 return connection
-        task = self._dialing.get(relay)
+        task = self._dialing.get(address)  # one that hangs must not hold up the relay's others
         if task is None:
             task = asyncio.get_running_loop().create_task(self._dial_relay(address, relay))
-            self._dialing[relay] = task
-            task.add_done_callback(lambda done: self._dialed(relay, done))
+            self._dialing[address] = task
+            task.add_done_callback(lambda done: self._dialed(address, done))
         return await asyncio.shield(task)
 
     async def _dial_relay(self, address: Multiaddr, relay: PeerId) -> Connection:
@@ -108,8 +108,8 @@ class Circuits:
         self._unless_used(connection)
         return connection
 
-    def _dialed(self, relay: PeerId, task: asyncio.Task[Connection]) -> None:
-        self._dialing.pop(relay, None)
+    def _dialed(self, address: Multiaddr, task: asyncio.Task[Connection]) -> None:
+        self._dialing.pop(address, None)
         if not task.cancelled():
             task.exception()  # whoever waited was told
 
@@ -148,6 +148,8 @@ class Circuits:
         target = expected
         if rest is not None and rest.peer_id_bytes is not None:
             target = PeerId(rest.peer_id_bytes)
+            if expected not in (None, target):
+                raise ConnectError(f"{address} leads to another peer than {expected}")
         if target is None:
             raise UsageError(f"{address} does not say who to reach: add its /p2p/ID")
         if via.is_circuit:
@@ -168,7 +170,10 @@ class Circuits:
         except BaseException:
             self.release(relay)
             raise
-        connection.on_close.append(lambda _: self.release(relay))
+        if connection.closed:  # by its first bytes: nobody will be told any more
+            self.release(relay)
+        else:
+            connection.on_close.append(lambda _: self.release(relay))
         return connection
 
     async def _ask(
@@ -185,8 +190,10 @@ class Circuits:
                 except relay_aio.RelayRefusedError as error:
                     if error.status != Status.RAW_UNSUPPORTED:
                         raise
+                    stream.finish()
                     stream = await relay.open_stream((HOP,))
                 else:
+                    stream.finish()
                     sock = await self._raw_socket(relay, token)
                     return sock, self._route(relay, via, "relay/raw", limit)
             limit = await relay_aio.connect(stream, target)
