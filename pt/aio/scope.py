@@ -34,6 +34,11 @@ class Scope:
     def __len__(self) -> int:
         return len(self._tasks)
 
+    @property
+    def full(self) -> bool:
+        """Whether `start` would refuse now."""
+        return self._closed or len(self._tasks) >= self._limit
+
     def start(self, coro: Coroutine[object, object, None]) -> asyncio.Task[None]:
         """Run `coro` in the background.
 
@@ -41,7 +46,7 @@ class Scope:
             LimitError: the scope is full or closed; the coroutine is closed unstarted.
 
         """
-        if self._closed or len(self._tasks) >= self._limit:
+        if self.full:
             coro.close()
             raise LimitError(f"no more than {self._limit} background tasks at a time")
         task = asyncio.get_running_loop().create_task(coro)

@@ -38,6 +38,7 @@ AGENT: Final = "pt/0.1.0"
 BBR_RTT: Final = 0.003
 """From this round-trip time (s) on, BBR is asked for; on a LAN the kernel's choice is faster."""
 LIBP2P_KEEP_ALIVE: Final = KeepAlive(15.0, 40.0)
+HANDLERS_SHARE: Final = 4
 PREFACE_TRANSPORTS: Final = {ord("G"): "ws", 0x16: "wss", 0x00: "raw"}
 """First byte of a connection: HTTP's GET, a TLS ClientHello, a relay's raw circuit."""
 
@@ -60,8 +61,9 @@ class NodeLimits:
     connect_timeout: float = 10.0
     inbound_streams: int = 512
     """Inbound streams a connection; a tunnel raises it once the peer has proved itself."""
-    handlers: int = 2048
-    """Streams being served by coroutines, over all connections."""
+    handlers: int = 4096
+    """Streams being served over connections made to us, a quarter from one source; as many again
+    over those that we made."""
     negotiation_timeout: float = 10.0
 
 
@@ -121,6 +123,8 @@ class Node:
         self._on_limited: set[str] = set()
         self._static = secrets.token_bytes(32)
         self._scope = Scope(limit=self.limits.handlers)
+        self._strangers = Scope(limit=self.limits.handlers)
+        self._serving: Counter[str] = Counter()
         self._upgrades = Scope(limit=self.limits.handshakes)
         self._listeners = Listeners(self._accepted, tracer)
         self._handshakes: Counter[str] = Counter()
@@ -162,8 +166,8 @@ class Node:
         self._listeners.close()
         for connection in list(self.connections):
             connection.close("this node shuts down")
-        await self._upgrades.aclose()
-        await self._scope.aclose()
+        for scope in (self._upgrades, self._strangers, self._scope):
+            await scope.aclose()
 
     @property
     def addresses(self) -> tuple[Multiaddr, ...]:
@@ -205,11 +209,21 @@ class Node:
         return tuple(sorted((*self._handlers, *self.raw_by_protocol)))
 
     def serve(self, protocol: str, stream: MuxedStream, connection: Connection) -> None:
-        """Run the handler of a freshly negotiated inbound stream."""
-        try:
-            self._scope.start(self._run_handler(protocol, stream, connection))
-        except LimitError:
+        """Run the handler of a stream; whom we dialed shares no places with who dialed us."""
+        source, ours = connection.route.source, connection.initiator
+        scope = self._scope if ours else self._strangers
+        most = self.limits.handlers // HANDLERS_SHARE
+        if scope.full or (not ours and self._serving[source] >= most):
             stream.stream.reset()
+            return
+        task = scope.start(self._run_handler(protocol, stream, connection))
+        self._serving[source] += 1
+        task.add_done_callback(lambda _: self._served(source))
+
+    def _served(self, source: str) -> None:
+        self._serving[source] -= 1
+        if not self._serving[source]:
+            del self._serving[source]
 
     async def _run_handler(
         self, protocol: str, stream: MuxedStream, connection: Connection

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from pt.errors import LimitError, PtError, RefusedError, UsageError
+from pt.errors import PtError, RefusedError, UsageError
 from pt.identity.peer_id import PeerId
 from pt.multistream.negotiation import UnsupportedError
 from pt.node.circuits import RELAY_KEEP_ALIVE, Circuits
@@ -334,8 +334,7 @@ class Relays:
 
     def _publish(self) -> None:
         self._node.relayed = self.addresses
-        with contextlib.suppress(LimitError):
-            self._node.spawn(push_all(self._node))
+        push_all(self._node)
 
     def _tell(
         self,

@@ -47,7 +47,8 @@ def install(node: Node) -> None:
     """Serve the standard protocols on `node`."""
 
     async def on_identify(stream: MuxedStream, connection: Connection) -> None:
-        await identify_aio.answer(stream, our_identify(node, connection))
+        async with asyncio.timeout(IDENTIFY_TIMEOUT):
+            await identify_aio.answer(stream, our_identify(node, connection))
 
     async def on_push(stream: MuxedStream, connection: Connection) -> None:
         async with asyncio.timeout(IDENTIFY_TIMEOUT):
@@ -128,14 +129,26 @@ async def identify(connection: Connection) -> Identify:
     return said
 
 
-async def push_all(node: Node) -> None:
-    """Tell every connected peer that takes pushes what has changed about us."""
+def push_all(node: Node) -> None:
+    """Tell every connected peer that takes pushes what has changed about us, in the background.
+
+    Each by itself: one that stalls or is gone keeps nobody else from being told.
+    """
     for connection in list(node.connections):
         said = connection.identified
-        if said is None or IDENTIFY_PUSH not in said.protocols:
-            continue
+        if said is not None and IDENTIFY_PUSH in said.protocols:
+            node.spawn(_push(node, connection))
+
+
+async def _push(node: Node, connection: Connection) -> None:
+    async with asyncio.timeout(IDENTIFY_TIMEOUT):
         stream = await connection.open_stream((IDENTIFY_PUSH,), limited=True)
-        await identify_aio.push(stream, our_identify(node, connection))
+        try:
+            await identify_aio.push(stream, our_identify(node, connection))
+        except (PtError, asyncio.CancelledError):  # a timeout cancels
+            await stream.reset()
+            raise
+        stream.finish()
 
 
 async def ping(connection: Connection, payload: bytes) -> float:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 from pt.aio.stream import ByteStream
 from pt.errors import LocalProtocolError, RemoteProtocolError
 from pt.ping.echo import PAYLOAD_LEN, Echo
 
-__all__ = ["ping", "respond"]
+__all__ = ["IDLE", "ping", "respond"]
 
+IDLE: Final = 60.0
+"""Seconds after which a stream without pings is given up; rust-libp2p pings every 15 s."""
 _READ: Final = 1024  # bounds what one turn of the echo holds in memory
 
 
@@ -32,10 +35,19 @@ async def ping(stream: ByteStream, payload: bytes) -> None:
 
 
 async def respond(stream: ByteStream) -> None:
-    """Answer pings until the peer ends its direction, then end ours."""
+    """Answer pings until the peer ends its direction, then end ours.
+
+    Raises:
+        TimeoutError: no ping within `IDLE`, or the answer is not taken.
+
+    """
     echo = Echo()
-    while data := await stream.read(_READ):
-        echo.receive_data(data)
-        if out := echo.data_to_send():
-            await stream.write(out)
+    while True:
+        async with asyncio.timeout(IDLE):
+            data = await stream.read(_READ)
+            if not data:
+                break
+            echo.receive_data(data)
+            if out := echo.data_to_send():
+                await stream.write(out)
     await stream.close_write()

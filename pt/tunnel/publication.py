@@ -130,6 +130,6 @@ class Publication:
                 try:
                     await publisher.update(self._full, self._sealed(addresses))
                     if changed:
-                        await push_all(self._node)
+                        push_all(self._node)
                 except (PtError, OSError, TimeoutError) as error:
                     self._emit(events.Published(medium="lan", ok=False, detail=str(error)))

@@ -103,7 +103,7 @@ def test_a_push_replaces_what_was_known() -> None:
         async with joined(CALM, left=peer(1), right=peer(2)) as (left, right):
             await asyncio.gather(left.identify(), right.identify())
             left.node.handle("/new/1", lambda stream, connection: asyncio.sleep(0))
-            await standard.push_all(left.node)
+            standard.push_all(left.node)
             await asyncio.sleep(0.1)
             assert "/new/1" in right.identified.protocols
             assert left.link.session.streams == right.link.session.streams == {}
@@ -114,7 +114,7 @@ def test_a_push_replaces_what_was_known() -> None:
 def test_nobody_is_pushed_to_who_does_not_take_it() -> None:
     async def scenario() -> None:
         async with joined(CALM, left=peer(1), right=peer(2)) as (left, _):
-            await standard.push_all(left.node)
+            standard.push_all(left.node)
             assert left.link.session._next_id == 1
 
     run(scenario())
@@ -169,5 +169,63 @@ def test_a_connection_that_ended_meanwhile_is_not_greeted() -> None:
             connection.close()
             await asyncio.sleep(1)
             assert len(connection.node._scope) == 0
+
+    run(scenario())
+
+
+def test_a_peer_that_stalls_keeps_nobody_else_from_a_push() -> None:
+    """It once froze the publication on the LAN, too, which waits for all pushes."""
+
+    async def scenario() -> None:
+        here = peer(1)
+        stalled, other = peer(2), peer(3)
+        async with (
+            joined(CALM, left=here, right=stalled) as (first, far),
+            joined(CALM, left=here, right=other) as (second, heard),
+        ):
+            await asyncio.gather(first.identify(), second.identify())
+            await asyncio.sleep(0.1)
+            far.link._loop.remove_reader(far.link._fd)  # it reads nothing any more
+            here.connections = [first, second]  # type: ignore[assignment]  # in this order
+            here.handle("/new/1", lambda stream, connection: asyncio.sleep(0))
+            standard.push_all(here)
+            await asyncio.sleep(1)
+            assert heard.identified is not None
+            assert "/new/1" in heard.identified.protocols
+            await asyncio.sleep(11)
+            assert len(here._scope) == 0
+            assert first.link.session.streams == {}
+            here.connections = {first, second}
+
+    run(scenario())
+
+
+def test_a_ping_stream_without_pings_is_given_up() -> None:
+    async def scenario() -> None:
+        async with joined(CALM, left=peer(1), right=peer(2)) as (left, right):
+            stream = await left.open_stream((standard.PING,))
+            for _ in range(5):
+                await stream.write(bytes(32))
+                assert await stream.read_exactly(32) == bytes(32)
+                await asyncio.sleep(45)
+            assert right.link.session.streams
+            await asyncio.sleep(20)
+            assert right.link.session.streams == {}
+
+    run(scenario())
+
+
+def test_an_identify_that_is_not_taken_is_given_up() -> None:
+    async def scenario() -> None:
+        async with joined(CALM, left=peer(1), right=peer(2)) as (left, right):
+            stream = await left.open_stream((standard.PING,))
+            (theirs,) = right.link.session.streams.values()
+            right.link._blocked = True  # as if the peer did not read
+            right.node.serve(standard.IDENTIFY, MuxedStream(theirs, right.link), right)
+            await asyncio.sleep(5)
+            assert len(right.node._strangers) > 0
+            await asyncio.sleep(60)
+            assert len(right.node._strangers) == 0
+            await stream.reset()
 
     run(scenario())
