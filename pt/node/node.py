@@ -9,7 +9,6 @@ import socket
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final, Protocol
 
 from pt.aio import tcp
@@ -21,6 +20,7 @@ from pt.multistream.negotiation import accept_reply, lazy_open
 from pt.node import standard
 from pt.node.connection import Connection, RawHandler, StreamCallback
 from pt.node.dial_plan import plan
+from pt.node.limits import NodeLimits
 from pt.node.link import KeepAlive, Link
 from pt.node.listeners import SUFFIXES, Listeners
 from pt.node.race import Race, reason_of
@@ -46,25 +46,6 @@ PrefaceHandler = Callable[[socket.socket, Multiaddr], Awaitable[socket.socket | 
 """(socket, remote): the socket to go on with as libp2p, or None when it was taken over.  The first
 byte was only looked at; when it raises, the node closes the socket."""
 Dialer = Callable[[Multiaddr, "PeerId | None", Sequence[str]], Awaitable[Connection]]
-
-
-@dataclass(frozen=True, slots=True)
-class NodeLimits:
-    """What strangers may cost us."""
-
-    connections: int = 512
-    connections_per_host: int = 64
-    handshakes: int = 128
-    """Inbound connections that have not said who they are yet."""
-    handshakes_per_host: int = 32
-    handshake_timeout: float = 10.0
-    connect_timeout: float = 10.0
-    inbound_streams: int = 512
-    """Inbound streams a connection; a tunnel raises it once the peer has proved itself."""
-    handlers: int = 4096
-    """Streams being served over connections made to us, a quarter from one source; as many again
-    over those that we made."""
-    negotiation_timeout: float = 10.0
 
 
 class Negotiation(Protocol):
@@ -157,6 +138,10 @@ class Node:
             name for byte, name in PREFACE_TRANSPORTS.items() if byte in self.prefaces
         }
         self._listeners.open(addresses, frozenset(transports))
+
+    def unlisten(self) -> None:
+        """Listen no more; connections stay."""
+        self._listeners.close()
 
     async def close(self) -> None:
         """Close listeners, connections and tasks."""

@@ -42,7 +42,7 @@ CIRCUIT_TIMEOUT: Final = 15.0
 MOVE_TIMEOUT: Final = 4.0
 RESCUE_TIMEOUT: Final = 1.5
 RENEW_RETRY: Final = 2.0
-"""Seconds between two circuits through limited relays, at the least."""
+"""Seconds until another circuit is asked for when one could not be had."""
 RENEW_TICK: Final = 0.2
 RENEW_AT: Final = 0.75
 """Share of a limited circuit's bytes or seconds after which it is replaced."""
@@ -101,6 +101,7 @@ class Paths:
         self._tasks: set[asyncio.Task[None]] = set()
         self._jobs: dict[str, asyncio.Task[None]] = {}
         self._listening = False
+        self._kept: set[Connection] = set()  # that will tell us their end
         self._warned = False
         self._last_relay: object = None
         self._watch = PathWatch(asyncio.get_running_loop(), session, lambda: self.alternative)
@@ -120,6 +121,7 @@ class Paths:
     async def close(self) -> None:
         """Stop; the session and its connection are the caller's."""
         self._watch.stop()
+        self._stop_listening()
         with contextlib.suppress(ValueError):
             self._node.on_connection.remove(self._inbound)
         tasks = list(self._tasks)
@@ -128,6 +130,9 @@ class Paths:
         for task in tasks:
             with contextlib.suppress(asyncio.CancelledError, PtError, OSError, TimeoutError):
                 await task
+        standby, self._standby = self._standby, None
+        if standby is not None:
+            standby.close("the session is over")
 
     # --- what is known ---------------------------------------------------------------------------
 
@@ -240,8 +245,10 @@ class Paths:
         self._jobs.clear()
         if connection.relay is not None:
             self._job("upgrade", self._upgrade())
-        elif self._standby is None:
-            self._job("standby", self._make_standby())
+        else:
+            self._stop_listening()
+            if self._standby is None:
+                self._job("standby", self._make_standby())
         if connection.limited:
             self._job("renew", self._renew(connection))
         self._watch.start()
@@ -251,12 +258,15 @@ class Paths:
         standby, self._standby = self._standby, None
         if standby is None or standby.closed:
             return False
+        reason = "the exposer knows the session no more"
         try:
             async with asyncio.timeout(RESCUE_TIMEOUT):
-                return await self.move(standby)
+                if await self.move(standby):
+                    return True
         except (PtError, TimeoutError) as error:
-            standby.close(f"the standby does not answer: {error}")
-            return False
+            reason = f"the standby does not answer: {error}"
+        standby.close(reason)
+        return False
 
     def _job(self, name: str, coro: Coroutine[None, None, None]) -> None:
         self._jobs[name] = self._start(coro)
@@ -271,9 +281,12 @@ class Paths:
         if self._standby is not None and self._standby is not connection:
             self._standby.close("another standby is kept")
         self._standby = connection
-        connection.on_close.append(lambda _: self._standby_lost(connection))
+        if connection not in self._kept:  # it may be kept again and again
+            self._kept.add(connection)
+            connection.on_close.append(lambda _: self._standby_lost(connection))
 
     def _standby_lost(self, connection: Connection) -> None:
+        self._kept.discard(connection)
         if self._standby is not connection:
             return
         self._standby = None
@@ -324,6 +337,12 @@ class Paths:
         told = [each for each in self._node.addresses if each.is_loopback is here]
         if told:
             self.session.say_addresses(told)
+
+    def _stop_listening(self) -> None:
+        """Only who is relayed has to be reached."""
+        if self._listening:
+            self._listening = False
+            self._node.unlisten()
 
     def _inbound(self, connection: Connection) -> None:
         """A connection came in: it may be the exposer, who reached us directly."""
@@ -385,7 +404,8 @@ class Paths:
                 fresh = await self._circuit(self.circuits)
                 try:
                     async with asyncio.timeout(MOVE_TIMEOUT):
-                        await self.move(fresh)
+                        if not await self.move(fresh):
+                            raise ClosedError("the exposer knows the session no more")
                 except BaseException:
                     fresh.close("the session did not move")
                     raise

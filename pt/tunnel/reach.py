@@ -52,6 +52,8 @@ LONGEST_RESUME_DELAY: Final = 1.0
 DIAL_TIMEOUT: Final = 10.0
 REDIAL_TIMEOUT: Final = 2.5
 """A lost path is redialed in short attempts: the next one may find it mended."""
+PATIENT: Final = 4
+"""Each so many-th attempt has the time of a first one, or a slow path would never be reached."""
 SESSION_TIMEOUT: Final = 15.0
 
 
@@ -91,6 +93,7 @@ class Reach:
         self._keys: NameKeys | None = None
         self._security: tuple[str, ...] = ()
         self._lost_at = 0.0
+        self._redials = 0
         self._last: Candidate | None = None
         self._was_up = False
         self._closed = False
@@ -185,6 +188,7 @@ class Reach:
                 delay = min(delay * 2, LONGEST_RESUME_DELAY if self._alive else LONGEST_DELAY)
                 continue
             delay = FIRST_DELAY
+            self._redials = 0
             self._was_up = True
             since = loop.time()
             await self._path_lost.wait()
@@ -328,11 +332,13 @@ class Reach:
         assert self._node is not None
         redial = self._session is not None or self._open is not None
         addresses = self._addresses(candidate)
+        self._redials = self._redials + 1 if redial else 0
+        hurry = redial and self._redials % PATIENT
         connection = await self._node.connect(
             addresses,
             expected=candidate.peer_id,
             security=self._security,
-            timeout=REDIAL_TIMEOUT if redial else DIAL_TIMEOUT,
+            timeout=REDIAL_TIMEOUT if hurry else DIAL_TIMEOUT,
             relay_after=0.0 if redial else None,
         )
         try:
@@ -380,11 +386,11 @@ class Reach:
             ) from error
         except CryptoFailure as error:
             raise RefusedError(str(error)) from error
-        connection.check_open()
-        self._remember(connection.peer_id)
-        session = self._new_session(secret, connection.peer_id)
         if paths is not None:
             await paths.close()
+        connection.check_open()  # from here on nothing is waited for
+        self._remember(connection.peer_id)
+        session = self._new_session(secret, connection.peer_id)
         self._session = session
         self._paths = Paths(
             self._node, session, addresses, security=self._security, emit=self._emit
