@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from pt.errors import PtError
+from pt.relay.rates import Buckets
 from pt.wire.multiaddr import Multiaddr
 
 if TYPE_CHECKING:
@@ -30,6 +32,10 @@ EVERY: Final = 0.5
 UNUSED: Final = 20.0
 """Seconds a connection that we made is kept for the peer to use it."""
 MAX_UNDER_WAY: Final = 32
+TRIES: Final = 3
+"""Dials for one connection of a stranger, who may say again and again who it is."""
+STRANGERS: Final = 30
+"""Strangers of one relay that are dialed in a minute: they may send us to somebody else's door."""
 IDENTIFY_CHURN: Final = 8
 """Streams that come and go although nobody uses a connection: identify, both ways."""
 
@@ -41,6 +47,8 @@ class Reversal:
         self._node = node
         self._security = security
         self._tasks: dict[PeerId, asyncio.Task[None]] = {}
+        self._tries: Counter[Connection] = Counter()
+        self._strangers = Buckets(STRANGERS)
 
     async def close(self) -> None:
         """Give up what is under way."""
@@ -52,9 +60,16 @@ class Reversal:
                 await task
 
     def invited(self, peer: PeerId, addresses: Sequence[Multiaddr], *, near: bool) -> None:
-        """An authenticated peer says where it can be dialed; `near`: loopback makes sense."""
-        usable = [a for a in addresses if a.transport == "tcp" and (near or not a.is_loopback)]
-        self._begin(peer, usable[:MAX_ADDRESSES])
+        """An authenticated peer says where it can be dialed; `near`: loopback makes sense.
+
+        It may have other connections: several binders of one machine are one peer.
+        """
+        usable = [a for a in addresses if _is_tcp(a) and (near or not a.is_loopback)]
+        usable = usable[:MAX_ADDRESSES]
+        bare = {address.without_peer() for address in usable}
+        ours = (each.remote_addr for each in self._node.connections_of(peer) if each.initiator)
+        if not bare.intersection(ours):
+            self._begin(peer, usable)
 
     def met(self, connection: Connection) -> None:
         """A stranger who came through a relay said who it is: only public addresses are dialed.
@@ -63,23 +78,38 @@ class Reversal:
         there is, and makes none itself.
         """
         said = connection.identified
-        if connection.relay is None or connection.initiator or said is None:
+        if connection.relay is None or connection.initiator or said is None or connection.closed:
             return
         wide = connection.remote_addr.is_public
         usable = [
             address
             for address in said.listen_addresses
-            if address.transport == "tcp" and (address.is_public or not wide)
+            if _is_tcp(address) and (address.is_public or not wide)
         ]
-        self._begin(connection.peer_id, usable[:MAX_ADDRESSES])
-
-    def _begin(self, peer: PeerId, addresses: list[Multiaddr]) -> None:
-        direct = any(each.relay is None for each in self._node.connections_of(peer))
-        if not addresses or direct or peer in self._tasks or len(self._tasks) >= MAX_UNDER_WAY:
+        if not usable or any(
+            each.relay is None for each in self._node.connections_of(connection.peer_id)
+        ):
             return
+        now, source = asyncio.get_running_loop().time(), connection.route.source
+        if self._tries[connection] >= TRIES or not self._strangers.allows(source, now):
+            return
+        if self._begin(connection.peer_id, usable[:MAX_ADDRESSES]):
+            self._strangers.count(source, now)
+            if not self._tries[connection]:
+                connection.on_close.append(lambda _: self._forget(connection))
+            self._tries[connection] += 1
+
+    def _forget(self, connection: Connection) -> None:
+        del self._tries[connection]
+
+    def _begin(self, peer: PeerId, addresses: list[Multiaddr]) -> bool:
+        """Dial, unless that is being done already; whether it is begun now."""
+        if not addresses or peer in self._tasks or len(self._tasks) >= MAX_UNDER_WAY:
+            return False
         task = asyncio.get_running_loop().create_task(self._dial(peer, addresses))
         self._tasks[peer] = task
         task.add_done_callback(lambda _: self._tasks.pop(peer, None))
+        return True
 
     async def _dial(self, peer: PeerId, addresses: list[Multiaddr]) -> None:
         try:
@@ -98,3 +128,9 @@ class Reversal:
                 connection.close("the peer does not use this connection")
 
         asyncio.get_running_loop().call_later(UNUSED, unused)
+
+
+def _is_tcp(address: Multiaddr) -> bool:
+    """Whether this is TCP at an IP address: a name could stand for any host, also one of ours."""
+    host = address.host
+    return address.transport == "tcp" and host is not None and host[0] in ("ip4", "ip6")
