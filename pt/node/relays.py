@@ -32,7 +32,9 @@ __all__ = ["RelayNews", "Relays"]
 RESERVE_TIMEOUT: Final = 20.0
 MAX_ADDRESSES: Final = 4
 """Addresses taken of one relay."""
-MAX_UNDER_WAY: Final = 8
+MAX_TRUSTED: Final = 3600.0
+"""Seconds for which a reservation is taken to stand at most, since only the time of day at which it
+ends is told, and a machine without a clock of its own may be years behind.  Relays give an hour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +170,7 @@ class Relays:
             address
             for address in said.listen_addresses
             if address.transport == "tcp"
+            and not _is_named(address)  # a name could stand for any host, also one of ours
             and (address.is_public or (address.is_private and near.is_private))
         )[:MAX_ADDRESSES]
         if usable and connection.peer_id != self._node.peer_id:
@@ -262,8 +265,10 @@ class Relays:
 
         async def listen() -> None:
             with contextlib.suppress(PtError):
+                told = False
                 while notice := await stream.read(1):
-                    if notice[0] == Notice.DRAINING:
+                    if notice[0] == Notice.DRAINING and not told:
+                        told = True  # everybody we know is told of it: once is enough
                         self._core.draining(connection.peer_id, self._now())
                         self._tell(connection.peer_id, False, "the relay is about to stop")
                         self._wake.set()
@@ -306,8 +311,8 @@ class Relays:
             self._core.reserved(relay, self._expiry(reserved.expire), self._now())
 
     def _expiry(self, expire: float) -> float:
-        """A wall-clock time on the core's clock."""
-        return self._now() + max(0.0, expire - time.time())
+        """A wall-clock time on the core's clock; ours may be hours behind the relay's."""
+        return self._now() + min(MAX_TRUSTED, max(0.0, expire - time.time()))
 
     # --- changes ---------------------------------------------------------------------------------
 
@@ -374,8 +379,11 @@ def candidates(given: Sequence[Multiaddr]) -> list[Candidate]:
 def _same_place(address: Multiaddr, connection: Connection) -> bool:
     """Whether the connection was dialed at this address (or at a name, which we keep)."""
     bare = address.without_peer()
-    named = address.host is not None and address.host[0].startswith("dns")
-    return bare == connection.remote_addr.without_peer() or named
+    return bare == connection.remote_addr.without_peer() or _is_named(address)
+
+
+def _is_named(address: Multiaddr) -> bool:
+    return address.host is not None and address.host[0].startswith("dns")
 
 
 def _why(error: BaseException) -> str:
