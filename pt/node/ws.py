@@ -7,9 +7,11 @@ the address inside, by Noise, and a relay in somebody's cellar may well have sig
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import ssl
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pt.aio.tcp import address_of
 from pt.node.resolve import resolve
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from pt.websocket.aio import WebSockets
 
 __all__ = ["WebSocketDialer"]
+
+ATTEMPT: Final = 2.0
+"""Seconds each address of a name has, but the last; the first may be one that leads nowhere."""
 
 
 class WebSocketDialer:
@@ -55,8 +60,7 @@ class WebSocketDialer:
         host, port = address.host, address.tcp_port
         assert host is not None
         assert port is not None
-        (target, *_) = await resolve((Multiaddr.tcp(host[1], port),))
-        sock = await self._node.dial_socket(target)
+        sock = await self._connect(host, port)
         local = address_of(sock.getsockname())
         tls = _any_certificate() if address.transport == "wss" else None
         async with asyncio.timeout(self._node.limits.handshake_timeout):
@@ -72,6 +76,20 @@ class WebSocketDialer:
             except BaseException:
                 inner.close()
                 raise
+
+    async def _connect(self, host: tuple[str, str], port: int) -> socket.socket:
+        """The first of a name's addresses that answers, of the family that the name asks for."""
+        kind, name = host
+        named = kind.startswith("dns")
+        place = (
+            Multiaddr.parse(f"/{kind}/{name}/tcp/{port}") if named else Multiaddr.tcp(name, port)
+        )
+        targets = await resolve((place,))
+        for target in targets[:-1]:
+            with contextlib.suppress(OSError, TimeoutError):
+                async with asyncio.timeout(ATTEMPT):
+                    return await self._node.dial_socket(target)
+        return await self._node.dial_socket(targets[-1])
 
 
 def _any_certificate() -> ssl.SSLContext:
