@@ -6,7 +6,6 @@ Source: RFC 8305, section 5, with "connected" meaning authenticated and multiple
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -34,6 +33,12 @@ def reason_of(error: BaseException) -> str:
     return str(error)
 
 
+def _close_late(task: asyncio.Task[Connection]) -> None:
+    """An attempt that ends after the race: nobody wants its connection, or why it failed."""
+    if not task.cancelled() and task.exception() is None:
+        task.result().close("another address was faster")
+
+
 class Race:
     """One dial of one peer: staggered attempts, the first success ends the others."""
 
@@ -50,6 +55,7 @@ class Race:
         started = loop.time()
         waiting = list(attempts)
         running: dict[asyncio.Task[Connection], Multiaddr] = {}
+        winner: Connection | None = None
         try:
             while waiting or running:
                 now = loop.time() - started
@@ -70,16 +76,21 @@ class Race:
                     address = running.pop(task)
                     error = task.exception()
                     if error is None:
-                        return task.result()
+                        winner = task.result()
+                        return winner
                     self._last_error = error
                     self._failures.append((str(address), reason_of(error)))
         finally:
             for task in running:
+                task.add_done_callback(_close_late)
                 task.cancel()
-            for task in running:
-                with contextlib.suppress(PtError, OSError, TimeoutError, asyncio.CancelledError):
-                    late = await task
-                    late.close("another address was faster")
+            try:
+                if running:
+                    await asyncio.wait(running)
+            except asyncio.CancelledError:  # of the dial itself, which must not get lost here
+                if winner is not None:
+                    winner.close("given up")
+                raise
         if len(self._failures) == 1 and isinstance(self._last_error, PtError):
             raise self._last_error
         listed = "; ".join(f"{address}: {reason}" for address, reason in self._failures[:5])
