@@ -25,7 +25,7 @@ from pt.node.link import KeepAlive, Link
 from pt.node.listeners import SUFFIXES, Listeners
 from pt.node.race import Race, reason_of
 from pt.node.resolve import resolve
-from pt.node.route import Route
+from pt.node.route import Route, source_of
 from pt.node.upgrade import PT_SECURITY, SECURITY, upgrade
 from pt.trace import NO_TRACE, Tracer
 from pt.wire.multiaddr import Multiaddr
@@ -251,25 +251,25 @@ class Node:
     # --- inbound -------------------------------------------------------------------------------
 
     def _accepted(self, sock: socket.socket, host: str) -> None:
-        limits = self.limits
+        limits, source = self.limits, source_of(host)
         if (
             self._handshakes.total() >= limits.handshakes
-            or self._handshakes[host] >= limits.handshakes_per_host
+            or self._handshakes[source] >= limits.handshakes_per_host
             or len(self.connections) >= limits.connections
-            or self._per_source[host] >= limits.connections_per_host
+            or self._per_source[source] >= limits.connections_per_host
         ):
             self.tracer.emit("refused", host=host, reason="too many connections")
             tcp.abort(sock)
             return
         try:
-            self._upgrades.start(self._inbound(sock, host))  # whatever the handlers do
+            self._upgrades.start(self._inbound(sock, host, source))  # whatever the handlers do
         except LimitError:  # counts in nothing, or it would count for ever
             self.tracer.emit("refused", host=host, reason="too many handshakes")
             tcp.abort(sock)
             return
-        self._handshakes[host] += 1
+        self._handshakes[source] += 1
 
-    async def _inbound(self, sock: socket.socket, host: str) -> None:
+    async def _inbound(self, sock: socket.socket, host: str, source: str) -> None:
         try:
             remote = tcp.address_of(sock.getpeername())
             async with asyncio.timeout(self.limits.handshake_timeout):
@@ -284,9 +284,9 @@ class Node:
             sock.close()
             raise
         finally:
-            self._handshakes[host] -= 1
-            if self._handshakes[host] <= 0:
-                del self._handshakes[host]
+            self._handshakes[source] -= 1
+            if self._handshakes[source] <= 0:
+                del self._handshakes[source]
 
     async def _by_preface(self, sock: socket.socket, remote: Multiaddr) -> None:
         """Look at the first byte: what a port shared by several transports is to be used for."""

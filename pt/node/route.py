@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING
 
 from pt.wire.multiaddr import Multiaddr
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from pt.identity.peer_id import PeerId
     from pt.relay.messages import Limit
 
-__all__ = ["Route"]
+__all__ = ["Route", "source_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,4 +35,17 @@ class Route:
         if self.relay is not None:
             return f"relay {self.relay}"
         host = self.remote.host
-        return host[1] if host is not None else ""
+        return source_of(host[1]) if host is not None else ""
+
+
+def source_of(host: str) -> str:
+    """What an IP address counts as: itself, or the /64 of an IPv6 one, all of which a host has."""
+    try:
+        address: IPv4Address | IPv6Address = ip_address(host.partition("%")[0])
+    except ValueError:
+        return host  # a name that we dialed
+    if isinstance(address, IPv6Address):
+        if address.ipv4_mapped is None:
+            return str(IPv6Address(int(address) >> 64 << 64))
+        address = address.ipv4_mapped
+    return str(address)
