@@ -41,6 +41,8 @@ RESUME_FOR: Final = 300.0
 """Seconds a session without a path keeps its connections."""
 IDLE_FOR: Final = 30.0
 """Seconds a session without path and connections is kept."""
+SWEEP: Final = 10.0
+"""Seconds between two looks for connections of strangers."""
 PROBE_TIMEOUT: Final = 5.0
 RELAY_TIMEOUT: Final = 10.0
 """Seconds that READY waits for the first reservation at the relays that were given."""
@@ -83,6 +85,7 @@ class Exposer:
         self._reversal: Reversal | None = None
         self._timers: dict[bytes, asyncio.TimerHandle] = {}
         self._lost_at: dict[bytes, float] = {}
+        self._sweeper: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
         self._draining = False
         self._closed = False
@@ -209,6 +212,8 @@ class Exposer:
                 )
         assert self._relays is not None
         self._relays.start()
+        if self._gate is not None:
+            self._sweeper = asyncio.get_running_loop().call_later(SWEEP, self._sweep)
         await self._probe(self._node.addresses)
         self._publication = Publication(
             self._node,
@@ -318,8 +323,9 @@ class Exposer:
         if self._closed:
             return
         self._closed = True
-        for timer in self._timers.values():
-            timer.cancel()
+        for timer in (*self._timers.values(), self._sweeper):
+            if timer is not None:
+                timer.cancel()
         if self._gate is not None:
             for session in list(self._gate.sessions.values()):
                 session.end("the exposer stopped")
@@ -338,6 +344,15 @@ class Exposer:
         if self._stopped is not None and not self._stopped.done():
             self._stopped.set_result(None)
         self._emit(events.Stopped(reason="closed"))
+
+    def _sweep(self) -> None:
+        """Close what strangers keep open: there are not many places, above all behind a relay."""
+        assert self._gate is not None
+        assert self._relays is not None
+        for connection in self._gate.strangers(self._node.connections):
+            if not self._relays.holds(connection.peer_id):
+                connection.close("no session was begun")
+        self._sweeper = asyncio.get_running_loop().call_later(SWEEP, self._sweep)
 
     def _check_idle(self) -> None:
         sessions = self._gate.sessions.values() if self._gate is not None else ()

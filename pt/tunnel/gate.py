@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from pt.errors import CryptoFailure, PtError, RemoteProtocolError
@@ -23,6 +23,9 @@ from pt.yamux.stream import Stream
 __all__ = ["Attempts", "Gate"]
 
 AUTH_TIMEOUT: Final = 10.0
+GRACE: Final = 60.0
+"""Seconds after which a connection has to be of a peer with a session."""
+MAX_PROVED: Final = 1024
 MAX_SESSIONS: Final = 256
 MAX_HEAD: Final = 64
 """Bytes in which a stream has to say what it is."""
@@ -92,6 +95,8 @@ class Gate:
         self._on_attached = on_attached
         self._by_connection: dict[Connection, ExposerSession] = {}
         self._attempts = Attempts()
+        self._proved: OrderedDict[PeerId, None] = OrderedDict()
+        """Peers that knew the name, newest last: what others fail at does not keep them out."""
 
     def accept(self, connection: Connection, stream: Stream, reply: bytes, data: bytes) -> None:
         """A `RawHandler`: a stream of the tunnel protocol, `data` its first bytes."""
@@ -143,7 +148,8 @@ class Gate:
         self, connection: Connection, stream: MuxedStream, reply: bytes
     ) -> None:
         loop = asyncio.get_running_loop()
-        source = connection.route.source
+        known = connection.peer_id in self._proved
+        source = f"peer {connection.peer_id}" if known else connection.route.source
         if not self._allowed(connection):
             await stream.reset(authenticate.RESET_NOT_ALLOWED)
             self._on_reject(connection, "the peer is not on the --allow list")
@@ -173,9 +179,26 @@ class Gate:
         if connection in self._by_connection:
             connection.close("a second session on one connection")
             return
+        self._proved[connection.peer_id] = None
+        self._proved.move_to_end(connection.peer_id)
+        if len(self._proved) > MAX_PROVED:
+            self._proved.popitem(last=False)
         session = self._make(secret, connection)
         self.sessions[session.id] = session
         self._join(session, connection, stream.stream, stream.take_buffered(), resumed=False)
+
+    def strangers(self, connections: Iterable[Connection]) -> list[Connection]:
+        """Those of `connections` that were made to us long ago and are nobody's with a session.
+
+        A stranger who keeps them, through a relay for instance, takes the places of binders.
+        """
+        now = asyncio.get_running_loop().time()
+        guests = {session.remote for session in self.sessions.values()}
+        return [
+            each
+            for each in connections
+            if not each.initiator and now - each.since > GRACE and each.peer_id not in guests
+        ]
 
     def _make_room(self) -> bool:
         """Give up a session that has neither path nor connections; whether there was one."""

@@ -197,8 +197,9 @@ class TunnelSession:
         self._send(wire.ports(ports))
 
     def say_addresses(self, addresses: Sequence[Multiaddr]) -> None:
-        """Tell the peer where it may dial us."""
-        self._send(wire.addresses(address.encode() for address in addresses))
+        """Tell the peer where it may dial us; the many of inner networks do not displace others."""
+        found = sorted(addresses, key=lambda address: not (address.is_public or address.is_circuit))
+        self._send(wire.addresses(address.encode() for address in found))
         if self.connection is not None:
             self.connection.link.flush()
 
