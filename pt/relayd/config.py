@@ -56,6 +56,8 @@ QUOTA_KEYS: Final = frozenset(
         "limit-data", "limit-duration",
     }
 )  # fmt: skip
+MOST: Final = float(1 << 63)
+MAX_DIGITS: Final = 18
 _AMOUNT: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmMgG]?)")
 _POWER: Final = {"": 0, "k": 1, "m": 2, "g": 3}
 
@@ -129,10 +131,10 @@ def amount(value: object, key: str, *, base: int = 1024) -> float:
         UsageError: it is none.
 
     """
-    if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < MOST:
         return float(value)
     found = _AMOUNT.fullmatch(str(value).strip())
-    if found is None:
+    if found is None or len(found[1]) > MAX_DIGITS:
         raise UsageError(f"{key} = {value!r} is not a number of bytes: give one like 128K or 12.5M")
     return float(found[1]) * float(base ** _POWER[found[2].lower()])
 

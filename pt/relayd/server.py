@@ -409,6 +409,7 @@ class RelayServer:
     def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
         self._hop.sweep(loop.time())
+        self._check_idle()  # a circuit that was granted and never made was perhaps the last
         self._tell_flood()
         self._timers["sweep"] = loop.call_later(SWEEP, self._sweep)
 
