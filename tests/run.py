@@ -23,6 +23,8 @@ BIN = Path(sys.executable).parent
 CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 APT_TIMEOUT = 600
 BUILD_TIMEOUT = 1800
+AT_ONCE = ("-n", "3", "--dist", "loadfile")
+"""Most tests wait for a network: three files at a time keep two cores busy."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,8 @@ def main() -> int:
     ]
     if failed:
         say(f"checks failed: {', '.join(failed)}; the tests run all the same")
-    tests = subprocess.run([str(BIN / "pytest"), "-q", *sys.argv[1:]], cwd=ROOT, check=False)
+    pytest = [str(BIN / "pytest"), "-q", *AT_ONCE, *sys.argv[1:]]
+    tests = subprocess.run(pytest, cwd=ROOT, check=False)
     if failed and tests.returncode == 0:
         print(f"checks failed: {', '.join(failed)}", file=sys.stderr)
         return 1
