@@ -352,16 +352,12 @@ def document(
             lines.append(f"- {ours} to {theirs}, {what}: {', '.join(pairs)}")
     if crowds:
         lines += ["", "Resident memory of `pt relay`, MB (and KiB for each one):", ""]
-        lines += ["| what is held | none | 1,000 | 10,000 |", "| --- | --- | --- | --- |"]
+        lines += ["| what is held | none | a tenth | all |", "| --- | --- | --- | --- |"]
         for what, sizes in crowds.items():
             idle = sizes[0][1]
             cells = [f"{idle / 1e6:.0f}"]
-            for held in (1000, 10_000):
-                size = dict(sizes).get(held)
-                each = (
-                    "" if size is None else f"{size / 1e6:.0f} ({(size - idle) / held / 1024:.1f})"
-                )
-                cells.append(each)
+            for held, size in sizes[1:]:
+                cells.append(f"{held:,}: {size / 1e6:.0f} ({(size - idle) / held / 1024:.1f})")
             lines.append(f"| {what} | {' | '.join(cells)} |")
     lines += ["", *notes, ""]
     return "\n".join(lines)
