@@ -75,6 +75,8 @@ def default_listen(*, websocket: bool = True) -> tuple[Multiaddr, ...]:
 class RelayConfig(Facts):
     """What `RelayServer` does."""
 
+    hidden = frozenset({"secret"})
+
     listen: tuple[Multiaddr, ...] = ()
     """None given: `default_listen`."""
     announce: tuple[Multiaddr, ...] = ()

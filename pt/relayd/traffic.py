@@ -105,9 +105,13 @@ class Traffic:
         self._batch.append(call)
 
     def _run_batch(self) -> None:
-        batch, self._batch = self._batch, []
-        for call in batch:
-            call()
+        batch, self._batch = iter(self._batch), []
+        try:
+            for call in batch:
+                call()
+        finally:
+            for call in batch:  # one that raised does not cost the others their turn
+                self.soon(call)
 
     # --- time ----------------------------------------------------------------------------------
 

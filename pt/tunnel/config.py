@@ -83,6 +83,8 @@ class Service(Facts):
 class ExposeConfig(Facts):
     """What `Exposer` does."""
 
+    hidden = frozenset({"relay_secret"})
+
     name: str | None
     services: tuple[Service, ...]
     open: bool = False

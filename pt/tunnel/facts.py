@@ -17,6 +17,8 @@ class Facts:
 
     fields: ClassVar[tuple[str, ...]] = ()
     """In the order of their declaration."""
+    hidden: ClassVar[frozenset[str]] = frozenset()
+    """Those that `repr` leaves out: it ends in logs and tracebacks."""
 
     def __init_subclass__(cls) -> None:
         cls.fields += tuple(cls.__annotations__)
@@ -49,5 +51,6 @@ class Facts:
         return hash(tuple(getattr(self, name) for name in self.fields))
 
     def __repr__(self) -> str:
-        inner = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.fields)
+        shown = [name for name in self.fields if name not in self.hidden]
+        inner = ", ".join(f"{name}={getattr(self, name)!r}" for name in shown)
         return f"{type(self).__name__}({inner})"

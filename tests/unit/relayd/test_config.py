@@ -45,6 +45,12 @@ def test_nothing_said_is_a_public_relay_on_port_4001() -> None:
     assert config.secret is None
 
 
+def test_the_secret_is_not_shown_when_the_config_is(tmp_path: Path) -> None:
+    config = parsed("--secret-file", written(tmp_path, SECRET, "secret"))
+    assert config.secret == SECRET
+    assert SECRET not in repr(config)
+
+
 def test_a_file_says_everything_and_options_win(tmp_path: Path) -> None:
     secret = written(tmp_path, f"{SECRET}\nnot this line\n", "secret")
     allow = written(tmp_path, f"# friends\n\n{PEER}  # one\n", "allow")

@@ -140,3 +140,23 @@ def test_turns_are_taken_together_before_the_loop_waits_again():
         traffic.close()
 
     run(main())
+
+
+def test_a_turn_that_fails_does_not_cost_the_others_theirs():
+    async def main():
+        loop = asyncio.get_running_loop()
+        failures = []
+        loop.set_exception_handler(lambda _, context: failures.append(context["exception"]))
+        traffic = Traffic(loop)
+        turns = []
+        traffic.soon(lambda: turns.append("a"))
+        traffic.soon(lambda: turns.append(1 / 0))
+        traffic.soon(lambda: turns.append("b"))
+        traffic.soon(lambda: turns.append(1 / 0))
+        traffic.soon(lambda: turns.append("c"))
+        await asyncio.sleep(0.1)
+        assert turns == ["a", "b", "c"]
+        assert [type(each) for each in failures] == [ZeroDivisionError] * 2
+        traffic.close()
+
+    run(main())

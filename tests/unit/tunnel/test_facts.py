@@ -3,6 +3,10 @@ from __future__ import annotations
 import pytest
 
 from pt.tunnel import events as ev
+from pt.tunnel.config import ExposeConfig, Service
+from pt.wire.multiaddr import Multiaddr
+
+RELAY = "/ip4/192.0.2.1/tcp/4001/p2p/12D3KooWBtg3aaRMjxwedh83aGiUkwSxDwUZkzuJcfaqUmo7R3pq"
 
 
 def test_fields_in_order_with_defaults() -> None:
@@ -38,8 +42,17 @@ def test_compared_by_class_and_content() -> None:
     assert ev.BoundPort(local=1, remote=2) == ev.BoundPort(local=1, remote=2, host="127.0.0.1")
 
 
-def test_repr_names_everything() -> None:
+def test_repr_names_everything_but_secrets() -> None:
     assert repr(ev.Warned(message="a")) == "Warned(message='a')"
+    config = ExposeConfig(
+        name="some-name",
+        services=(Service(port=1),),
+        relays=(Multiaddr.parse(RELAY),),
+        relay_secret="not-to-be-logged",
+    )
+    assert config.relay_secret == "not-to-be-logged"
+    assert RELAY in repr(config)
+    assert "not-to-be-logged" not in repr(config)
 
 
 def test_hashable() -> None:
