@@ -17,11 +17,9 @@ from __future__ import annotations
 
 import binascii
 import contextlib
-import errno
 import fcntl
 import hmac
 import os
-import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -29,13 +27,18 @@ from typing import Final
 from pt.errors import CryptoFailure, ProtocolError, StateError, UsageError
 from pt.identity.keys import PrivateKey
 from pt.identity.peer_id import PeerId
+from pt.node.files import (
+    ENVIRONMENT,
+    damaged,
+    file_error,
+    make_directory,
+    read_file,
+    replace_file,
+)
 from pt.rendezvous.name import MASTER_BYTES, NameKeys, normalise_name
 
 __all__ = ["ENVIRONMENT", "StateDir", "default_path"]
 
-ENVIRONMENT: Final = "PT_HOME"
-MAX_FILE: Final = 1 << 20
-"""No file of ours comes near; a bigger one is something else."""
 MAX_PINS: Final = 4096
 MAX_CACHED_NAMES: Final = 64
 SALT_BYTES: Final = 32
@@ -83,7 +86,7 @@ class StateDir:
                 with contextlib.suppress(FileNotFoundError):
                     path.replace(path.with_name("identity.key.old"))
             except OSError as error:
-                raise _state_error(error, "replace", path) from error
+                raise file_error(error, "replace", path) from error
             return self._write_identity()
 
     def pin(self, name: str, peer: PeerId) -> None:
@@ -151,7 +154,7 @@ class StateDir:
             path = self.path / "seq"
             text = (self._read("seq") or b"0").strip()
             if not text.isdigit() or len(text) > 18:
-                raise _damaged(path, "delete it, the clock gives the next number")
+                raise damaged(path, "delete it, the clock gives the next number")
             seq = max(int(text) + 1, int(now * 1000))
             self._write("seq", b"%d\n" % seq)
             return seq
@@ -165,7 +168,7 @@ class StateDir:
         try:
             return PrivateKey.from_protobuf(binascii.a2b_base64(data.strip(), strict_mode=True))
         except (ProtocolError, CryptoFailure, UsageError, ValueError) as error:
-            raise _damaged(
+            raise damaged(
                 self.identity_path,
                 "restore it from a backup, or make a new identity with `pt key new` "
                 "(peers that pinned the old one will refuse it)",
@@ -186,7 +189,7 @@ class StateDir:
                     raise ValueError(line)
                 pins[fields[0]] = str(PeerId.parse(fields[1]))
             except (ValueError, UsageError, ProtocolError) as error:
-                raise _damaged(
+                raise damaged(
                     path,
                     f"delete line {number}; the name it held is pinned anew at its next use",
                 ) from error
@@ -215,7 +218,7 @@ class StateDir:
                 if data is None:
                     if (self.path / "known_peers").exists():
                         # Without it no pin is found again, and a changed key would go unseen.
-                        raise _damaged(
+                        raise damaged(
                             self.path / "salt",
                             "it is missing: restore it, or delete known_peers to pin anew",
                         )
@@ -225,7 +228,7 @@ class StateDir:
             salt = binascii.a2b_hex(data.strip())
             if len(salt) == SALT_BYTES:
                 return salt
-        raise _damaged(
+        raise damaged(
             self.path / "salt", "restore it, or delete it together with known_peers and names.cache"
         )
 
@@ -233,50 +236,10 @@ class StateDir:
         self._write(name, "".join(f"{tag} {text}\n" for tag, text in table.items()).encode())
 
     def _read(self, name: str) -> bytes | None:
-        path = self.path / name
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise _state_error(error, "read", path) from error
-        try:
-            status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode):
-                raise StateError(f"{path} is not a file: move it away")
-            if status.st_mode & 0o077:
-                raise StateError(
-                    f"{path} can be read or written by other users: "
-                    f"if nobody did, run `chmod 600 {path}`; else delete it"
-                )
-            with open(fd, "rb", closefd=False) as file:
-                data = file.read(MAX_FILE + 1)
-        except OSError as error:
-            raise _state_error(error, "read", path) from error
-        finally:
-            os.close(fd)
-        if len(data) > MAX_FILE:
-            raise _damaged(path, "it is far too big: move it away")
-        return data
+        return read_file(self.path / name)
 
     def _write(self, name: str, data: bytes) -> None:
-        """Replace a file whole, so that readers and crashes see the old or the new content."""
-        path = self.path / name
-        temporary = path.with_name(f".{name}.{os.getpid()}.new")
-        try:
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            try:
-                with open(fd, "wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(fd)
-                temporary.replace(path)
-            except OSError:
-                with contextlib.suppress(OSError):
-                    temporary.unlink()
-                raise
-        except OSError as error:
-            raise _state_error(error, "write", path) from error
+        replace_file(self.path / name, data)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -285,56 +248,23 @@ class StateDir:
         Others hold it for milliseconds; the system frees it when a holder dies.
         """
         path = self.path / "lock"
-        self._make()
+        make_directory(self.path)
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise _state_error(error, "write", path) from error
+            raise file_error(error, "write", path) from error
         try:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX)
             except OSError as error:
-                raise _state_error(error, "lock", path) from error
+                raise file_error(error, "lock", path) from error
             yield
         finally:
             os.close(fd)
-
-    def _make(self) -> None:
-        try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            mode = self.path.stat().st_mode
-        except OSError as error:
-            raise _state_error(error, "create", self.path) from error
-        if mode & stat.S_IWOTH:
-            raise StateError(
-                f"any user can replace the keys in {self.path}: run `chmod 700 {self.path}`"
-            )
 
 
 def _lines(data: bytes | None, path: Path) -> list[str]:
     try:
         return [] if data is None else data.decode("ascii").splitlines()
     except UnicodeDecodeError as error:
-        raise _damaged(path, "restore it from a backup, or delete it to pin anew") from error
-
-
-def _damaged(path: Path, step: str) -> StateError:
-    return StateError(f"{path} is damaged: {step}")
-
-
-def _state_error(error: OSError, action: str, path: Path) -> StateError:
-    match error.errno:
-        case errno.ENOSPC | errno.EDQUOT | errno.EFBIG:
-            step = "the disk or quota is full: free some space"
-        case errno.EACCES | errno.EPERM:
-            step = f"check who owns {path.parent}"
-        case errno.EROFS:
-            step = "the file system is read-only"
-        case errno.ENOTDIR | errno.EEXIST | errno.EISDIR:
-            step = "something else is in its place: move it away"
-        case _:
-            step = "check the disk"
-    return StateError(
-        f"cannot {action} {path} ({error.strerror or error}): {step}, "
-        f"or choose another directory with --home or {ENVIRONMENT}"
-    )
+        raise damaged(path, "restore it from a backup, or delete it to pin anew") from error
