@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import stat
 from pathlib import Path
@@ -28,6 +29,7 @@ __all__ = [
 MAX_FILE: Final = 1 << 20
 """No file of ours comes near; a bigger one is something else."""
 ENVIRONMENT: Final = "PT_HOME"
+_NUMBERS: Final = itertools.count()  # threads may write one file at the same time
 
 
 def read_file(path: Path) -> bytes | None:
@@ -70,7 +72,7 @@ def replace_file(path: Path, data: bytes) -> None:
         StateError: the disk is full, the directory is not ours, ….
 
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{next(_NUMBERS)}.new")
     try:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
