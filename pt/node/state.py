@@ -37,7 +37,7 @@ from pt.node.files import (
 )
 from pt.rendezvous.name import MASTER_BYTES, NameKeys, normalise_name
 
-__all__ = ["ENVIRONMENT", "StateDir", "default_path"]
+__all__ = ["ENVIRONMENT", "Claim", "StateDir", "default_path"]
 
 MAX_PINS: Final = 4096
 MAX_CACHED_NAMES: Final = 64
@@ -53,6 +53,19 @@ def default_path(environ: Mapping[str, str] | None = None) -> Path:
     import platformdirs  # noqa: PLC0415  # only when the environment does not say
 
     return platformdirs.user_data_path("pt", appauthor=False)
+
+
+class Claim:
+    """That an identity is one process's until it releases it; see `StateDir.claim`."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd: int | None = fd
+
+    def release(self) -> None:
+        """Let others have it; again does nothing."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
 
 
 class StateDir:
@@ -240,6 +253,31 @@ class StateDir:
 
     def _write(self, name: str, data: bytes) -> None:
         replace_file(self.path / name, data)
+
+    def claim(self) -> Claim | None:
+        """Be the one process that others are led to under this identity; None: another one is.
+
+        The file of the key is locked, which also works where nothing can be written; the system
+        frees it when the holder dies.
+        """
+        path = self.identity_path
+        try:
+            try:
+                fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)  # over NFS, only that can be locked
+            except OSError as error:
+                if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+                    raise
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise _state_error(error, "open", path) from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(fd)
+            if isinstance(error, BlockingIOError):
+                return None
+            raise _state_error(error, "lock", path) from error
+        return Claim(fd)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

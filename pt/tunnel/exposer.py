@@ -10,13 +10,13 @@ from collections.abc import Callable
 from typing import Final
 
 from pt.aio.hangup import HangupWatch
-from pt.errors import LocalProtocolError, NetworkError, PtError, UsageError
+from pt.errors import LocalProtocolError, NetworkError, StateError, UsageError
 from pt.identity.keys import PrivateKey
 from pt.identity.peer_id import PeerId
 from pt.node.connection import Connection
 from pt.node.node import Node
 from pt.node.relays import RelayNews, Relays
-from pt.node.state import StateDir
+from pt.node.state import Claim, StateDir
 from pt.relay.raw import secret_key
 from pt.rendezvous.name import NameKeys, estimate_strength, generate_name
 from pt.trace import NO_TRACE, Tracer
@@ -28,6 +28,7 @@ from pt.tunnel.gate import Gate
 from pt.tunnel.naming import keys_of
 from pt.tunnel.open_exposer import OpenService
 from pt.tunnel.paths import connected
+from pt.tunnel.probe import probe, probe_relayed
 from pt.tunnel.publication import Publication
 from pt.tunnel.reversal import Reversal
 from pt.tunnel.settings import congestion, security
@@ -43,7 +44,6 @@ IDLE_FOR: Final = 30.0
 """Seconds a session without path and connections is kept."""
 SWEEP: Final = 10.0
 """Seconds between two looks for connections of strangers."""
-PROBE_TIMEOUT: Final = 5.0
 RELAY_TIMEOUT: Final = 10.0
 """Seconds that READY waits for the first reservation at the relays that were given."""
 RELAYS_TOLD: Final = 2
@@ -82,6 +82,7 @@ class Exposer:
         self._publication: Publication | None = None
         self._open: OpenService | None = None
         self._relays: Relays | None = None
+        self._claim: Claim | None = None
         self._reversal: Reversal | None = None
         self._timers: dict[bytes, asyncio.TimerHandle] = {}
         self._lost_at: dict[bytes, float] = {}
@@ -168,10 +169,27 @@ class Exposer:
         )
         await self._node.start()
         try:
+            self._claim = self._claim_relays()
             await self._open_doors(identity, strength)
         except BaseException:
             await self.close()
             raise
+
+    def _claim_relays(self) -> Claim | None:
+        """Be the one that is reached through relays under our peer id: it has one place at each.
+
+        Raises:
+            StateError: somebody else is, and relays were given.
+
+        """
+        claim = self._state.claim()
+        if claim is None and self.config.relays:
+            raise StateError(
+                f"another `pt tcp` with the identity in {self._state.path} may be reached through "
+                "relays, which lead to one of the two only: offer all ports in one `pt tcp` "
+                "(--port N --port M), or give this one an identity of its own (--home DIR)"
+            )
+        return claim
 
     def _serve(self) -> str:
         """Offer the tunnel's protocol; how well the name protects it."""
@@ -211,10 +229,19 @@ class Exposer:
                     )
                 )
         assert self._relays is not None
-        self._relays.start()
+        if self._claim is not None:
+            self._relays.start()
+        else:
+            self._emit(
+                events.Warned(
+                    message="another `pt tcp` with this identity may be reached through relays, "
+                    "so that this one is not: binders must be able to dial it directly (or start "
+                    "it with --home DIR, for an identity of its own)"
+                )
+            )
         if self._gate is not None:
             self._sweeper = asyncio.get_running_loop().call_later(SWEEP, self._sweep)
-        await self._probe(self._node.addresses)
+        await probe(self._node.addresses, self.peer_id)
         self._publication = Publication(
             self._node,
             self._keys,
@@ -226,54 +253,15 @@ class Exposer:
         )
         await self._publication.start()
         if self.config.relays and await self._relays.wait_first(RELAY_TIMEOUT):
-            await self._probe_relayed(self._relays.addresses)
+            try:
+                await probe_relayed(self._relays.addresses, self.peer_id)
+            except NetworkError as error:
+                self._emit(events.Warned(message=str(error)))
         self._emit(
             events.Ready(
                 peer_id=self.peer_id, addresses=self.addresses, bind_command=self.bind_command
             )
         )
-
-    async def _probe(self, addresses: tuple[Multiaddr, ...]) -> None:
-        """Dial ourselves: READY is only said of a listener that answers as us.
-
-        Raises:
-            NetworkError: it does not.
-
-        """
-        direct = tuple(each for each in addresses if not each.is_circuit)
-        if not direct:
-            raise NetworkError("no network interface has an address: connect this machine first")
-        prober = Node(identity=PrivateKey.generate(secrets.token_bytes(32)))
-        try:
-            connection = await prober.connect(direct, expected=self.peer_id, timeout=PROBE_TIMEOUT)
-            connection.close()
-        except PtError as error:
-            raise NetworkError(
-                f"this machine cannot reach its own listener ({error}): check the firewall"
-            ) from error
-        finally:
-            await prober.close()
-
-    async def _probe_relayed(self, addresses: tuple[Multiaddr, ...]) -> None:
-        """Dial ourselves through a relay, as a stranger would."""
-        from pt.node.circuits import Circuits  # noqa: PLC0415
-
-        prober = Node(identity=PrivateKey.generate(secrets.token_bytes(32)))
-        circuits = Circuits(prober)
-        try:
-            connection = await prober.connect(
-                addresses, expected=self.peer_id, timeout=RELAY_TIMEOUT
-            )
-            connection.close()
-        except PtError as error:
-            self._emit(
-                events.Warned(
-                    message=f"the relay holds a reservation, and lets nobody through: {error}"
-                )
-            )
-        finally:
-            await prober.close()
-            await circuits.close()
 
     def _on_relay(self, news: RelayNews) -> None:
         """A reservation stands, or is lost."""
@@ -305,6 +293,7 @@ class Exposer:
     async def drain(self, seconds: float) -> None:
         """Take no new connections, tell binders, and wait for the open ones, at most `seconds`."""
         self._draining = True
+        self._release_claim()  # for whoever replaces us; a relay follows the newer reservation
         if self._publication is not None:
             await self._publication.withdraw()
         if self._open is not None:
@@ -318,11 +307,16 @@ class Exposer:
             async with asyncio.timeout(seconds):
                 await self._idle.wait()
 
+    def _release_claim(self) -> None:
+        if self._claim is not None:
+            self._claim.release()
+
     async def close(self) -> None:
         """End everything; open connections are reset."""
         if self._closed:
             return
         self._closed = True
+        self._release_claim()
         for timer in (*self._timers.values(), self._sweeper):
             if timer is not None:
                 timer.cancel()

@@ -352,16 +352,17 @@ for work in (home.identity, lambda: home.pin("n", __import__("pt.identity.peer_i
 """
 
 
-def in_mount(tmp_path: Path, options: str, before: str) -> list[str]:
-    """Run SCRIPT with a file system of its own, mounted where nobody else sees it."""
+def in_mount(tmp_path: Path, options: str, before: str, script: str = SCRIPT) -> list[str]:
+    """Run a script with a file system of its own, mounted where nobody else sees it."""
     tmp_path.joinpath("m").mkdir()
     done = subprocess.run(
         [
             *("unshare", "--mount", "sh", "-ec"),
             f'mount -t tmpfs -o {options} tmpfs "$1/m"; cd "$1/m"; {before}; shift; exec "$@"',
-            *("sh", str(tmp_path), sys.executable, "-c", SCRIPT),
+            *("sh", str(tmp_path), sys.executable, "-c", script),
             *(str(tmp_path / "m" / "home"), str(PEER)),
         ],
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         check=True,
@@ -393,3 +394,68 @@ def test_read_only_disk(tmp_path: Path) -> None:
     lines = in_mount(tmp_path, "size=1m", 'mount -o remount,ro "$1/m"')
     assert len(lines) == 3
     assert all("read-only" in line for line in lines)
+
+
+def test_a_claim_is_one_holder_s_until_it_is_released(home: StateDir) -> None:
+    key = home.identity()
+    claim = home.claim()
+    assert claim is not None
+    assert StateDir(home.path).claim() is None
+    assert StateDir(home.path).identity().public == key.public  # that others may read
+    claim.release()
+    claim.release()
+    again = StateDir(home.path).claim()
+    assert again is not None
+    claim.release()  # not what another holds now
+    assert home.claim() is None
+    again.release()
+
+
+def test_a_new_identity_can_be_claimed_while_another_holds_the_old_one(home: StateDir) -> None:
+    home.identity()
+    old = home.claim()
+    home.new_identity()
+    new = home.claim()
+    assert old is not None
+    assert new is not None
+    old.release()
+    assert home.claim() is None
+    new.release()
+
+
+HOLD = """
+import sys
+from pt.node.state import StateDir
+claim = StateDir(sys.argv[1]).claim()
+print(claim is not None, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_claim_ends_with_its_process(home: StateDir) -> None:
+    home.identity()
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(home.path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"True\n"
+        assert home.claim() is None
+        holder.kill()
+        holder.wait()
+        claim = home.claim()
+        assert claim is not None
+        claim.release()
+
+
+def test_there_is_nothing_to_claim_without_an_identity(home: StateDir) -> None:
+    with pytest.raises(StateError, match=r"identity\.key"):
+        home.claim()
+
+
+@needs_mounts
+def test_a_claim_on_a_read_only_disk(tmp_path: Path) -> None:
+    make = "from pt.node.state import StateDir; StateDir('home').identity()"
+    before = f'{sys.executable} -c "{make}"; mount -o remount,ro "$1/m"'
+    assert in_mount(tmp_path, "size=1m", before, HOLD) == ["True"]

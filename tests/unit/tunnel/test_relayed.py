@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import pytest
 
+from pt.errors import NetworkError, StateError
 from pt.node.circuits import Circuits
 from pt.node.state import StateDir
 from pt.relay.messages import Limit
@@ -79,7 +80,12 @@ class World:
         self._stack.push_async_callback(server.close)
         return server
 
-    async def expose(self, *relays: RelayServer, secret: str | None = None) -> Exposer:
+    async def expose(
+        self,
+        *relays: RelayServer,
+        secret: str | None = None,
+        said: Heard | None = None,
+    ) -> Exposer:
         async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             with contextlib.suppress(OSError):
                 while data := await reader.read(65536):
@@ -99,10 +105,10 @@ class World:
                 relay_secret=secret,
             ),
             StateDir(self.tmp / "exposer"),
-            self.exposer_said,
+            self.exposer_said if said is None else said,
         )
-        await exposer.start()
         self._stack.push_async_callback(exposer.close)
+        await exposer.start()
         return exposer
 
     async def bind(self, exposer: Exposer) -> Binder:
@@ -227,6 +233,54 @@ def test_the_second_relay_takes_over_when_the_first_dies(tmp_path: Path) -> None
             await ask(stream, b"y" * 50_000)
             assert asyncio.get_running_loop().time() - began < 2.0
             assert str(used.peer_id) not in str(w.binder_said.of(events.Connected)[-1].address)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("how", ["close", "drain"])
+def test_one_exposer_of_an_identity_is_reached_through_relays(tmp_path: Path, how: str) -> None:
+    """A relay would lead to the one that asked last, and the other's binders to the wrong one."""
+
+    async def main() -> None:
+        async with world(tmp_path) as w:
+            relay = await w.relay(secret=SECRET)
+            first = await w.expose(relay, secret=SECRET)
+            with pytest.raises(StateError, match="--port N --port M"):
+                await w.expose(relay, secret=SECRET, said=Heard())
+
+            unrelayed = Heard()
+            await w.expose(said=unrelayed)
+            (warning,) = unrelayed.of(events.Warned)
+            assert "not" in warning.message
+            assert "--home" in warning.message
+            assert not w.exposer_said.of(events.Warned)
+
+            if how == "close":
+                await first.close()
+            else:
+                await first.drain(0.1)
+            second = await w.expose(relay, secret=SECRET, said=Heard())
+            await first.close()
+            await ask(await w.client(await w.bind(second)), b"the second one")
+
+    asyncio.run(main())
+
+
+def test_what_failed_to_start_may_be_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> None:
+        raise NetworkError("as if a firewall were in the way")
+
+    async def main() -> None:
+        async with world(tmp_path) as w:
+            relay = await w.relay(secret=SECRET)
+            with monkeypatch.context() as patch:
+                patch.setattr("pt.tunnel.exposer.probe", fail)
+                with pytest.raises(NetworkError, match="firewall"):
+                    await w.expose(relay, secret=SECRET)
+            again = await w.expose(relay, secret=SECRET)
+            assert any(each.is_circuit for each in again.addresses)
 
     asyncio.run(main())
 
