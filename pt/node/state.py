@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import binascii
 import contextlib
+import errno
 import fcntl
 import hmac
 import os
@@ -269,14 +270,14 @@ class StateDir:
                     raise
                 fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise _state_error(error, "open", path) from error
+            raise file_error(error, "open", path) from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(fd)
             if isinstance(error, BlockingIOError):
                 return None
-            raise _state_error(error, "lock", path) from error
+            raise file_error(error, "lock", path) from error
         return Claim(fd)
 
     @contextlib.contextmanager
