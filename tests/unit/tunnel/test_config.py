@@ -13,11 +13,13 @@ from pt.tunnel.config import (
     Service,
     default_listen,
 )
+from pt.wire.multiaddr import Multiaddr
 
 SSH = Service(port=22)
 # Values only: nothing here starts a node.
 exposing = partial(ExposeConfig, name="x")
 binding = partial(BindConfig, name="x")
+RELAY = "/ip4/192.0.2.1/tcp/4001/p2p/12D3KooWBtg3aaRMjxwedh83aGiUkwSxDwUZkzuJcfaqUmo7R3pq"
 
 
 def test_a_service_leads_to_its_own_port_unless_told() -> None:
@@ -92,3 +94,13 @@ def test_a_local_port_is_taken_once_but_0_as_often_as_wanted() -> None:
 def test_bad_timeouts(timeout: float) -> None:
     with pytest.raises(UsageError):
         binding(timeout=timeout)
+
+
+def test_the_relays_secret_is_not_shown_when_the_config_is() -> None:
+    config = exposing(
+        services=(SSH,),
+        relays=(Multiaddr.parse(RELAY),),
+        relay_secret="not-to-be-logged",
+    )
+    assert RELAY in repr(config)
+    assert "not-to-be-logged" not in repr(config)
