@@ -9,10 +9,11 @@ were a TCP connection.  Source: libp2p specs `relay/circuit-v2.md`; docs/design.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from pt.aio import tcp
@@ -244,9 +245,10 @@ class Circuits:
         message = await self._admit(stream, relay)
         if message is None or message.peer is None:
             return
-        await relay_aio.answer_stop(stream, Status.OK)
-        sock = socket_on(stream, relay.link, self._watch())
-        await self._be_reached(relay, sock, "relay/circuit", message)
+        with self._handshake(relay.peer_id):
+            await relay_aio.answer_stop(stream, Status.OK)
+            sock = socket_on(stream, relay.link, self._watch())
+            await self._be_reached(relay, sock, "relay/circuit", message)
 
     async def _on_raw_stop(self, stream: MuxedStream, relay: Connection) -> None:
         message = await self._admit(stream, relay)
@@ -256,11 +258,23 @@ class Circuits:
         if message.token is None or not usable:
             await relay_aio.answer_stop(stream, Status.RAW_UNSUPPORTED)
             return
-        await relay_aio.answer_stop(stream, Status.OK)
-        await stream.close_write()
-        async with asyncio.timeout(STOP_TIMEOUT):
-            sock = await self._raw_socket(relay, message.token)
-        await self._be_reached(relay, sock, "relay/raw", message)
+        with self._handshake(relay.peer_id):
+            await relay_aio.answer_stop(stream, Status.OK)
+            await stream.close_write()
+            async with asyncio.timeout(STOP_TIMEOUT):
+                sock = await self._raw_socket(relay, message.token)
+            await self._be_reached(relay, sock, "relay/raw", message)
+
+    @contextlib.contextmanager
+    def _handshake(self, relay: PeerId) -> Iterator[None]:
+        """Count who comes through `relay`, from the moment that `_admit` let them in."""
+        self._handshakes[relay] += 1
+        try:
+            yield
+        finally:
+            self._handshakes[relay] -= 1
+            if not self._handshakes[relay]:
+                del self._handshakes[relay]
 
     async def _admit(self, stream: MuxedStream, relay: Connection) -> StopMessage | None:
         """Read what the relay wants and refuse it unless it is one of ours with something sane."""
@@ -292,7 +306,6 @@ class Circuits:
         route = self._route(
             relay, relay.remote_addr.with_peer(relay.peer_id.raw), path, message.limit
         )
-        self._handshakes[relay.peer_id] += 1
         try:
             async with asyncio.timeout(self._node.limits.handshake_timeout):
                 await self._node.adopt(sock, route, initiator=False, expected=message.peer.id)
@@ -304,7 +317,3 @@ class Circuits:
         except asyncio.CancelledError:
             sock.close()
             raise
-        finally:
-            self._handshakes[relay.peer_id] -= 1
-            if not self._handshakes[relay.peer_id]:
-                del self._handshakes[relay.peer_id]

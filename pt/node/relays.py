@@ -306,9 +306,10 @@ class Relays:
             self._node.tracer.emit("refresh_failed", relay=str(relay), reason=_why(error))
             if relay not in self._core.held:
                 self._let_go(relay, f"it does not renew the reservation: {_why(error)}")
-            return
-        if self._held.get(relay) is held:
-            self._core.reserved(relay, self._expiry(reserved.expire), self._now())
+        else:
+            if self._held.get(relay) is held:
+                self._core.reserved(relay, self._expiry(reserved.expire), self._now())
+        self._wake.set()  # the next time to ask is another now
 
     def _expiry(self, expire: float) -> float:
         """A wall-clock time on the core's clock; ours may be hours behind the relay's."""

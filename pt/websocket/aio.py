@@ -87,7 +87,11 @@ class WebSockets:
             LimitError: there are too many; `sock` is closed.
 
         """
-        port = sock.getpeername()[1]
+        try:
+            port = sock.getpeername()[1]
+        except OSError:  # it was reset already
+            sock.close()
+            raise
         bridge = self._bridge(WebSocket.client(host, port, secure=tls is not None), sock)
         loop = asyncio.get_running_loop()
         name = host if tls is not None else None

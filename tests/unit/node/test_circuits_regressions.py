@@ -15,12 +15,12 @@ from pt.node.circuits import Circuits
 from pt.node.connection import Connection
 from pt.node.link import Link
 from pt.node.route import Route
-from pt.relay.messages import HOP, RAW_HOP, HopMessage, HopType, Status
+from pt.relay.messages import HOP, RAW_HOP, RAW_STOP, HopMessage, HopType, Status
 from pt.wire.multiaddr import Multiaddr
 from pt.yamux.aio import MuxedStream
 from tests.sim.world import quiet_pair
 from tests.unit.node.relays_lab import full, node, read_hop
-from tests.unit.node.test_circuits import TARGET, circuit_of, status
+from tests.unit.node.test_circuits import TARGET, Reserved, circuit_of, connect, status
 from tests.unit.tunnel.loopback import until
 
 
@@ -141,5 +141,37 @@ def test_a_circuit_that_ends_while_it_is_made_does_not_keep_its_relay(
         await dialer.close()
         await circuits.close()
         await relay.close()
+
+    asyncio.run(asyncio.wait_for(main(), 10))
+
+
+def test_raw_circuits_that_are_being_dialed_count_as_handshakes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They were counted once connected: a relay could have us dial without end."""
+
+    async def main() -> None:
+        async with Reserved() as made:
+            circuits = made.relays.circuits
+            dialing, refused = 0, asyncio.Event()
+
+            async def dial(relay: Connection, token: bytes) -> socket.socket:
+                nonlocal dialing
+                dialing += 1
+                await refused.wait()
+                raise ConnectError("nobody takes it")
+
+            monkeypatch.setattr(circuits, "_raw_socket", dial)
+            offer = connect(token=b"t" * 32)
+            for _ in range(module.HANDSHAKES_PER_RELAY):
+                _, said = await made.offer(offer, RAW_STOP)
+                assert said.status == Status.OK
+            _, said = await made.offer(offer, RAW_STOP)
+            assert said.status == Status.RESOURCE_LIMIT_EXCEEDED
+            assert dialing == module.HANDSHAKES_PER_RELAY
+            refused.set()
+            await until(lambda: not circuits._handshakes)
+            _, said = await made.offer(offer, RAW_STOP)
+            assert said.status == Status.OK
 
     asyncio.run(asyncio.wait_for(main(), 10))

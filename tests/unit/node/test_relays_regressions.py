@@ -11,7 +11,8 @@ from pt.identify.messages import Identify
 from pt.node import relays as module
 from pt.node.connection import Connection
 from pt.node.node import Node
-from pt.relay.messages import AUTH, HOP
+from pt.relay import autorelay
+from pt.relay.messages import AUTH, HOP, Status
 from pt.relay.raw import AuthAnswer, Notice
 from pt.wire.multiaddr import Multiaddr
 from pt.yamux.aio import MuxedStream
@@ -72,6 +73,35 @@ def test_a_reservation_is_renewed_in_time_by_a_clock_that_is_behind(
             assert due - time.monotonic() < 3600
 
     monkeypatch.setattr(module, "time", Behind)
+    asyncio.run(asyncio.wait_for(main(), 10))
+
+
+def test_a_renewal_that_is_refused_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody woke up for it before the reservation had expired."""
+    monkeypatch.setattr(autorelay, "REFRESH_AT", 0.0)
+    monkeypatch.setattr(autorelay, "REFRESH_EARLIEST", 0.05)
+    monkeypatch.setattr(autorelay, "REFRESH_RETRY", 0.05)
+
+    async def main() -> None:
+        asked = 0
+        renewed = asyncio.Event()
+
+        def refusing_the_second(relay: Node) -> Behaviour:
+            async def hop(stream: MuxedStream, connection: Connection) -> None:
+                nonlocal asked
+                await read_hop(stream)
+                asked += 1
+                status = Status.RESERVATION_REFUSED if asked == 2 else Status.OK
+                await stream.write(granted(relay, connection, status=status))
+                if asked == 4:
+                    renewed.set()
+
+            return hop
+
+        async with scripted(refusing_the_second) as relay, Client(full(relay)) as client:
+            await renewed.wait()
+            assert [each.held for each in client.news] == [True]
+
     asyncio.run(asyncio.wait_for(main(), 10))
 
 

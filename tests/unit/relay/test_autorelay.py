@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 from hypothesis import settings
@@ -345,6 +346,24 @@ def test_when_it_is_refreshed(life, at):
     bench.reserved(1, now=50.0 + at, life=life)
     assert bench.refresh_due(50.0 + at) == set()
     assert bench.refresh_due(50.0 + 2 * at) == {1}
+
+
+@pytest.mark.parametrize("life", [0, 1, 5, 9.9, 10, 10.1, 11, 30, 61])
+def test_a_relay_that_grants_short_reservations_is_not_asked_without_end(life):
+    bench = Bench(given=[1])
+    now, asked = 0.0, []
+    while now < 600:
+        for number in bench.to_try(now) | bench.refresh_due(now):
+            asked.append(now)
+            bench.reserved(number, now=now, life=life)
+        bench.surplus(now)
+        at = bench.core.next_at(now)
+        assert at is not None
+        assert at > now
+        now = at
+    assert len(asked) <= 61
+    pauses = [after - before for before, after in pairwise(asked)]
+    assert all(pause >= 10 for pause in pauses[5:])  # it is trusted a little at first
 
 
 def test_a_refresh_that_fails_is_tried_again_while_the_reservation_stands():

@@ -8,6 +8,7 @@ import hashlib
 import os
 import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Self
 
@@ -629,6 +630,27 @@ def buffered(owner: WebSockets) -> int:
     (bridge,) = owner._bridges
     transports = (bridge.wire.transport, bridge._inner.transport)
     return sum(each.get_write_buffer_size() for each in transports if each is not None)
+
+
+def test_dial_on_a_connection_that_is_gone():
+    """The socket is ours from the call on, also when there is nobody at its other end."""
+
+    async def main():
+        owner = WebSockets()
+        with tcp.listen(HOST, 0) as listener:
+            sock = socket.create_connection(listener.getsockname())
+            theirs, _ = listener.accept()
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        theirs.close()
+        with pytest.raises(ConnectionResetError):
+            sock.recv(1)
+        sock.setblocking(False)
+        with pytest.raises(OSError, match="not connected"):
+            await owner.dial(sock, host=HOST, tls=None)
+        assert sock.fileno() == -1
+        assert len(owner) == 0
+
+    run(main())
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
