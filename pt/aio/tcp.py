@@ -197,6 +197,8 @@ class SocketStream:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
+        self.received = 0
+        self.sent = 0
         self._pushed = b""
 
     def detach(self) -> tuple[socket.socket, bytes]:
@@ -214,9 +216,11 @@ class SocketStream:
             data, self._pushed = self._pushed[:max_len], self._pushed[max_len:]
             return data
         try:
-            return await asyncio.get_running_loop().sock_recv(self.sock, max_len)
+            data = await asyncio.get_running_loop().sock_recv(self.sock, max_len)
         except OSError as error:
             raise ResetError(f"the connection broke: {error.strerror or error}") from error
+        self.received += len(data)
+        return data
 
     async def read_exactly(self, count: int) -> bytes:
         """Read `count` bytes."""
@@ -235,6 +239,7 @@ class SocketStream:
             await asyncio.get_running_loop().sock_sendall(self.sock, data)
         except OSError as error:
             raise ResetError(f"the connection broke: {error.strerror or error}") from error
+        self.sent += len(data)
 
     async def close_write(self) -> None:
         """Send FIN."""

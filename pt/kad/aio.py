@@ -16,7 +16,7 @@ from typing import Any, Final, Generic, Self, TypeVar
 
 from pt.aio.scope import Scope
 from pt.aio.stream import ByteStream
-from pt.errors import ClosedError, LocalProtocolError, NetworkError, PtError
+from pt.errors import ClosedError, LocalProtocolError, PtError
 from pt.identity.peer_id import PeerId
 from pt.kad.keyspace import K, point
 from pt.kad.lookup import Cost, Limits, Lookup, News
@@ -28,7 +28,15 @@ from pt.kad.messages import (
     PeerInfo,
     Record,
 )
-from pt.kad.results import Found, Progress, Stored, addresses, nothing, valid_value
+from pt.kad.results import (
+    Found,
+    Progress,
+    Stored,
+    addresses,
+    nothing,
+    unanswered,
+    valid_value,
+)
 from pt.kad.table import RoutingTable
 from pt.wire.multiaddr import Multiaddr
 
@@ -178,10 +186,7 @@ class Search(Generic[T]):
 
     def _check(self) -> None:
         if not self.lookup.cost.replies:
-            heard = self.lookup.heard
-            if not heard:
-                raise NetworkError("no server of the DHT is known: give one with --bootstrap")
-            raise NetworkError(f"none of {heard} servers of the DHT answered: is there a network?")
+            raise unanswered(self.lookup.heard)
 
     async def _run(self) -> None:
         client, lookup = self._client, self.lookup
@@ -209,7 +214,7 @@ class Search(Generic[T]):
             for peer in lookup.to_ask(loop.time(), client.room):
                 client.take_slot()
                 scope.start(self._ask(peer)).add_done_callback(client.release_slot)
-            if lookup.done:
+            if lookup.done and (lookup.cost.replies or not client.seeding):
                 return
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(lookup.next_at(loop.time())):
@@ -258,6 +263,8 @@ class Client:
         self.spent: Final = Cost()
         """What all calls together have cost."""
         self.searches: Final[set[Search[Any]]] = set()
+        self.seeding = False
+        """Whether `offer` is still to come: look-ups that nobody has answered wait for it."""
         self._public_only = public_only
         self._limits = limits
         self._on_progress = on_progress
@@ -271,15 +278,21 @@ class Client:
     def offer(self, peers: Iterable[PeerInfo]) -> None:
         """Learn of bootstrap peers, at most MAX_BOOTSTRAP.
 
-        Look-ups under way to which nobody has answered yet use them, too.
+        Look-ups under way to which nobody has answered yet use them, and what the table knows now.
         """
         told = list(peers)
         for peer in told:
             if len(self._bootstrap) < MAX_BOOTSTRAP or peer.id in self._bootstrap:
                 self._bootstrap[peer.id] = peer
         for search in self.searches:
-            search.lookup.add_seeds(told)
-            search.wake.set()
+            near = self.table.closest(point(search.lookup.request.key), K)
+            search.lookup.add_seeds([*told, *near])
+        self._wake_searches()
+
+    def seeded(self) -> None:
+        """Nobody else will be offered for now."""
+        self.seeding = False
+        self._wake_searches()
 
     async def closest(self, key: bytes, *, timeout: float = LOOKUP_TIMEOUT) -> list[PeerInfo]:
         """The K servers nearest to a key, nearest first; in the end those that were found by then.
@@ -314,26 +327,6 @@ class Client:
             return valid_value(peer, news, validate)
 
         return self._search(MessageType.GET_VALUE, key, take, timeout)
-
-    async def best_value(
-        self,
-        key: bytes,
-        validate: Callable[[bytes], object],
-        select: Callable[[Sequence[bytes]], bytes],
-        *,
-        timeout: float = LOOKUP_TIMEOUT,
-    ) -> bytes | None:
-        """The value that `select` prefers among all different ones; None if there is none.
-
-        Raises:
-            NetworkError: no server answered.
-
-        """
-        values: dict[bytes, None] = {}
-        async with self.get_value(key, validate, timeout=timeout) as search:
-            async for found in search:
-                values[found.value] = None
-        return select(tuple(values)) if values else None
 
     def find_peer(self, peer: PeerId, *, timeout: float = LOOKUP_TIMEOUT) -> Search[PeerInfo]:
         """The addresses of a peer, again with each reply that knows more of them: try them."""
@@ -412,8 +405,7 @@ class Client:
         self._busy -= 1
         for event in self._waiting:
             event.set()
-        for search in self.searches:
-            search.wake.set()
+        self._wake_searches()
 
     def ended(self, lookup: Lookup, failed: Iterable[PeerId]) -> None:
         """Account for a look-up that is over; who failed or stalled leaves the table."""
@@ -430,6 +422,10 @@ class Client:
             )
 
     # --- inside ----------------------------------------------------------------------------------
+
+    def _wake_searches(self) -> None:
+        for search in self.searches:
+            search.wake.set()
 
     def _search(
         self,

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from pt.errors import NetworkError
 from pt.identity.peer_id import PeerId
 from pt.kad.lookup import Cost, News
 from pt.kad.messages import MAX_VALUE, KadMessageError, PeerInfo
 
-__all__ = ["Found", "Progress", "Stored", "addresses", "nothing", "valid_value"]
+__all__ = ["Found", "Progress", "Stored", "addresses", "nothing", "unanswered", "valid_value"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,13 @@ def addresses(peer: PeerId, news: News) -> Iterable[PeerInfo]:
     """Take what is new of the peer that is looked for."""
     del peer
     return () if news.target is None else (news.target,)
+
+
+def unanswered(heard: int) -> NetworkError:
+    """The error of a look-up that no server answered, of so many that it heard of."""
+    if not heard:
+        return NetworkError("no server of the DHT is known: give one with --bootstrap")
+    return NetworkError(f"none of {heard} servers of the DHT answered: is there a network?")
 
 
 def valid_value(peer: PeerId, news: News, validate: Callable[[bytes], object]) -> Iterable[Found]:

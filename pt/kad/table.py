@@ -105,22 +105,22 @@ class RoutingTable:
         ]
         return json.dumps({"version": 1, "saved": round(wall), "peers": peers}, indent=1)
 
-    def load_json(self, text: str, now: float, wall: float) -> int:
-        """Take in what `to_json` wrote; how many peers that were.
+    def load_json(self, text: str, now: float, wall: float) -> int | None:
+        """Take in what `to_json` wrote; how many peers that were, None if it is something else.
 
-        What cannot be read costs itself alone; a damaged file is no more than an empty one.
+        A peer that cannot be read costs itself alone.
         """
         if len(text) > MAX_TEXT:
-            return 0
+            return None
         try:
             read = json.loads(text)
         except (ValueError, RecursionError):
-            return 0
+            return None
         if not isinstance(read, dict) or read.get("version") != 1:
-            return 0
+            return None
         saved, peers = read.get("saved"), read.get("peers")
         if not _number(saved, _LATEST) or not isinstance(peers, list):
-            return 0
+            return None
         before = len(self)
         for one in peers[:MAX_PEERS]:
             peer = _read(one)

@@ -117,17 +117,23 @@ class Circuits:
     def use(self, connection: Connection) -> None:
         """Keep a connection to a relay until `release`."""
         self._uses[connection] += 1
+        connection.uses += 1
 
     def release(self, connection: Connection) -> None:
         """End a `use`; without any, the connection is closed after a while if we made it."""
         self._uses[connection] -= 1
+        connection.uses -= 1
         if self._uses[connection] <= 0:
             del self._uses[connection]
             self._unless_used(connection)
 
     def _unless_used(self, connection: Connection) -> None:
         def check() -> None:
-            if not self._uses[connection] and not connection.closed:
+            if self._uses[connection] or connection.closed:
+                return
+            if connection.uses:  # by somebody else, who did not make it
+                self._unless_used(connection)
+            else:
                 connection.close("no circuit uses this relay any more")
 
         if connection.initiator and not connection.closed:

@@ -78,6 +78,7 @@ class Link:
     ) -> None:
         self.session = session
         self.bytes_in = 0
+        """What the socket has brought, the hand-shake too, as far as it could be opened."""
         self.bytes_out = 0
         self.closed = False
         self.last_rx = 0.0

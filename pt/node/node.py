@@ -458,6 +458,7 @@ class Node:
             keep_alive=LIBP2P_KEEP_ALIVE,
             on_lost=lost,
         )
+        connection.link.bytes_in, connection.link.bytes_out = upgraded.received, upgraded.sent
         if route.limit is not None and route.limit.data:
             connection.link.limit(route.limit.data)
         self.connections.add(connection)

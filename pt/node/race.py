@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from pt.errors import ConnectError, PtError
 from pt.identity.peer_id import PeerId
@@ -17,9 +17,18 @@ from pt.wire.multiaddr import Multiaddr
 
 if TYPE_CHECKING:
     from pt.node.connection import Connection
-    from pt.node.node import Node
 
-__all__ = ["Race", "reason_of"]
+__all__ = ["Dials", "Race", "reason_of"]
+
+
+class Dials(Protocol):
+    """Who dials one address: a node."""
+
+    async def dial_one(
+        self, address: Multiaddr, expected: PeerId | None, security: Sequence[str]
+    ) -> Connection:
+        """Dial and upgrade one address."""
+        ...
 
 
 def reason_of(error: BaseException) -> str:
@@ -42,7 +51,7 @@ def _close_late(task: asyncio.Task[Connection]) -> None:
 class Race:
     """One dial of one peer: staggered attempts, the first success ends the others."""
 
-    def __init__(self, node: Node, expected: PeerId | None, security: tuple[str, ...]) -> None:
+    def __init__(self, node: Dials, expected: PeerId | None, security: tuple[str, ...]) -> None:
         self._node = node
         self._expected = expected
         self._security = security

@@ -27,7 +27,7 @@ from pt.relay.messages import AUTH, HOP, Limit
 from pt.relay.raw import AuthAnswer, Notice
 from pt.wire.multiaddr import Multiaddr
 
-__all__ = ["RelayNews", "Relays"]
+__all__ = ["RelayNews", "Relays", "hop_addresses"]
 
 RESERVE_TIMEOUT: Final = 20.0
 MAX_ADDRESSES: Final = 4
@@ -86,6 +86,7 @@ class Relays:
         self._changed = asyncio.Event()
         self._runner: asyncio.Task[None] | None = None
         self._closed = False
+        self._meet = meet
         now = self._now()
         for candidate in candidates(given):
             self._given.add(candidate.peer_id)
@@ -162,20 +163,15 @@ class Relays:
 
     def _met(self, connection: Connection) -> None:
         """A peer said who it is: it may be a relay."""
-        said = connection.identified
-        if said is None or HOP not in said.protocols or connection.relay is not None:
-            return
-        near = connection.remote_addr
-        usable = tuple(
-            address
-            for address in said.listen_addresses
-            if address.transport == "tcp"
-            and not _is_named(address)  # a name could stand for any host, also one of ours
-            and (address.is_public or (address.is_private and near.is_private))
-        )[:MAX_ADDRESSES]
-        if usable and connection.peer_id != self._node.peer_id:
-            addresses = tuple(address.with_peer(connection.peer_id.raw) for address in usable)
-            self._core.offer(Candidate(connection.peer_id, addresses, given=False), self._now())
+        usable = hop_addresses(connection)
+        if usable:
+            self.offer(connection.peer_id, usable)
+
+    def offer(self, relay: PeerId, addresses: Sequence[Multiaddr]) -> None:
+        """Hear of a relay that nobody named: it is tried when the others do not suffice."""
+        if self._meet and addresses and relay != self._node.peer_id:
+            named = tuple(address.with_peer(relay.raw) for address in addresses[:MAX_ADDRESSES])
+            self._core.offer(Candidate(relay, named, given=False), self._now())
             self._wake.set()
 
     async def _try(self, candidate: Candidate) -> None:
@@ -356,6 +352,21 @@ class Relays:
         self._on_news(RelayNews(relay, held, detail, addresses, seconds, limit, given))
         self._changed.set()
         self._wake.set()
+
+
+def hop_addresses(connection: Connection) -> tuple[Multiaddr, ...]:
+    """Where a peer that said who it is can be asked for reservations, if it is a relay at all."""
+    said = connection.identified
+    if said is None or HOP not in said.protocols or connection.relay is not None:
+        return ()
+    near = connection.remote_addr
+    return tuple(
+        address
+        for address in said.listen_addresses
+        if address.transport == "tcp"
+        and not _is_named(address)  # a name could stand for any host, also one of ours
+        and (address.is_public or (address.is_private and near.is_private))
+    )[:MAX_ADDRESSES]
 
 
 def candidates(given: Sequence[Multiaddr]) -> list[Candidate]:

@@ -46,6 +46,9 @@ class Upgraded:
     """Received and not opened yet."""
     plaintext: bytes
     """Opened and not consumed yet: the muxer's first bytes."""
+    received: int
+    """Bytes that the stages took, without `ciphertext`."""
+    sent: int
 
 
 async def upgrade(
@@ -92,7 +95,8 @@ async def upgrade(
     elif result.muxer != YAMUX:
         raise RemoteProtocolError(f"the peer chose the muxer {result.muxer!r}, which we never said")
     sock, ciphertext = stream.detach()
-    return Upgraded(sock, result, sealer, opener, ciphertext, plaintext)
+    received = stream.received - len(ciphertext)
+    return Upgraded(sock, result, sealer, opener, ciphertext, plaintext, received, stream.sent)
 
 
 class _SecuredStream:

@@ -228,8 +228,11 @@ def test_a_bad_entry_costs_itself_alone(changed: dict[str, object]) -> None:
         " " * (1 << 20) + "{}",
     ],
 )
-def test_a_damaged_file_is_an_empty_one(text: str) -> None:
-    assert RoutingTable(OWN).load_json(text, NOW, WALL) == 0
+def test_a_damaged_file_changes_nothing(text: str) -> None:
+    table = RoutingTable(OWN)
+    table.answered(peer(1), NOW)
+    assert table.load_json(text, NOW, WALL) is None
+    assert list(table) == [peer(1)]
 
 
 @given(st.lists(st.tuples(st.integers(1, 14_000), st.floats(0, 1e6), st.booleans()), max_size=200))
