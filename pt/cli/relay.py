@@ -39,6 +39,7 @@ EPILOG = """\
   pt relay --make-secret relay.secret             make a secret for your users
   pt relay --secret-file relay.secret             they have no limits; strangers have libp2p's
   pt relay --secret-file relay.secret --private   nobody else gets anything
+  pt relay --bootstrap /ip4/192.0.2.1/tcp/4001    one overlay with the relay at that address
   pt relay --listen /ip4/0.0.0.0/tcp/443/tls/ws --tls-cert c.pem --tls-key k.pem …
 
 The relay moves bytes that it cannot read: the two ends encrypt for each other. SIGHUP reads
@@ -66,6 +67,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="extend",
         default=[],
         help="tell users these addresses, too, e.g. of a port forwarded by the router",
+    )
+    group.add_argument(
+        "--bootstrap",
+        metavar="MULTIADDR",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="join the overlay of these relays, as they print their addresses; sealed records by "
+        "which `pt tcp` and `pt bind` find each other are then kept by all (default: begin one)",
+    )
+    group.add_argument(
+        "--no-overlay",
+        dest="overlay",
+        action="store_false",
+        default=None,
+        help="keep no records; otherwise the UDP port of each listener's number serves the overlay",
     )
     group.add_argument("--tls-cert", metavar="PEM", help="certificate chain for /tls/ws")
     group.add_argument("--tls-key", metavar="PEM", help="its key")
@@ -152,6 +169,8 @@ def config_from(args: argparse.Namespace) -> RelayConfig:
         http=_endpoint(http) if http else None,
         connections=connections,
         websocket=_flag(table, "websocket", True),
+        overlay=args.overlay if args.overlay is not None else _flag(table, "overlay", True),
+        bootstrap=_addresses(args.bootstrap or table.get("bootstrap"), "bootstrap"),
     )
 
 

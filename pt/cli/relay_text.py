@@ -49,6 +49,14 @@ class RelayView(TextView):
             case ev.RelayReloaded():
                 rest = f"; needs a restart: {', '.join(event.ignored)}" if event.ignored else ""
                 text, colour = f"configuration read again{rest}", YELLOW if rest else GREEN
+            case ev.OverlayJoined():
+                text, colour = "overlay: other relays answer", GREEN
+            case ev.OverlayAlone():
+                text, colour = "overlay: no other relay answers any more", YELLOW
+            case ev.OverlayRestored():
+                lost = f", {event.dropped} had expired" if event.dropped else ""
+                text = f"overlay: {event.records} records are back{lost}"
+                colour = ""
             case ev.RelayDraining():
                 told = f"users of {event.reservations} reservations were told"
                 text, colour = f"stopping: {event.circuits} circuits go on, {told}", YELLOW
@@ -59,6 +67,7 @@ class RelayView(TextView):
     def _relay_ready(self, event: ev.RelayReady) -> list[Line]:
         lines = [Line(self.labelled("peer", str(event.peer_id)))]
         lines += [Line(self.labelled("address", str(each))) for each in event.addresses]
+        lines += [Line(self.labelled("overlay", str(each))) for each in event.overlay]
         if event.page is not None:
             lines.append(Line(self.labelled("page", event.page)))
         strangers = "strangers get nothing" if event.private else "strangers get libp2p's limits"

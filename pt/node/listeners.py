@@ -86,6 +86,11 @@ class Listeners:
                 found += [_with(Multiaddr.tcp(each, port), suffix) for each in expand(host)]
         return found
 
+    @property
+    def points(self) -> list[tuple[str, int]]:
+        """Host and port of each socket, wildcards as they are."""
+        return [sock.getsockname()[:2] for sock, _ in self._sockets]
+
     def port_for(self, host: str) -> int | None:
         """Our wildcard listener's port of the same family, so that dials can leave from it."""
         family = tcp.ip_family(host)

@@ -160,6 +160,11 @@ class Node:
         listening = self._listeners.addresses
         return tuple(dict.fromkeys((*listening, *self.announce, *self.relayed)))
 
+    @property
+    def points(self) -> list[tuple[str, int]]:
+        """Host and TCP port of each listening socket, wildcards as they are."""
+        return self._listeners.points
+
     def connections_of(self, peer_id: PeerId) -> list[Connection]:
         """All connections to a peer, direct ones first."""
         found = [each for each in self.connections if each.peer_id == peer_id]

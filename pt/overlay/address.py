@@ -1,4 +1,4 @@
-"""Where a relay serves the overlay: at the same host and port number as its TCP listener, on UDP."""
+"""Where a relay serves the overlay: at the host and port number of its TCP listener, on UDP."""
 
 from __future__ import annotations
 

@@ -1,31 +1,32 @@
 """The overlay on asyncio: a UDP port, a timer, and what callers await.
 
 No task is ever started: datagrams and the one timer drive the machines, and `close` ends both.
-`Port` is all that is asked of a socket, so that STUN and QUIC may share it.
+`Port` is all that is asked of a socket, so that STUN and QUIC may share it; `UdpPort` is one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Final, Protocol, Self
 
-from pt.errors import LimitError, LocalPortError, LocalProtocolError, NetworkError
-from pt.overlay import state
+from pt.aio.udp import UdpPort
+from pt.errors import LimitError, LocalProtocolError, NetworkError
 from pt.overlay.adapter import ID_LEN, Address
-from pt.overlay.messages import MAX_DATAGRAM, MAX_VALUE
+from pt.overlay.address import overlay_host
+from pt.overlay.messages import MAX_VALUE
 from pt.overlay.rpc import Rpc, Send
 from pt.overlay.server import REPUBLISH, Server
+from pt.overlay.state import State
 from pt.overlay.storage import Storage, Validate
 from pt.overlay.walk import Found, Put, Stored, Walk, best_first, checker
+from pt.wire.multiaddr import Multiaddr
 
-__all__ = ["MAX_CALLS", "OverlayClient", "OverlayServer", "Port", "UdpPort"]
+__all__ = ["MAX_CALLS", "OverlayClient", "OverlayServer", "Port", "UdpPort", "resolve"]
 
 SETTLE: Final = 0.1
 """Seconds that a get waits after its first value, so as to give the best of the early ones."""
@@ -33,8 +34,8 @@ GET_TIMEOUT: Final = 30.0
 PUT_TIMEOUT: Final = 60.0
 MAX_CALLS: Final = 16
 """Gets and puts of one client at a time."""
-SAVE_EVERY: Final = 600.0
-_DRAIN: Final = 64  # datagrams of one turn of the loop
+MAX_ANSWERS: Final = 8
+_FAMILIES: Final = {"dns": 0, "dns4": socket.AF_INET, "dns6": socket.AF_INET6}
 
 
 class Port(Protocol):
@@ -49,84 +50,19 @@ class Port(Protocol):
         """Send and hand over nothing more."""
 
 
-class UdpPort:
-    """Our own UDP sockets: one at `listen`, or one of each address family that is written to."""
-
-    def __init__(self, listen: Address | None = None) -> None:
-        """Open the port.
-
-        Raises:
-            LocalPortError: the address cannot be listened on.
-
-        """
-        self.received: Callable[[bytes, Address], None] | None = None
-        self._loop = asyncio.get_running_loop()
-        self._sockets: dict[int, socket.socket] = {}
-        self._fixed = listen is not None
-        self._closed = False
-        if listen is not None:
-            family = socket.AF_INET6 if ":" in listen[0] else socket.AF_INET
-            try:
-                self._open(family).bind(listen)
-            except OSError as error:
-                self.close()
-                raise LocalPortError(
-                    f"UDP port {listen[1]} on {listen[0]} cannot be used: {error.strerror}"
-                ) from error
-
-    @property
-    def address(self) -> Address:
-        """Where we listen."""
-        host, port = next(iter(self._sockets.values())).getsockname()[:2]
-        return (host, port)
-
-    def send(self, data: bytes, addr: Address) -> None:
-        """Send, or drop what the network does not take."""
-        family = socket.AF_INET6 if ":" in addr[0] else socket.AF_INET
-        sock = self._sockets.get(family)
-        if self._closed or (sock is None and self._fixed):
-            return
-        with contextlib.suppress(OSError):  # an address without a route, a full buffer: lost
-            (sock or self._open(family)).sendto(data, addr)
-
-    def _open(self, family: int) -> socket.socket:
-        sock = socket.socket(family, socket.SOCK_DGRAM)
-        sock.setblocking(False)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        self._sockets[family] = sock
-        self._loop.add_reader(sock, self._read, sock)
-        return sock
-
-    def _read(self, sock: socket.socket) -> None:
-        for _ in range(_DRAIN):
-            try:
-                data, addr = sock.recvfrom(MAX_DATAGRAM + 1)
-            except BlockingIOError:
-                return
-            except OSError:  # the kernel's word that nobody listens at an address we wrote to
-                continue
-            if self.received is not None:
-                self.received(data, (addr[0].partition("%")[0], addr[1]))
-            if self._closed:
-                return
-
-    def close(self) -> None:
-        """Close the sockets."""
-        self._closed = True
-        for sock in self._sockets.values():
-            self._loop.remove_reader(sock)
-            sock.close()
-        self._sockets.clear()
-
-
 class _Timer:
-    """Calls `fire` when `when` says so; `arm` after anything that may have changed that."""
+    """Calls `fire` and `then` when `when` says so; `arm` after what may have changed that."""
 
-    def __init__(self, when: Callable[[], float | None], fire: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        when: Callable[[], float | None],
+        fire: Callable[[], None],
+        then: Callable[[], None] = lambda: None,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._when = when
         self._fire = fire
+        self._then = then
         self._handle: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -141,6 +77,7 @@ class _Timer:
     def _fired(self) -> None:
         self._handle = None
         self._fire()
+        self._then()
         self.arm()
 
     def close(self) -> None:
@@ -310,108 +247,82 @@ def _end(future: asyncio.Future[None]) -> None:
 
 
 class OverlayServer:
-    """A server on a UDP port; it works from the moment it is made until `close`."""
+    """A server on `port`; it works from the moment it is made until `close`, which ends the port.
+
+    What it knew before a restart is given back in `state`; the owner keeps it, and the records.
+    """
 
     def __init__(
         self,
-        listen: Address,
-        bootstrap: Sequence[Address],
+        port: Port,
         storage: Storage,
         *,
-        state_file: Path | None = None,
-        on_warning: Callable[[str], None] = lambda _: None,
-        port: Port | None = None,
+        bootstrap: Sequence[Address] = (),
+        state: State | None = None,
+        on_company: Callable[[int], None] = lambda _: None,
         wall: Callable[[], float] = time.time,
         republish: float = REPUBLISH,
     ) -> None:
-        """Listen and join; needs a running loop.  `port` replaces the socket at `listen`.
+        """Join; needs a running loop.
 
-        Raises:
-            LocalPortError: the address cannot be listened on.
-
+        `on_company` is told how many servers are known when the first one answers, and 0 when the
+        last one is gone.
         """
-        loop = asyncio.get_running_loop()
-        self._file = state_file
-        self._on_warning = on_warning
-        remembered = self._load()
-        self._port = port if port is not None else UdpPort(listen)
-        self.address = self._port.address if isinstance(self._port, UdpPort) else listen
+        self._clock = asyncio.get_running_loop().time
+        self._port = port
+        self._remembered = () if state is None else state.nodes
+        self._on_company = on_company
+        self._in_company = False
         self._server = Server(
-            remembered.id,
+            secrets.token_bytes(ID_LEN) if state is None else state.id,
             storage,
-            self._port.send,
-            clock=loop.time,
+            port.send,
+            clock=self._clock,
             wall=wall,
             random_bytes=secrets.token_bytes,
-            bootstrap=(*bootstrap, *remembered.nodes),
+            bootstrap=(*bootstrap, *self._remembered),
             republish=republish,
         )
         self.storage = storage
-        self._next_save = loop.time() + SAVE_EVERY
-        self._clock = loop.time
-        self._timer = _Timer(self._server.next_timeout, self._fired)
-        self._port.received = self._received
+        self._timer = _Timer(self._server.next_timeout, self._server.handle_timeout, self._changed)
+        port.received = self._received
         self._timer.arm()
 
     @property
-    def id(self) -> bytes:
-        """Our node id."""
-        return self._server.rpc.sender
+    def state(self) -> State:
+        """What to remember: our node id, and the servers that answered lately."""
+        rpc = self._server.rpc
+        return State(rpc.sender, tuple(node.address for node in rpc.table))
 
     @property
-    def counters(self) -> dict[str, int]:
-        """For metrics: what is held, who is known, what was refused or dropped, by reason."""
-        refused = {f"refused: {reason}": n for reason, n in self.storage.refused.items()}
-        return {
-            "records": len(self.storage),
-            "record bytes": self.storage.bytes,
-            "evicted": self.storage.evicted,
-            "nodes": len(self._server.rpc.table),
-            **refused,
-            **self._server.rpc.counts,
-        }
+    def nodes(self) -> int:
+        """How many other servers are known."""
+        return len(self._server.rpc.table)
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Requests by method, datagrams and bytes, timeouts, and what was dropped, by reason."""
+        return self._server.rpc.counts
+
+    def join(self, bootstrap: Sequence[Address]) -> None:
+        """Look for company at these addresses from now on, if there is none."""
+        self._server.bootstrap = (*bootstrap, *self._remembered)
+        if not self.nodes:
+            self._server.look_around_now()
+            self._timer.arm()
 
     def _received(self, data: bytes, addr: Address) -> None:
         self._server.receive_datagram(data, addr)
+        self._changed()
         self._timer.arm()
 
-    def _fired(self) -> None:
-        self._server.handle_timeout()
-        if self._clock() >= self._next_save:
-            self._next_save = self._clock() + SAVE_EVERY
-            self.save()
-
-    def _load(self) -> state.State:
-        fresh = state.State(secrets.token_bytes(ID_LEN), ())
-        if self._file is None:
-            return fresh
-        try:
-            with self._file.open("rb") as file:
-                found = state.load(file.read(state.MAX_TEXT + 1).decode("utf-8", "replace"))
-        except FileNotFoundError:
-            return fresh
-        except OSError as error:
-            self._on_warning(f"{self._file} cannot be read: {error.strerror}; starting afresh")
-            return fresh
-        if found is None:
-            self._on_warning(f"{self._file} is damaged; starting afresh")
-        return found or fresh
-
-    def save(self) -> None:
-        """Write the state file now; a failure is a warning."""
-        if self._file is None:
-            return
-        rpc = self._server.rpc
-        part = self._file.with_name(self._file.name + ".part")
-        try:
-            part.write_text(state.dump(rpc.sender, rpc.table), encoding="utf-8")
-            os.replace(part, self._file)
-        except OSError as error:
-            self._on_warning(f"{self._file} cannot be written: {error.strerror}")
+    def _changed(self) -> None:
+        if self._in_company != bool(self.nodes):
+            self._in_company = not self._in_company
+            self._on_company(self.nodes)
 
     async def close(self) -> None:
-        """Save the state, end everything."""
-        self.save()
+        """End everything."""
         self._server.close()
         self._timer.close()
         self._port.close()
@@ -421,3 +332,30 @@ class OverlayServer:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+
+async def resolve(addresses: Iterable[Multiaddr]) -> tuple[list[Address], list[str]]:
+    """Where relays with these addresses serve the overlay, and why some are not known, for people.
+
+    Names are looked up, `MAX_ANSWERS` addresses of each are taken.
+    """
+    found: dict[Address, None] = {}
+    failures: list[str] = []
+    for each in addresses:
+        host = overlay_host(each)
+        if host is None:
+            failures.append(f"{each}: no relay can be asked over UDP there")
+            continue
+        kind, name, port = host
+        if kind not in _FAMILIES:
+            found[(name, port)] = None
+            continue
+        try:
+            infos = await asyncio.get_running_loop().getaddrinfo(
+                name, port, family=_FAMILIES[kind], type=socket.SOCK_DGRAM
+            )
+        except OSError as error:
+            failures.append(f"{each}: {error.strerror or error}; check the name and the DNS")
+            continue
+        found.update(dict.fromkeys((str(info[4][0]), port) for info in infos[:MAX_ANSWERS]))
+    return list(found), failures

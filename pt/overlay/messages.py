@@ -41,6 +41,7 @@ __all__ = [
     "MAX_DATAGRAM",
     "MAX_NODES",
     "MAX_VALUE",
+    "METHODS",
     "PADDED",
     "PART",
     "REQUEST_ID_LEN",
@@ -87,6 +88,7 @@ _RESULTS: Final[dict[str, tuple[type, ...]]] = {
     "store": (str,),
     "offer": (bytes,),
 }
+METHODS: Final = tuple(_ARGUMENTS)
 _T = TypeVar("_T", int, str, bytes)
 
 

@@ -95,6 +95,7 @@ class Server:
         request = self.rpc.receive_datagram(data, addr, now)
         if request is None or self._closed:
             return
+        self.rpc.counts[f"requests: {request.method}"] += 1
         if not self._rates.take(group(addr[0]) or addr[0], now):
             self.rpc.counts["dropped: rate"] += 1
             return
@@ -212,6 +213,10 @@ class Server:
             self._next_walk = now + (REFRESH if len(self.rpc.table) else TICK)
             self._look_around(self.rpc.sender, then=self._random_bytes(32))
         self._offer(now)
+
+    def look_around_now(self) -> None:
+        """Do not wait with the next look-up of upkeep."""
+        self._next_walk = self._next_tick = self._clock()
 
     def _look_around(self, key: bytes, then: bytes | None) -> None:
         def done(found: list[Node]) -> None:

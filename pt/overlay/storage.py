@@ -25,7 +25,7 @@ from typing import Final, TypeAlias
 
 from pt.errors import RemoteProtocolError
 
-__all__ = ["Facts", "Refusal", "Storage", "Validate"]
+__all__ = ["Entry", "Facts", "Refusal", "Storage", "Validate"]
 
 MAX_RECORDS: Final = 100_000
 MAX_BYTES: Final = 128 * 1024 * 1024
@@ -58,7 +58,9 @@ class Refusal(StrEnum):
     FULL = "full"
 
 
-class _Entry:
+class Entry:
+    """A record that is held; never changed, only replaced."""
+
     __slots__ = ("expires", "seq", "source", "value")
 
     def __init__(self, value: bytes, seq: int, expires: float, source: str) -> None:
@@ -86,7 +88,7 @@ class Storage:
         self._max_bytes = max_bytes
         self._quota = quota
         self._server_quota = max(quota, max_records // 4)
-        self._entries: dict[bytes, _Entry] = {}
+        self._entries: dict[bytes, Entry] = {}
         self._by_source: dict[str, OrderedDict[bytes, None]] = {}
         self._by_count: dict[int, OrderedDict[str, None]] = {}
         self._largest = 0
@@ -95,6 +97,8 @@ class Storage:
         """Of the values that are held."""
         self.refused: Counter[Refusal] = Counter()
         self.evicted = 0
+        self.changes = 0
+        """Grows whenever a record comes or goes."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -122,8 +126,25 @@ class Storage:
             self.refused[refusal] += 1
         return refusal
 
+    def restore(self, key: bytes, entry: Entry, now: float) -> bool:
+        """Take back a record after a restart, if it is as good as a new one."""
+        return (
+            self._put(key, entry.value, entry.source, now, server=True, until=entry.expires) is None
+        )
+
+    def snapshot(self) -> list[tuple[bytes, Entry]]:
+        """All that is held at this moment."""
+        return list(self._entries.items())
+
     def _put(
-        self, key: bytes, value: bytes, source: str, now: float, *, server: bool
+        self,
+        key: bytes,
+        value: bytes,
+        source: str,
+        now: float,
+        *,
+        server: bool,
+        until: float = float("inf"),
     ) -> Refusal | None:
         if len(value) > self._max_value:
             return Refusal.OVERSIZE
@@ -134,9 +155,9 @@ class Storage:
             facts = self._validate(key, value, now)
         except RemoteProtocolError:
             return Refusal.INVALID
-        if facts.expires <= now:
+        expires = min(facts.expires, now + MAX_LIFE, until)
+        if expires <= now:
             return Refusal.EXPIRED
-        expires = min(facts.expires, now + MAX_LIFE)
         if held is not None and (facts.seq, expires, value) < (held.seq, held.expires, held.value):
             return Refusal.STALE
         mine = self._by_source.get(source, OrderedDict[bytes, None]())
@@ -150,7 +171,7 @@ class Storage:
                 if held is not None:
                     self._insert(key, held)
                 return Refusal.FULL
-        self._insert(key, _Entry(value, facts.seq, expires, source))
+        self._insert(key, Entry(value, facts.seq, expires, source))
         heapq.heappush(self._expiries, (expires, key))
         return None
 
@@ -176,8 +197,9 @@ class Storage:
         self.evicted += 1
         return True
 
-    def _insert(self, key: bytes, entry: _Entry) -> None:
+    def _insert(self, key: bytes, entry: Entry) -> None:
         self._entries[key] = entry
+        self.changes += 1
         self.bytes += len(entry.value)
         keys = self._by_source.setdefault(entry.source, OrderedDict())
         keys[key] = None
@@ -185,6 +207,7 @@ class Storage:
 
     def _remove(self, key: bytes) -> None:
         entry = self._entries.pop(key)
+        self.changes += 1
         self.bytes -= len(entry.value)
         keys = self._by_source[entry.source]
         del keys[key]

@@ -2,6 +2,7 @@
 
     listen = ["/ip4/0.0.0.0/tcp/4001"]      private = false         secret-file = "/etc/pt/secret"
     allow-file = "/etc/pt/allow"            http = "127.0.0.1:9090" rate = "12.5M"
+    bootstrap = ["/ip4/192.0.2.2/tcp/4001"] overlay = true
     tls-cert = "…"  tls-key = "…"
 
     [strangers]                             [users]
@@ -22,6 +23,7 @@ from typing import Final
 
 from pt.errors import UsageError
 from pt.identity.peer_id import PeerId
+from pt.overlay.address import overlay_host
 from pt.relay.messages import Limit
 from pt.relay.raw import MIN_SECRET
 from pt.relay.registry import STRANGERS, USERS, Quotas
@@ -47,7 +49,8 @@ MAX_ALLOWED: Final = 65536
 KEYS: Final = frozenset(
     {
         "listen", "announce", "private", "secret-file", "allow-file", "http", "rate",
-        "circuit-rate", "tls-cert", "tls-key", "connections", "websocket", "strangers", "users",
+        "circuit-rate", "tls-cert", "tls-key", "connections", "websocket", "overlay", "bootstrap",
+        "strangers", "users",
     }
 )  # fmt: skip
 QUOTA_KEYS: Final = frozenset(
@@ -100,6 +103,10 @@ class RelayConfig(Facts):
     """Where the status page and the metrics are served."""
     connections: int = 16384
     websocket: bool = True
+    overlay: bool = True
+    """Serve the overlay on UDP, at the host and port of each listener."""
+    bootstrap: tuple[Multiaddr, ...] = ()
+    """Other relays of the overlay."""
 
     def _check(self) -> None:
         if not self.listen:
@@ -119,6 +126,14 @@ class RelayConfig(Facts):
         wss = [address for address in self.listen if address.transport == "wss"]
         if wss and self.tls_cert is None:
             raise UsageError(f"{wss[0]} needs a certificate: give --tls-cert and --tls-key")
+        for address in self.bootstrap:
+            if overlay_host(address) is None:
+                raise UsageError(
+                    f"--bootstrap {address}: give a relay's address as it prints it, such as "
+                    "/ip4/192.0.2.1/tcp/4001"
+                )
+        if self.bootstrap and not self.overlay:
+            raise UsageError("--bootstrap names the overlay's relays: it needs the overlay")
         for number, what in ((self.rate, "rate"), (self.circuit_rate, "circuit-rate")):
             if number and number < 1000:
                 raise UsageError(f"a {what} of {number:g} bytes a second is too slow for anything")

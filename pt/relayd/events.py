@@ -9,6 +9,9 @@ from pt.wire.multiaddr import Multiaddr
 __all__ = [
     "CircuitClosed",
     "CircuitOpened",
+    "OverlayAlone",
+    "OverlayJoined",
+    "OverlayRestored",
     "RelayDraining",
     "RelayReady",
     "RelayRefused",
@@ -34,6 +37,8 @@ class RelayReady(Event):
     """Whether strangers get nothing."""
     page: str | None = None
     """Where the status page is."""
+    overlay: tuple[Multiaddr, ...] = ()
+    """Where it serves the overlay; empty: it does not."""
 
 
 class Reserved(Event):
@@ -91,6 +96,26 @@ class RelayReloaded(Event):
     """The configuration was read again; `ignored` are changes that need a restart."""
 
     ignored: tuple[str, ...] = ()
+
+
+class OverlayJoined(Event):
+    """Another server of the overlay answered."""
+
+    nodes: int
+    """How many are known."""
+
+
+class OverlayAlone(Event):
+    """The last other server of the overlay is gone; looking for them goes on."""
+
+
+class OverlayRestored(Event):
+    """The overlay's records of an earlier run are back."""
+
+    records: int
+    dropped: int
+    """Expired, or older than what others brought since."""
+    seconds: float
 
 
 class RelayDraining(Event):

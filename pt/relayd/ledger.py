@@ -16,6 +16,7 @@ from pt.relayd.status import (
     GradeView,
     Kind,
     Meter,
+    OverlayView,
     ReservationView,
     Snapshot,
     Totals,
@@ -91,6 +92,7 @@ class Ledger:
         connections: int,
         draining: bool,
         version: str,
+        overlay: OverlayView | None = None,
     ) -> Snapshot:
         """All that is told of the relay."""
         moved = {number: one.mover.bytes for number, one in self.open.items()}
@@ -144,6 +146,7 @@ class Ledger:
                 )
                 for slot in slots
             ),
+            overlay=overlay,
         )
 
     def _circuit(self, one: OpenCircuit, moved: tuple[int, int], now: float) -> CircuitView:

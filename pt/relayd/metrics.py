@@ -15,7 +15,9 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from pt.relayd.status import GradeView, Kind, Snapshot
+from pt.overlay.messages import METHODS
+from pt.overlay.storage import Refusal
+from pt.relayd.status import GradeView, Kind, OverlayView, Snapshot
 
 __all__ = ["exposition", "registry_of"]
 
@@ -50,6 +52,8 @@ class _RelayCollector(Collector):
         yield from _state(snapshot)
         yield from _grades(snapshot.grades)
         yield from _totals(snapshot)
+        if snapshot.overlay is not None:
+            yield from _overlay(snapshot.overlay)
 
 
 def _state(snapshot: Snapshot) -> Iterator[Metric]:
@@ -99,6 +103,25 @@ def _totals(snapshot: Snapshot) -> Iterator[Metric]:
         ("refusals", "Requests refused, by reason", "reason", totals.refusals),
     ):
         yield _labelled(CounterMetricFamily, name, text, label, values)
+
+
+def _overlay(view: OverlayView) -> Iterator[Metric]:
+    yield _gauge("overlay_records", "Records held for the overlay", view.records)
+    yield _gauge("overlay_record_bytes", "Their bytes", view.bytes)
+    yield _gauge("overlay_nodes", "Other servers of the overlay that are known", view.nodes)
+    evicted = CounterMetricFamily("pt_relay_overlay_evicted_records", "Records that made room")
+    evicted.add_metric([], view.evicted)
+    yield evicted
+    refused = {**dict.fromkeys(map(str, Refusal), 0), **view.refused}
+    requests = {**dict.fromkeys(METHODS, 0), **view.requests}
+    for name, text, label, values in (
+        ("requests", "Requests of the overlay, by method", "method", requests),
+        ("refused_records", "Records that were not kept, by reason", "reason", refused),
+        ("dropped_datagrams", "Datagrams without an answer, by reason", "reason", view.dropped),
+        ("datagrams", "Datagrams of the overlay, by direction", "direction", view.datagrams),
+        ("bytes", "Bytes of the overlay, by direction", "direction", view.traffic),
+    ):
+        yield _labelled(CounterMetricFamily, f"overlay_{name}", text, label, values)
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

@@ -36,6 +36,7 @@ from pt.yamux.aio import MuxedStream
 if TYPE_CHECKING:
     from pt.node.connection import Connection
     from pt.relayd.http import AdminServer
+    from pt.relayd.overlay import Overlay
     from pt.relayd.status import Snapshot
     from pt.websocket.aio import WebSockets
 
@@ -87,6 +88,7 @@ class RelayServer:
         self._splicer: Splicer
         self._admin: AdminServer | None = None
         self._websockets: WebSockets | None = None
+        self._overlay: Overlay | None = None
         self._tls: ssl.SSLContext | None = None
         self._stopped: asyncio.Future[None] | None = None
         self._idle = asyncio.Event()
@@ -167,6 +169,8 @@ class RelayServer:
             self._serve_websockets(node)
         try:
             await node.start()
+            if config.overlay:
+                self._serve_overlay(node)
             if config.http is not None:
                 from pt.relayd.http import AdminServer  # noqa: PLC0415  # not everybody's
 
@@ -185,6 +189,7 @@ class RelayServer:
                 secret=config.secret is not None,
                 private=config.private,
                 page=self.page,
+                overlay=() if self._overlay is None else self._overlay.addresses,
             )
         )
 
@@ -212,6 +217,13 @@ class RelayServer:
         node.prefaces[ord("G")] = plain
         if self._tls is not None:
             node.prefaces[0x16] = secured
+
+    def _serve_overlay(self, node: Node) -> None:
+        from pt.relayd.overlay import Overlay, open_port  # noqa: PLC0415
+
+        port = open_port(node, self.config.listen)
+        self._overlay = Overlay(port, self._state.path, self._emit, own=self.addresses)
+        self._overlay.start(self.config.bootstrap)
 
     async def wait(self) -> None:
         """Wait until `close` is called."""
@@ -248,6 +260,8 @@ class RelayServer:
             await self._node.close()
         if self._websockets is not None:
             await self._websockets.aclose()
+        if self._overlay is not None:
+            await self._overlay.close()
         if self._stopped is not None and not self._stopped.done():
             self._stopped.set_result(None)
         self._emit(Stopped(reason="closed"))
@@ -266,7 +280,7 @@ class RelayServer:
         tls = certificate(config) if config.tls_cert is not None else None
         ignored = tuple(
             name
-            for name in ("listen", "announce", "http", "connections", "websocket")
+            for name in ("listen", "announce", "http", "connections", "websocket", "overlay")
             if getattr(config, name) != getattr(self.config, name)
         )
         if tls is not None and self._tls is None:
@@ -276,6 +290,8 @@ class RelayServer:
         self._registry.reconfigure(None if config.private else config.strangers, config.users)
         self._guests.reconfigure(key, config.allow, private=config.private)
         self._traffic.set_rates(config.rate, config.circuit_rate)
+        if self._overlay is not None and config.bootstrap != self.config.bootstrap:
+            self._overlay.join(config.bootstrap)
         self.config = config
         self._emit(events.RelayReloaded(ignored=ignored))
 
@@ -442,6 +458,7 @@ class RelayServer:
             connections=len(self.node.connections),
             draining=self._hop.closing,
             version=self._version,
+            overlay=None if self._overlay is None else self._overlay.view(),
         )
 
 

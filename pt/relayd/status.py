@@ -20,6 +20,7 @@ __all__ = [
     "GradeView",
     "Kind",
     "Meter",
+    "OverlayView",
     "ReservationView",
     "Snapshot",
     "Totals",
@@ -112,6 +113,28 @@ class Totals:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OverlayView:
+    """The relay as a server of the overlay; counters are since the start."""
+
+    records: int = 0
+    bytes: int = 0
+    """Of the records."""
+    nodes: int = 0
+    """Other servers that are known."""
+    evicted: int = 0
+    """Records that made room for others."""
+    requests: Mapping[str, int] = field(default_factory=dict)
+    """By method."""
+    refused: Mapping[str, int] = field(default_factory=dict)
+    """Records that were not kept, by reason."""
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    """Datagrams that got no answer, by reason."""
+    datagrams: Mapping[str, int] = field(default_factory=dict)
+    traffic: Mapping[str, int] = field(default_factory=dict)
+    """Bytes; both by direction, `in` and `out`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """The relay at one moment."""
 
@@ -136,6 +159,8 @@ class Snapshot:
     """The busiest, see `busiest_circuits`."""
     reservations: tuple[ReservationView, ...] = ()
     """Those in use most, see `busiest_reservations`."""
+    overlay: OverlayView | None = None
+    """None: it is none of the overlay's servers."""
 
     @property
     def uptime(self) -> float:

@@ -97,6 +97,8 @@ def test_it_follows_what_happens(relay: Relay, browser: Browser) -> None:
     assert browser.text("circuits-more") == "No circuit is open."
     assert browser.text("reservations-more") == "Nobody has a reservation."
     assert relay.address in browser.text("addresses")
+    assert browser.text("records") == "0"
+    assert browser.text("records-total") == "0 B, 0 other relays"
 
     exposer = relay.expose(rig.echo_service(), "a", "--relay-secret-file", str(relay.secret))
     until(browser, lambda: browser.text("reservations-held") == "1")

@@ -137,6 +137,12 @@ function showTiles(status) {
   write($("reservations-total"), `${count(totals.reservations.made || 0)} in all`);
   write($("connections"), count(status.connections));
   write($("connections-total"), `${count(totals.connections)} in all`);
+  const { overlay } = status;
+  $("overlay").hidden = !overlay;
+  if (overlay) {
+    write($("records"), count(overlay.records));
+    write($("records-total"), `${bytes(overlay.bytes)}, ${many(overlay.nodes, "other relay", "other relays")}`);
+  }
   write($("uptime"), span(status.uptime));
   write($("memory"), status.memory ? `${bytes(status.memory)} of memory` : "");
 }
@@ -252,7 +258,10 @@ function showTables(status) {
   if (status.more_reservations) {
     write($("reservations-more"), `… and ${count(status.more_reservations)} more`);
   }
-  const refusals = Object.entries(status.totals.refusals).filter(([, n]) => n);
+  const refused = Object.entries(status.overlay ? status.overlay.refused : {});
+  const refusals = Object.entries(status.totals.refusals)
+    .concat(refused.map(([reason, n]) => [`record: ${reason}`, n]))
+    .filter(([, n]) => n);
   fill(
     $("refusals"),
     refusals

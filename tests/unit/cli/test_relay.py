@@ -40,6 +40,12 @@ LINES: dict[str, Event] = {
     "configuration read again; needs a restart: listen, http": ev.RelayReloaded(
         ignored=("listen", "http")
     ),
+    "overlay: other relays answer": ev.OverlayJoined(nodes=1),
+    "overlay: no other relay answers any more": ev.OverlayAlone(),
+    "overlay: 12 records are back, 3 had expired": ev.OverlayRestored(
+        records=12, dropped=3, seconds=0.5
+    ),
+    "overlay: 12 records are back": ev.OverlayRestored(records=12, dropped=0, seconds=0.5),
     "stopping: 2 circuits go on, users of 5 reservations were told": ev.RelayDraining(
         circuits=2, reservations=5
     ),
@@ -107,11 +113,13 @@ def test_events_as_json_lines() -> None:
         "secret": True,
         "private": False,
         "page": None,
+        "overlay": [],
     }
     names = {json.loads(JsonLines().event(event, 0))["event"] for event in LINES.values()}
     assert names == {
         "reserved", "reservation_ended", "circuit_opened", "circuit_closed", "relay_refused",
-        "relay_reloaded", "relay_draining", "warned",
+        "relay_reloaded", "relay_draining", "warned", "overlay_joined", "overlay_alone",
+        "overlay_restored",
     }  # fmt: skip
 
 
@@ -121,7 +129,15 @@ def test_help_shows_how(capsys: pytest.CaptureFixture[str]) -> None:
         main(["relay", "--help"])
     assert done.value.code == 0
     said = capsys.readouterr().out
-    for word in ("--make-secret", "--private", "--http", "SIGHUP", "--config"):
+    for word in (
+        "--make-secret",
+        "--private",
+        "--http",
+        "SIGHUP",
+        "--config",
+        "--bootstrap",
+        "--no-overlay",
+    ):
         assert word in said
 
 
@@ -136,6 +152,8 @@ def test_a_relay_is_another_peer_than_the_tunnels_of_the_machine(tmp_path: Path)
         (["--private"], "serves nobody"),
         (["--secret-file", "/nowhere"], "/nowhere"),
         (["--http", "9090"], "--http"),
+        (["--bootstrap", "/ip4/11.0.0.7"], "--bootstrap /ip4/11.0.0.7"),
+        (["--bootstrap", "/ip4/11.0.0.7/tcp/4001", "--no-overlay"], "needs the overlay"),
         (["--listen", "/ip4/127.0.0.1/tcp/0/tls/ws"], "--tls-cert"),
     ],
 )

@@ -8,10 +8,11 @@ import time
 
 import pytest
 
-from pt.errors import LimitError, LocalPortError, LocalProtocolError, NetworkError
-from pt.overlay.aio import MAX_CALLS, OverlayClient, OverlayServer, UdpPort
+from pt.errors import LimitError, LocalProtocolError, NetworkError
+from pt.overlay.aio import MAX_CALLS, OverlayClient, OverlayServer, UdpPort, resolve
 from pt.overlay.messages import MAX_VALUE
 from pt.overlay.storage import Storage
+from pt.wire.multiaddr import Multiaddr
 from tests.unit.overlay.records import key_of, record, signer, validate
 
 HERE = ("127.0.0.1", 0)
@@ -20,8 +21,26 @@ KEY = key_of(ONE)
 LATER = int(time.time()) + 3600
 
 
-def serve(bootstrap=(), **options) -> OverlayServer:
-    return OverlayServer(HERE, bootstrap, Storage(validate, max_value=MAX_VALUE), **options)
+class Served(OverlayServer):
+    """A server that can be waited for."""
+
+    def __init__(self, *bootstrap, listen=HERE, **options) -> None:
+        self._changed_company = asyncio.Event()
+        self.told: list[int] = []
+        port = UdpPort(listen)
+        self.address = port.address
+        storage = Storage(validate, max_value=MAX_VALUE)
+        super().__init__(port, storage, bootstrap=bootstrap, on_company=self._company_is, **options)
+
+    def _company_is(self, nodes: int) -> None:
+        self.told.append(nodes)
+        self._changed_company.set()
+
+    async def company(self) -> None:
+        async with asyncio.timeout(10):
+            while not self.nodes:
+                self._changed_company.clear()
+                await self._changed_company.wait()
 
 
 def run(coro) -> None:
@@ -40,15 +59,15 @@ async def get(client: OverlayClient) -> list[bytes]:
 def test_put_and_get_over_udp(size):
     async def main() -> None:
         value = record(ONE, expires=LATER, size=size)
-        async with serve() as first, serve([first.address]) as second:
+        async with Served() as first, Served(first.address) as second:
             async with OverlayClient([first.address], validate) as client:
                 stored = await client.put(KEY, value)
                 assert stored.acknowledged == stored.asked >= 1
-                assert first.counters["records"] == 1
+                assert len(first.storage) == 1
+                assert first.counts["requests: store"] >= 1
+            await second.company()
             async with OverlayClient([second.address], validate) as client:
-                while not (found := await get(client)):
-                    await asyncio.sleep(0)
-                assert found == [value]
+                assert await get(client) == [value]
                 assert client.known
                 assert client.counts["datagrams in"] > 0
 
@@ -57,9 +76,9 @@ def test_put_and_get_over_udp(size):
 
 def test_the_best_comes_first():
     async def main() -> None:
-        async with serve() as first, serve([first.address]) as second:
-            while first.counters["nodes"] + second.counters["nodes"] < 2:
-                await asyncio.sleep(0.01)
+        async with Served() as first, Served(first.address) as second:
+            await first.company()
+            await second.company()
             for server, seq in ((first, 1), (second, 2)):
                 server.storage.put(KEY, record(ONE, seq, LATER), "a", time.time())
             async with OverlayClient([first.address, second.address], validate) as client:
@@ -70,7 +89,7 @@ def test_the_best_comes_first():
 
 def test_a_get_can_be_left_early_and_a_put_be_cancelled():
     async def main() -> None:
-        async with serve() as server, OverlayClient([server.address], validate) as client:
+        async with Served() as server, OverlayClient([server.address], validate) as client:
             await client.put(KEY, record(ONE, expires=LATER))
             async with contextlib.aclosing(client.get(KEY)) as found:
                 async for _ in found:
@@ -117,8 +136,6 @@ def test_what_callers_are_told():
                 task.cancel()
             await asyncio.wait(tasks)
             assert not client._calls
-        with pytest.raises(LocalPortError):
-            UdpPort(hole.address)
         hole.close()
 
     run(main())
@@ -136,26 +153,48 @@ def test_requests_to_a_client_are_not_answered():
     run(main())
 
 
-def test_state_is_kept_and_damage_is_a_warning(tmp_path):
-    file, warnings = tmp_path / "overlay.json", []
-
+def test_a_restarted_server_is_the_same_node_and_finds_its_company_again():
     async def main() -> None:
-        async with serve() as other:
-            async with serve([other.address], state_file=file) as server:
-                while not server.counters["nodes"]:
-                    await asyncio.sleep(0.01)
-                first = server.id
-            async with serve(state_file=file) as server:
-                assert server.id == first
-                while not server.counters["nodes"]:
-                    await asyncio.sleep(0.01)
-            file.write_bytes(b"\x80\x04\x95pickle")
-            async with serve(state_file=file, on_warning=warnings.append) as server:
-                assert server.id != first
-        async with serve(state_file=tmp_path / "no" / "file", on_warning=warnings.append):
-            pass
+        async with Served() as other:
+            async with Served(other.address) as server:
+                await server.company()
+                state = server.state
+            assert state.nodes == (other.address,)
+            async with Served(state=state) as server:
+                await server.company()
+                assert server.state == state
 
     run(main())
-    assert "damaged" in warnings[0]
-    assert "cannot be written" in warnings[1]
-    assert len(warnings) == 2
+
+
+def test_company_is_told_when_it_begins():
+    async def main() -> None:
+        async with Served() as first, Served() as second:
+            assert first.told == second.told == []
+            second.join([first.address])
+            await second.company()
+            await first.company()
+            assert first.told == second.told == [1]
+
+    run(main())
+
+
+def test_names_and_addresses_of_relays_are_resolved():
+    async def main() -> None:
+        given = [
+            "/ip4/11.0.0.7/tcp/4001",
+            "/dns4/localhost/tcp/4002/ws",
+            "/dns6/localhost/udp/4003",
+            "/ip4/11.0.0.7/udp/4001/quic-v1",
+            "/dnsaddr/relay.example",
+        ]
+        found, failures = await resolve(map(Multiaddr.parse, given[:4]))
+        assert found[0] == ("11.0.0.7", 4001)
+        assert set(found) <= {("11.0.0.7", 4001), ("127.0.0.1", 4002), ("::1", 4003)}
+        assert ("127.0.0.1", 4002) in found
+        assert len(failures) <= 1  # a machine without IPv6
+        found, failures = await resolve([Multiaddr.parse(given[-1])])
+        assert found == []
+        assert "/dnsaddr/relay.example" in failures[0]
+
+    run(main())

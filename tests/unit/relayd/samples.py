@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from pt.relayd.status import CircuitView, GradeView, ReservationView, Snapshot, Totals
+from pt.relayd.status import (
+    CircuitView,
+    GradeView,
+    OverlayView,
+    ReservationView,
+    Snapshot,
+    Totals,
+)
 
 PEER_ID = "12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp"
 NOW = 1_800_000_000.0
@@ -68,6 +75,17 @@ def snapshot(**fields: object) -> Snapshot:
             circuit(1),
             circuit(2, kind="libp2p", grade="stranger", rate=0.0),
             circuit(3, sent=10**9, rate=5e7),
+        ),
+        "overlay": OverlayView(
+            records=1234,
+            bytes=1_543_000,
+            nodes=2,
+            evicted=1,
+            requests={"find_value": 70, "store": 30},
+            refused={"stale": 4},
+            dropped={"rate": 5},
+            datagrams={"in": 100, "out": 95},
+            traffic={"in": 40_000, "out": 90_000},
         ),
         "reservations": (reservation(), reservation("12D3…abcd", grade="stranger", circuits=0)),
     }

@@ -51,6 +51,21 @@ def test_values():
     assert of("relayed_bytes_total", kind="raw") == 10**9
     assert of("refusals_total", reason="resource_limit_exceeded") == 2
     assert found["process_resident_memory_bytes", ()] > 0
+    assert of("overlay_records") == 1234
+    assert of("overlay_record_bytes") == 1_543_000
+    assert of("overlay_nodes") == 2
+    assert of("overlay_evicted_records_total") == 1
+    assert of("overlay_requests_total", method="find_value") == 70
+    assert of("overlay_requests_total", method="ping") == 0
+    assert of("overlay_refused_records_total", reason="stale") == 4
+    assert of("overlay_refused_records_total", reason="quota") == 0
+    assert of("overlay_dropped_datagrams_total", reason="rate") == 5
+    assert of("overlay_datagrams_total", direction="in") == 100
+    assert of("overlay_bytes_total", direction="out") == 90_000
+
+
+def test_a_relay_without_an_overlay():
+    assert "overlay" not in scrape(overlay=None)[0]
 
 
 def test_no_limit_has_no_sample():

@@ -1,0 +1,164 @@
+"""UDP ports on loopback: which address an answer leaves from, and what an end leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+
+import pytest
+
+from pt.aio import udp
+from pt.aio.udp import UdpPort
+from pt.errors import LocalPortError
+from pt.lab.netns import Lan
+
+HERE = ("127.0.0.1", 0)
+
+
+class Asker:
+    """A socket of its own that waits for one datagram."""
+
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self.sock = socket.socket(family, socket.SOCK_DGRAM)
+        self.sock.bind((host, 0))
+        self.sock.setblocking(False)
+        self.address = self.sock.getsockname()[:2]
+
+    async def ask(self, address, data: bytes = b"?"):
+        """The answer, and where it came from."""
+        loop = asyncio.get_running_loop()
+        self.sock.sendto(data, address)
+        async with asyncio.timeout(5):
+            data, name = await loop.sock_recvfrom(self.sock, 4096)
+        return data, name[:2]
+
+    def close(self) -> None:
+        self.sock.close()
+
+
+def echo(port: UdpPort) -> None:
+    port.received = port.send
+
+
+def test_each_socket_answers_from_where_it_was_asked():
+    async def main() -> None:
+        port = UdpPort(HERE, ("127.0.0.2", 0), HERE)
+        echo(port)
+        asker = Asker()
+        for address in port.addresses * 2:
+            assert await asker.ask(address) == (b"?", address)
+        assert [address[0] for address in port.addresses] == ["127.0.0.1", "127.0.0.2", "127.0.0.1"]
+        port.close()
+        asker.close()
+
+    asyncio.run(main())
+
+
+def test_a_client_opens_what_it_needs():
+    async def main() -> None:
+        port, server = UdpPort(), UdpPort(HERE)
+        echo(server)
+        got = asyncio.Event()
+        port.received = lambda data, addr: got.set() if addr == server.address else None
+        assert port.addresses == []
+        port.send(b"?", server.address)
+        async with asyncio.timeout(5):
+            await got.wait()
+        assert len(port.addresses) == 1
+        server.send(b"!", ("::1", 9))  # of a family it does not listen on: dropped
+        assert len(server.addresses) == 1
+        port.close()
+        server.close()
+
+    asyncio.run(main())
+
+
+def test_a_port_that_is_taken_leaves_nothing_open():
+    async def main() -> None:
+        held = UdpPort(HERE)
+        with pytest.raises(LocalPortError, match=f"port {held.address[1]} on 127.0.0.1"):
+            UdpPort(HERE, held.address)
+        address = held.address
+        held.close()
+        held.close()
+        UdpPort(address).close()  # free again
+
+    asyncio.run(main())
+
+
+def test_nothing_is_heard_or_said_after_close():
+    async def main() -> None:
+        port = UdpPort(HERE)
+        heard = []
+
+        def received(data, addr) -> None:
+            heard.append(data)
+            port.close()
+            port.send(data, addr)
+
+        port.received = received
+        asker = Asker()
+        address = port.address
+        for data in (b"1", b"2"):
+            asker.sock.sendto(data, address)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert heard == [b"1"]
+        with pytest.raises(BlockingIOError):
+            asker.sock.recv(10)
+        asker.close()
+
+    asyncio.run(main())
+
+
+def test_what_is_remembered_is_bounded(monkeypatch):
+    monkeypatch.setattr(udp, "MAX_PATHS", 3)
+
+    async def main() -> None:
+        port = UdpPort(HERE, HERE)
+        echo(port)
+        for _ in range(5):
+            asker = Asker()
+            assert await asker.ask(port.addresses[1]) == (b"?", port.addresses[1])
+            asker.close()
+        assert len(port._paths) == 3
+        port.close()
+
+    asyncio.run(main())
+
+
+WILDCARD = """
+import asyncio, socket, sys
+from pt.aio.udp import UdpPort
+
+async def main():
+    port = UdpPort(("0.0.0.0", 4001), ("::", 4001))
+    port.received = port.send
+    loop = asyncio.get_running_loop()
+    for host in sys.argv[1:]:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM) as asker:
+            asker.setblocking(False)
+            asker.sendto(host.encode(), (host, 4001))
+            async with asyncio.timeout(5):
+                data, name = await loop.sock_recvfrom(asker, 99)
+        print(name[0], data.decode())
+    port.close()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.netns
+def test_a_wildcard_answers_from_the_address_that_was_asked():
+    with Lan(hosts=1) as lan:
+        (host,) = lan.hosts
+        for address in ("11.1.0.1/24", "11.2.0.1/24", "2a00:11::1/64", "2a00:11::2/64"):
+            family = "-6" if ":" in address else "-4"
+            dad = ["nodad"] if ":" in address else []
+            host.run(["ip", family, "addr", "add", address, "dev", "lo", *dad], check=True)
+        asked = ["127.0.0.1", "127.0.0.9", "11.1.0.1", "11.2.0.1", "::1", "2a00:11::2"]
+        done = host.run([sys.executable, "-c", WILDCARD, *asked])
+        assert done.stdout.decode().splitlines() == [f"{each} {each}" for each in asked]
