@@ -30,7 +30,7 @@ from pt.kad.keyspace import K, point
 from pt.kad.messages import PROTOCOL, Message, PeerInfo
 from pt.kad.results import Found
 from pt.lab.link import Link, Shape
-from pt.lab.netns import Host, Lan
+from pt.lab.netns import DEVICE, Host, Lan
 from pt.node.node import Node
 from pt.rendezvous import ipns
 from pt.wire.multiaddr import Multiaddr
@@ -46,10 +46,15 @@ OURS: Final = Multiaddr.parse("/ip4/11.9.0.1/tcp/4001")
 class Servers:
     """Go servers on one host, each in a /16 of its own, until the host is closed."""
 
-    def __init__(self, host: Host, ips: Sequence[str], log: Path) -> None:
+    def __init__(
+        self, host: Host, ips: Sequence[str], log: Path, *, relays: int = 0, tap: Path | None = None
+    ) -> None:
+        """`relays`: so many of them relay, too; `tap`: file for `interop.observer`."""
+        argv = [str(BINARY), "servers", "--ips", ",".join(ips), "--port", str(PORT)]
+        argv += ["--relays", str(relays), *(["--tap", str(tap)] if tap else [])]
         with log.open("wb") as sink:
             self._process = host.popen(
-                [str(BINARY), "servers", "--ips", ",".join(ips), "--port", str(PORT)],
+                argv,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=sink,
@@ -59,10 +64,20 @@ class Servers:
 
     def close(self, index: int) -> None:
         """End one of them."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"close {index}\n".encode())
-        self._process.stdin.flush()
+        self._order(f"close {index}")
         self._fact("closed")
+
+    def meet(self, other: PeerInfo) -> int:
+        """Have them take up a server that runs elsewhere; how many have it in their tables."""
+        self._order(f"meet {other.addresses[0].with_peer(other.id.raw)}")
+        known = self._fact("met")["known"]
+        assert isinstance(known, int)
+        return known
+
+    def _order(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(line.encode() + b"\n")
+        self._process.stdin.flush()
 
     def nearest(self, key: bytes) -> list[PeerInfo]:
         """Those that a look-up has to find."""
@@ -101,6 +116,10 @@ class Lab:
     servers: Servers
     go_ip: str
     link: Link
+    tap: Path
+    """What all servers were told, for `interop.observer`."""
+    others: Sequence[Host]
+    """On the switch of the servers."""
 
     def carried(self) -> tuple[int, int]:
         """Bytes and packets of the link so far, both directions together."""
@@ -109,20 +128,32 @@ class Lab:
 
 
 @contextlib.contextmanager
-def laboratory(count: int, delay: float) -> Iterator[Lab]:
-    """Build it: `count` servers, `delay` seconds away from us."""
+def laboratory(count: int, delay: float, others: Sequence[str] = ()) -> Iterator[Lab]:
+    """Build it: `count` servers, `delay` seconds away from us; `others`: names of further hosts."""
     ips = [f"11.{20 + number}.0.1" for number in range(count)]
     go_ip = "11.250.0.1"
     with (
         tempfile.TemporaryDirectory() as logs,
-        Lan(names=("us", "dht")) as lan,
+        Lan(names=("us", "dht", *others)) as lan,
         Link(lan.hosts[0], lan.hosts[1], Shape(delay=delay)) as link,
     ):
-        us, dht = lan.hosts
-        lines = [f"addr add {ip}/32 dev lo" for ip in (*ips, go_ip)]
-        _batch(dht, lines)
-        _batch(us, [f"route add {ip}/32 via {link.b_ip}" for ip in (*ips, go_ip)])
-        yield Lab(us, dht, Servers(dht, ips, Path(logs) / "servers.log"), go_ip, link)
+        us, dht, *rest = lan.hosts
+        add_addresses(dht, (*ips, go_ip))
+        batch(us, [f"route add {ip}/32 via {link.b_ip}" for ip in (*ips, go_ip)])
+        tap = Path(logs) / "tap.jsonl"
+        servers = Servers(dht, ips, Path(logs) / "servers.log", tap=tap)
+        yield Lab(us, dht, servers, go_ip, link, tap, rest)
+
+
+def add_addresses(host: Host, ips: Sequence[str]) -> None:
+    """Give a host further addresses; whoever is on its switch reaches them."""
+    batch(host, [f"addr add {ip}/32 dev lo" for ip in ips])
+
+
+def move(host: Host, ip: str) -> None:
+    """Have a host speak from another address than that of its switch."""
+    add_addresses(host, [ip])
+    batch(host, [f"route replace default dev {DEVICE} src {ip}"])
 
 
 def go(
@@ -138,7 +169,8 @@ def go(
     return said
 
 
-def _batch(host: Host, lines: Sequence[str]) -> None:
+def batch(host: Host, lines: Sequence[str]) -> None:
+    """Run commands of ip(8) on a host."""
     host.run(["ip", "-batch", "-"], feed=("\n".join(lines) + "\n").encode())
 
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/ipfs/go-cid"
 	dht "github.com/libp2p/go-libp2p-kad-dht"
+	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
@@ -27,7 +28,7 @@ func (c client) run(command string) error {
 	if err != nil {
 		return err
 	}
-	h, d, err := node(c.ip, 0, dht.ModeClient)
+	h, d, err := node(c.ip, 0, dht.ModeClient, untapped)
 	if err != nil {
 		return err
 	}
@@ -87,6 +88,8 @@ func (c client) do(
 	}
 	return fmt.Errorf("unknown command %q", command)
 }
+
+func untapped(h host.Host) (host.Host, error) { return h, nil }
 
 func told(one peer.AddrInfo) map[string]any {
 	texts := []string{}

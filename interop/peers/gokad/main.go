@@ -1,6 +1,6 @@
 // Command gokad is a set of kad-dht servers as of the Amino DHT, or one client of such a DHT.
 //
-//	gokad servers --ips A,B,… [--port 4001] [--links 6]
+//	gokad servers --ips A,B,… [--port 4001] [--links 6] [--relays N] [--tap FILE]
 //	gokad put|get|provide|providers|closest|find --ip A --bootstrap MULTIADDR --key HEX [--value HEX]
 //
 // The servers run in this one process, each with its own host, identity and address. They print
@@ -18,9 +18,11 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net"
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p"
@@ -29,6 +31,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/relay"
 	"github.com/libp2p/go-libp2p/p2p/security/noise"
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 	ma "github.com/multiformats/go-multiaddr"
@@ -45,11 +48,20 @@ func say(facts any) {
 	}
 }
 
+// from makes connections come from the node's own address: the kernel's choice among all of this
+// machine is that of the other end, and tables have few places for each network.
+func from(ip string) tcp.DialerForAddr {
+	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(ip)}}
+	return func(ma.Multiaddr) (tcp.ContextDialer, error) { return dialer, nil }
+}
+
 // node is a host with a DHT that is configured as the public half of kubo's.
-func node(ip string, port int, mode dht.ModeOpt) (host.Host, *dht.IpfsDHT, error) {
+func node(
+	ip string, port int, mode dht.ModeOpt, wrap func(host.Host) (host.Host, error),
+) (host.Host, *dht.IpfsDHT, error) {
 	h, err := libp2p.New(
 		libp2p.ListenAddrStrings(fmt.Sprintf("/ip4/%s/tcp/%d", ip, port)),
-		libp2p.Transport(tcp.NewTCPTransport),
+		libp2p.Transport(tcp.NewTCPTransport, tcp.WithDialerForAddr(from(ip))),
 		libp2p.Security(noise.ID, noise.New),
 		libp2p.ResourceManager(&network.NullResourceManager{}),
 		libp2p.DisableMetrics(),
@@ -61,7 +73,12 @@ func node(ip string, port int, mode dht.ModeOpt) (host.Host, *dht.IpfsDHT, error
 	}
 	diversity := dht.NewRTPeerDiversityFilter(
 		h, amino.DefaultMaxPeersPerIPGroupPerCpl, amino.DefaultMaxPeersPerIPGroup)
-	d, err := dht.New(h,
+	seen, err := wrap(h)
+	if err != nil {
+		h.Close()
+		return nil, nil, err
+	}
+	d, err := dht.New(seen,
 		dht.Mode(mode),
 		dht.BootstrapPeers(),
 		dht.DisableAutoRefresh(),
@@ -84,12 +101,24 @@ type server struct {
 	dht  *dht.IpfsDHT
 }
 
-func servers(ips []string, port, links int) error {
+func servers(ips []string, port, links, relays int, tapped string) error {
+	observer, err := newTap(tapped)
+	if err != nil {
+		return err
+	}
 	var all []server
 	for index, ip := range ips {
-		h, d, err := node(ip, port, dht.ModeServer)
+		h, d, err := node(ip, port, dht.ModeServer, func(h host.Host) (host.Host, error) {
+			return observer.wrap(h, index)
+		})
 		if err != nil {
 			return err
+		}
+		if index < relays {
+			// The service itself: that of the host waits for a word about reachability.
+			if _, err := relay.New(h); err != nil {
+				return err
+			}
 		}
 		all = append(all, server{h, d})
 		say(map[string]any{
@@ -126,9 +155,16 @@ func servers(ips []string, port, links int) error {
 	for index := range all {
 		known[index] = all[index].dht.RoutingTable().Size()
 	}
+	observer.start()
 	say(map[string]any{"event": "ready", "known": known})
 	lines := bufio.NewScanner(os.Stdin)
 	for lines.Scan() {
+		if address, found := strings.CutPrefix(lines.Text(), "meet "); found {
+			if err := meet(all, address); err != nil {
+				return err
+			}
+			continue
+		}
 		var index int
 		if _, err := fmt.Sscanf(lines.Text(), "close %d", &index); err != nil {
 			return fmt.Errorf("unknown command %q", lines.Text())
@@ -140,6 +176,39 @@ func servers(ips []string, port, links int) error {
 	return lines.Err()
 }
 
+// meet has every server connect to another one until that one is in its table. A server is not taken
+// up while it knows nobody itself, which is so when it comes, and who came is not looked at again.
+func meet(all []server, address string) error {
+	info, err := peer.AddrInfoFromString(address)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	var group sync.WaitGroup
+	var known atomic.Int64
+	for _, one := range all {
+		group.Add(1)
+		go func() {
+			defer group.Done()
+			for ctx.Err() == nil {
+				for wait := 0; wait < 10 && ctx.Err() == nil; wait++ {
+					if one.dht.RoutingTable().Find(info.ID) != "" {
+						known.Add(1)
+						return
+					}
+					time.Sleep(20 * time.Millisecond)
+				}
+				_ = one.host.Network().ClosePeer(info.ID)
+				_ = one.host.Connect(ctx, *info)
+			}
+		}()
+	}
+	group.Wait()
+	say(map[string]any{"event": "met", "known": known.Load()})
+	return nil
+}
+
 func run() error {
 	if len(os.Args) < 2 {
 		return errors.New("usage: gokad servers|put|get|provide|providers|closest|find …")
@@ -149,6 +218,8 @@ func run() error {
 	ips := flags.String("ips", "", "addresses of the servers, with commas")
 	port := flags.Int("port", 4001, "TCP port of the servers")
 	links := flags.Int("links", 6, "other servers that each one is connected to at first")
+	relays := flags.Int("relays", 0, "servers, from the first on, that relay with libp2p's limits")
+	tapped := flags.String("tap", "", "file for the traffic of the DHT")
 	var c client
 	flags.StringVar(&c.ip, "ip", "", "address of the client")
 	flags.StringVar(&c.bootstrap, "bootstrap", "", "multiaddr of a server")
@@ -158,7 +229,7 @@ func run() error {
 		return err
 	}
 	if command == "servers" {
-		return servers(strings.Split(*ips, ","), *port, *links)
+		return servers(strings.Split(*ips, ","), *port, *links, *relays, *tapped)
 	}
 	return c.run(command)
 }
