@@ -1,5 +1,5 @@
 #!/bin/sh
-# Build the interop peers: `interop/build.sh [go] [rust] [js] [gokad]`, all of them without arguments.
+# Build the interop peers: `interop/build.sh [go] [rust] [js] [gokad] [kubo]`, all of them without arguments.
 #
 # A peer is built once for each content of its sources and version of its tools, under the cache
 # directory of the user, so that a fresh clone starts warm; interop/bin/NAME-peer links to it.
@@ -31,6 +31,11 @@ go_build() {
 build_go() { go_build "$1" go; }
 
 build_gokad() { go_build "$1" gokad; }
+
+# kubo's own program `ipfs`, at the versions of peers/kubo/go.mod.
+build_kubo() {
+  (cd "$here/peers/kubo" && CGO_ENABLED=0 nice go build -tags nofuse -trimpath -buildvcs=false -ldflags='-s -w' -o "$1/peer" github.com/ipfs/kubo/cmd/ipfs)
+}
 
 build_rust() {
   (cd "$here/peers/rust" && CARGO_TARGET_DIR="$cache/rust-target" nice cargo build --quiet --release --locked) &&
@@ -75,12 +80,13 @@ build() {
 # Entries no build has used for a month.
 find "$cache/peers" -mindepth 1 -maxdepth 1 -mtime +30 -exec rm -rf {} +
 
-[ $# -gt 0 ] || set -- rust go js gokad
+[ $# -gt 0 ] || set -- rust go js gokad kubo
 pids=
 for name in "$@"; do
   case $name in
     go) build go go "go version" & ;;
     gokad) build gokad go "go version" & ;;
+    kubo) build kubo go "go version" & ;;
     rust) build rust cargo "cargo --version" & ;;
     js) build js "node npm" "node --version" & ;;
     *) echo "interop: unknown peer $name" >&2; exit 2 ;;
