@@ -9,7 +9,7 @@ from pt.aio.stream import ByteStream
 from pt.errors import ClosedError
 from pt.multistream.negotiation import Initiator, Responder, UnsupportedError
 
-__all__ = ["handle", "select"]
+__all__ = ["confirm", "handle", "select"]
 
 _READ: Final = 1024  # a whole negotiation, as a rule
 
@@ -26,10 +26,14 @@ async def select(stream: ByteStream, protocols: Sequence[str]) -> str:
         RemoteProtocolError: the peer breaks the protocol.
 
     """
-    result = await _run(stream, Initiator(protocols))
-    if result is None:
-        raise UnsupportedError(f"the peer does not speak {' or '.join(protocols)}")
-    return result
+    return await _propose(stream, Initiator(protocols), protocols)
+
+
+async def confirm(stream: ByteStream, protocol: str) -> None:
+    """Read the answer to `lazy_open`; what follows it stays unread. Raises as `select`."""
+    machine = Initiator((protocol,))
+    machine.data_to_send()
+    await _propose(stream, machine, (protocol,))
 
 
 async def handle(stream: ByteStream, supported: Callable[[str], bool]) -> str:
@@ -42,6 +46,13 @@ async def handle(stream: ByteStream, supported: Callable[[str], bool]) -> str:
     """
     result = await _run(stream, Responder(supported))
     assert result is not None  # a responder never fails by itself
+    return result
+
+
+async def _propose(stream: ByteStream, machine: Initiator, protocols: Sequence[str]) -> str:
+    result = await _run(stream, machine)
+    if result is None:
+        raise UnsupportedError(f"the peer does not speak {' or '.join(protocols)}")
     return result
 
 

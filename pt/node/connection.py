@@ -141,10 +141,14 @@ class Connection:
                 raise
             return stream
 
-    async def open_known(self, protocol: str, first: bytes = b"") -> MuxedStream:
-        """Open a stream with a protocol the peer is known to speak, sending `first` with it."""
-        stream = MuxedStream(self.new_stream(), self.link)
-        await stream.write(lazy_open(protocol) + first)
+    async def open_known(self, protocol: str) -> MuxedStream:
+        """Open a stream of a protocol that the peer probably speaks, a round trip earlier.
+
+        What is written goes along with the proposal; that the peer does not take it
+        (UnsupportedError) is raised by the first read.
+        """
+        stream = _KnownStream(self.new_stream(), self.link, protocol)
+        await stream.write(lazy_open(protocol))
         return stream
 
     async def ping(self) -> float:
@@ -190,6 +194,21 @@ class Connection:
         negotiation = _InboundNegotiation(self, stream)
         stream.handler = negotiation
         self.node.watch_negotiation(negotiation)
+
+
+class _KnownStream(MuxedStream):
+    """Before its first bytes it reads that the peer takes the protocol."""
+
+    def __init__(self, stream: Stream, link: Link, protocol: str) -> None:
+        super().__init__(stream, link)
+        self.protocol = protocol
+        self._confirmed = False
+
+    async def read(self, max_len: int) -> bytes:
+        if not self._confirmed:
+            self._confirmed = True
+            await multistream.confirm(self, self.protocol)
+        return await super().read(max_len)
 
 
 class _InboundNegotiation:

@@ -20,7 +20,7 @@ from pt.identity.peer_id import PeerId
 from pt.kad.aio import exchange
 from pt.kad.diversity import public
 from pt.kad.lookup import SLOW
-from pt.kad.messages import PROTOCOL, Message, PeerInfo
+from pt.kad.messages import PROTOCOL, Message, MessageType, PeerInfo
 from pt.node.connection import Connection
 from pt.node.dial_plan import PUBLIC_STAGGER, Attempt
 from pt.node.node import Node
@@ -165,7 +165,10 @@ class DhtConnections:
         self._begin(connection)
         usable = False
         try:
-            stream = await connection.open_stream((PROTOCOL,))
+            if request.type is MessageType.ADD_PROVIDER:  # has no answer but that of the opening
+                stream = await connection.open_stream((PROTOCOL,))
+            else:
+                stream = await connection.open_known(PROTOCOL)
             reply = await exchange(stream, request)
             stream.finish()
             usable = True

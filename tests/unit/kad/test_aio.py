@@ -444,5 +444,56 @@ def test_servers_that_drop_are_no_reason_to_fail(network: Network) -> None:
     run(main())
 
 
+def test_while_servers_are_still_sought_a_look_up_waits_for_one(network: Network) -> None:
+    async def main() -> None:
+        client = Client(network.ask, US)
+        client.seeding = True
+        looking = asyncio.create_task(client.closest(KEY))
+        dead = asyncio.create_task(client.closest(KEY[::-1]))
+        await asyncio.sleep(30)
+        assert not looking.done()
+        client.offer([next(iter(network.servers.values())).info])
+        assert await looking == network.nearest(KEY)
+        assert await dead == network.nearest(KEY[::-1])
+        assert nobody_left()
+
+    run(main())
+
+
+def test_servers_that_a_file_named_meanwhile_are_asked(network: Network) -> None:
+    async def main() -> None:
+        client = Client(network.ask, US)
+        client.seeding = True
+        looking = asyncio.create_task(client.closest(KEY))
+        await asyncio.sleep(1)
+        known = client_of(network)
+        await known.refresh()
+        now = asyncio.get_running_loop().time()
+        client.table.load_json(known.table.to_json(now, 1e9), now, 1e9)
+        client.offer(())
+        assert await looking == network.nearest(KEY)
+
+    run(main())
+
+
+def test_a_look_up_ends_when_nobody_else_will_be_offered(network: Network) -> None:
+    async def main() -> None:
+        client = Client(network.ask, US, bootstrap=[peer(9999)])
+        network.add(Resetting(peer(9999)))
+        network.turn([peer(9999).id], Silent)
+        client.seeding = True
+        began = asyncio.get_running_loop().time()
+        looking = asyncio.create_task(client.closest(KEY))
+        await asyncio.sleep(20)
+        assert not looking.done(), "the one that is known does not answer"
+        client.seeded()
+        with pytest.raises(NetworkError, match="none of 1"):
+            await looking
+        assert asyncio.get_running_loop().time() - began < 21
+        assert nobody_left()
+
+    run(main())
+
+
 def test_the_request_timeouts_are_those_of_the_reference() -> None:
     assert (aio.REQUEST_TIMEOUT, aio.STORE_TIMEOUT) == (10.0, 30.0)

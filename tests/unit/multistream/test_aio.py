@@ -5,8 +5,15 @@ import asyncio
 import pytest
 
 from pt.errors import ClosedError, RemoteProtocolError
-from pt.multistream.aio import handle, select
-from pt.multistream.negotiation import UnsupportedError, accept_reply, lazy_open
+from pt.multistream.aio import confirm, handle, select
+from pt.multistream.negotiation import (
+    HEADER,
+    NOT_AVAILABLE,
+    UnsupportedError,
+    accept_reply,
+    encode_token,
+    lazy_open,
+)
 from tests.unit.memory import stream_pair
 
 
@@ -56,6 +63,32 @@ def test_unsupported_names_the_protocols() -> None:
         await left.close_write()
         with pytest.raises(ClosedError):
             await answering
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 1000])
+def test_confirm_reads_the_answer_and_no_further(chunk: int) -> None:
+    async def scenario() -> None:
+        left, right = stream_pair(chunk)
+        await right.write(accept_reply("/a") + b"data")
+        await confirm(left, "/a")
+        assert left.written == b"", "the proposal went along with something else"
+        assert await left.read_exactly(4) == b"data"
+
+    asyncio.run(scenario())
+
+
+def test_confirm_tells_a_refusal_from_silence() -> None:
+    async def scenario() -> None:
+        left, right = stream_pair()
+        await right.write(encode_token(HEADER) + encode_token(NOT_AVAILABLE))
+        with pytest.raises(UnsupportedError, match="/a"):
+            await confirm(left, "/a")
+        left, right = stream_pair()
+        await right.close_write()
+        with pytest.raises(ClosedError):
+            await confirm(left, "/a")
 
     asyncio.run(scenario())
 

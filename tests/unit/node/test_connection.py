@@ -71,9 +71,33 @@ def test_an_optimistic_opening_reaches_its_handler_at_once() -> None:
     async def scenario() -> None:
         calls: list[tuple[bytes, bytes]] = []
         async with joined(CALM, right=server(calls)) as (left, _):
-            stream = await left.open_known(RAW, b"first")
+            stream = MuxedStream(left.new_stream(), left.link)
+            await stream.write(lazy_open(RAW) + b"first")
             assert await stream.read_exactly(len(accept_reply(RAW))) == accept_reply(RAW)
             assert calls == [(accept_reply(RAW), b"first")]
+
+    run(scenario())
+
+
+def test_a_stream_of_a_known_protocol_is_written_before_the_peer_has_answered() -> None:
+    async def scenario() -> None:
+        async with joined(CALM, right=server()) as (left, _):
+            stream = await left.open_known(ECHO)
+            await stream.write(b"first")
+            assert (stream.protocol, left.link.session.rtt) == (ECHO, None), "nothing came yet"
+            assert await stream.read_exactly(5) == b"first"
+
+    run(scenario())
+
+
+def test_a_stream_of_a_protocol_that_was_not_known_after_all() -> None:
+    async def scenario() -> None:
+        async with joined(CALM, right=server()) as (left, _):
+            stream = await left.open_known("/unknown/1")
+            await stream.write(b"first")
+            with pytest.raises(UnsupportedError, match="/unknown/1"):
+                await stream.read(1)
+            await stream.reset()
 
     run(scenario())
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pt.node.pace import BURST, FRAME, RESERVE, SPREAD, Pace
@@ -68,6 +68,7 @@ def test_rest_refills_the_burst_and_no_more():
     assert not pace.allows(1000.0)
 
 
+@settings(deadline=None)  # one-byte frames are many
 @given(st.integers(0, 1 << 20), st.integers(1, 4 * KIB), st.floats(0.1, 100.0))
 def test_the_limit_is_never_passed_by_what_asks(data, frame, seconds):
     pace = Pace(data, 0.0)

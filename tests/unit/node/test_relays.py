@@ -8,6 +8,7 @@ import pytest
 
 from pt.errors import UsageError
 from pt.identity.keys import PrivateKey
+from pt.identity.peer_id import PeerId
 from pt.node import relays as module
 from pt.node.connection import Connection
 from pt.node.node import Node
@@ -168,6 +169,29 @@ def test_peers_met_that_are_relays_fill_up_what_is_missing() -> None:
             assert client.news[0].held
             assert not client.news[0].given
             assert client.relays.addresses == (full(met).through_circuit(),)
+
+    asyncio.run(main())
+
+
+def test_relays_that_somebody_else_met_fill_up_what_is_missing() -> None:
+    async def main() -> None:
+        async with scripted(saying(granted)) as relay, Client() as client:
+            client.relays.offer(relay.peer_id, relay.addresses)
+            client.relays.offer(client.node.peer_id, client.node.addresses)
+            client.relays.offer(PeerId(b"\x00\x01x"), ())
+            await client.until(lambda news: news)
+            (news,) = client.news
+            assert (news.relay, news.held, news.given) == (relay.peer_id, True, False)
+            assert client.relays.addresses == (full(relay).through_circuit(),)
+
+    asyncio.run(main())
+
+
+def test_who_does_not_want_strangers_relays_takes_none_that_is_offered() -> None:
+    async def main() -> None:
+        async with scripted(saying(granted)) as relay, Client(meet=False) as client:
+            client.relays.offer(relay.peer_id, relay.addresses)
+            assert not client.relays._core._relays
 
     asyncio.run(main())
 
