@@ -21,6 +21,7 @@ What is used, and what was wrong with it:
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
@@ -139,6 +140,7 @@ class Node(_LibraryNode):  # type: ignore[misc]  # the library has no types
         return (self.ip, self.port)
 
 
+@functools.lru_cache(4096)
 def group(ip: str) -> str | None:
     """Whom an address belongs to, for quotas: itself, or its /64; None if it is not public."""
     address = ip_address(ip)
@@ -147,6 +149,7 @@ def group(ip: str) -> str | None:
     return ip if address.version == 4 else address.packed[:8].hex()
 
 
+@functools.lru_cache(4096)
 def _net(ip: str) -> str | None:
     address = ip_address(ip)
     if not is_public(address):
@@ -217,6 +220,11 @@ class Table(RoutingTable):  # type: ignore[misc]  # the library has no types
 
     def __iter__(self) -> Iterator[Node]:
         return (node for node, _, _ in self._entries.values())
+
+    def is_at(self, node_id: bytes, address: Address) -> bool:
+        """Whether this node is in the table, with this address."""
+        entry = self._entries.get(node_id)
+        return entry is not None and entry[0].address == address
 
     def get_bucket_for(self, node: Node) -> int:
         """The index of a node's bucket; their ranges include both ends."""

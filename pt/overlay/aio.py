@@ -20,9 +20,10 @@ from pt.overlay.adapter import ID_LEN, Address
 from pt.overlay.address import overlay_host
 from pt.overlay.messages import MAX_VALUE
 from pt.overlay.rpc import Rpc, Send
-from pt.overlay.server import REPUBLISH, Server
+from pt.overlay.server import Server
 from pt.overlay.state import State
 from pt.overlay.storage import Storage, Validate
+from pt.overlay.upkeep import REPUBLISH
 from pt.overlay.walk import Found, Put, Stored, Walk, best_first, checker
 from pt.wire.multiaddr import Multiaddr
 
@@ -306,9 +307,9 @@ class OverlayServer:
 
     def join(self, bootstrap: Sequence[Address]) -> None:
         """Look for company at these addresses from now on, if there is none."""
-        self._server.bootstrap = (*bootstrap, *self._remembered)
+        self._server.upkeep.bootstrap = (*bootstrap, *self._remembered)
         if not self.nodes:
-            self._server.look_around_now()
+            self._server.upkeep.look_around_now()
             self._timer.arm()
 
     def _received(self, data: bytes, addr: Address) -> None:

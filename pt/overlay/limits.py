@@ -17,8 +17,10 @@ MAX_SOURCES: Final = 4096
 TOKEN_LIFE: Final = 600.0
 """Seconds between new secrets; the one before is still taken."""
 PARTS_LIFE: Final = 10.0
-MAX_PARTS: Final = 256
-"""Values under way together: 2.5 MiB at most."""
+MAX_PARTS: Final = 1024
+"""Values under way together: 10 MiB at most."""
+PARTS_EACH: Final = 32
+"""Of one source."""
 
 
 class Rates:
@@ -76,17 +78,39 @@ def _token(secret: bytes, addr: Address) -> bytes:
     return hmac.digest(secret, text, hashlib.sha256)[:TOKEN_LEN]
 
 
+class _Partial:
+    __slots__ = ("began", "size", "source", "value")
+
+    def __init__(self, source: str, size: int, part: bytes, now: float) -> None:
+        self.source = source
+        self.size = size
+        self.value = bytearray(part)
+        self.began = now
+
+
 class Parts:
-    """Values of several parts on their way in: one of each address, in order, for 10 seconds."""
+    """Values of several parts on their way in: the parts in order, and within 10 seconds.
+
+    Who has too many, and then whoever began first, loses one.
+    """
 
     def __init__(self) -> None:
-        self._values: OrderedDict[Address, tuple[bytes, int, bytearray, float]] = OrderedDict()
+        self._values: OrderedDict[tuple[Address, bytes], _Partial] = OrderedDict()
+        self._sources: dict[str, OrderedDict[tuple[Address, bytes], None]] = {}
 
     def __len__(self) -> int:
         return len(self._values)
 
     def take(
-        self, addr: Address, key: bytes, size: int, offset: int, part: bytes, *, now: float
+        self,
+        addr: Address,
+        key: bytes,
+        size: int,
+        offset: int,
+        part: bytes,
+        *,
+        source: str,
+        now: float,
     ) -> bytes | None:
         """Take a part; the value once it is whole.
 
@@ -99,18 +123,12 @@ class Parts:
         if len(part) == size:
             return part
         if offset == 0:
-            self._values.pop(addr, None)
-            while self._values and (
-                len(self._values) >= MAX_PARTS
-                or now - next(iter(self._values.values()))[3] > PARTS_LIFE
-            ):
-                self._values.popitem(last=False)
-            self._values[addr] = (key, size, bytearray(part), now)
+            self._begin((addr, key), _Partial(source, size, part, now), now)
             return None
-        known = self._values.get(addr)
-        if known is None or known[:2] != (key, size) or now - known[3] > PARTS_LIFE:
+        known = self._values.get((addr, key))
+        if known is None or known.size != size or now - known.began > PARTS_LIFE:
             raise ValueError("order")
-        value = known[2]
+        value = known.value
         if offset + len(part) == len(value) and value[offset:] == part:
             return None  # sent again, since our answer was lost
         if offset != len(value):
@@ -118,5 +136,25 @@ class Parts:
         value += part
         if len(value) < size:
             return None
-        del self._values[addr]
+        self._drop((addr, key))
         return bytes(value)
+
+    def _begin(self, name: tuple[Address, bytes], one: _Partial, now: float) -> None:
+        if name in self._values:
+            self._drop(name)
+        if len(mine := self._sources.get(one.source, ())) >= PARTS_EACH:
+            self._drop(next(iter(mine)))
+        while self._values and (
+            len(self._values) >= MAX_PARTS
+            or now - next(iter(self._values.values())).began > PARTS_LIFE
+        ):
+            self._drop(next(iter(self._values)))
+        self._values[name] = one
+        self._sources.setdefault(one.source, OrderedDict())[name] = None
+
+    def _drop(self, name: tuple[Address, bytes]) -> None:
+        source = self._values.pop(name).source
+        mine = self._sources[source]
+        del mine[name]
+        if not mine:
+            del self._sources[source]

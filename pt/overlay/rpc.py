@@ -12,6 +12,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
+from pt.overlay import plain
 from pt.overlay.adapter import Address, Field, Node, OverlayError, Table
 from pt.overlay.lookup import K
 from pt.overlay.messages import (
@@ -23,6 +24,7 @@ from pt.overlay.messages import (
     decode,
     encode_request,
 )
+from pt.overlay.plain import PlainRequest
 
 __all__ = ["MAX_OUTSTANDING", "SLOW", "TIMEOUT", "Done", "Rpc", "Send"]
 
@@ -121,15 +123,19 @@ class Rpc:
         self.counts["bytes out"] += len(data)
         self._send(data, addr)
 
-    def receive_datagram(self, data: bytes, addr: Address, now: float) -> Request | None:
+    def receive_datagram(
+        self, data: bytes, addr: Address, now: float
+    ) -> Request | PlainRequest | None:
         """Take a datagram; a request is returned, a reply goes to whoever waits for it."""
         self.counts["datagrams in"] += 1
         self.counts["bytes in"] += len(data)
         try:
             message = decode(data)
         except OverlayError:
-            self.counts["dropped: malformed"] += 1
-            return None
+            request = plain.decode(data)
+            if request is None:
+                self.counts["dropped: malformed"] += 1
+            return request
         if isinstance(message, Request):
             return message
         self._reply(message, addr, now)

@@ -3,52 +3,43 @@
 Nobody enters the table by asking: a stranger that says it is a server, with a valid token, is sent
 a ping, and enters by answering it from that address with that id.
 
-Upkeep, in steps of TICK seconds, each bounded: nodes that were silent for REFRESH are pinged; the
-neighbourhood and one random place are looked up; and every record is offered, once in REPUBLISH
-seconds, to the K nodes of the table that are nearest to it: who lacks it asks for it. So records
-outlive the servers that held them, and newcomers get theirs.
+What a server does unasked is in `pt.overlay.upkeep`.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from pt.overlay import plain
 from pt.overlay.adapter import Address, Field, Node, OverlayError, group
 from pt.overlay.limits import Parts, Rates, Tokens
 from pt.overlay.lookup import K
 from pt.overlay.messages import (
     AMPLIFICATION,
-    ENTRY_LEN,
     MAX_DATAGRAM,
     MAX_VALUE,
     PART,
-    Reply,
     Request,
     digest,
     encode_nodes,
     encode_reply,
     entries,
 )
+from pt.overlay.plain import PlainRequest
 from pt.overlay.rpc import Rpc, Send
 from pt.overlay.storage import Refusal, Storage
-from pt.overlay.walk import Store, Walk
+from pt.overlay.upkeep import MAX_OFFERED, REPUBLISH, Upkeep
 
-__all__ = ["REPUBLISH", "TICK", "Server"]
+__all__ = ["Server"]
 
-TICK: Final = 10.0
-REFRESH: Final = 300.0
-"""Seconds: a node that did not answer for so long is pinged; look-ups of upkeep come as often."""
-REPUBLISH: Final = 3600.0
 RATE: Final = 100.0
 BURST: Final = 400.0
+"""Requests of one source, a second and at once."""
+STRANGERS: Final = 1000.0
+"""Requests a second of all who have no token: they may be one who forges addresses."""
 PINGS: Final = 16
-"""Nodes pinged in one step, and strangers pinged at a time."""
-MAX_OFFERED: Final = 24
-"""Records of one datagram."""
-MAX_OFFERS: Final = 256
-"""Offers of one step; what is left waits for the next."""
+"""Strangers pinged at a time."""
 NEAR_VALUE: Final = 8
 """Nodes named along with a value, which are enough to go on."""
 
@@ -71,21 +62,23 @@ class Server:
     ) -> None:
         self.rpc = Rpc(node_id, node_id, send, random_bytes)
         self.storage = storage
-        self.bootstrap = tuple(bootstrap)
         self._clock = clock
         self._wall = wall
-        self._random_bytes = random_bytes
         self._tokens = Tokens(random_bytes)
         self._rates = Rates(rate, rate * BURST / RATE)
+        self._strangers = Rates(STRANGERS, 2 * STRANGERS)
         self._parts = Parts()
-        self._republish = republish
         self._pinging: set[Address] = set()
-        self._next_tick = clock()
-        self._next_walk = clock()
-        self._walk: Walk | None = None
-        self._due: OrderedDict[bytes, None] = OrderedDict()
-        self._credit = 0.0
         self._closed = False
+        self.upkeep = Upkeep(
+            self.rpc,
+            storage,
+            clock=clock,
+            wall=wall,
+            random_bytes=random_bytes,
+            bootstrap=bootstrap,
+            republish=republish,
+        )
 
     # --- datagrams -----------------------------------------------------------------------------
 
@@ -95,14 +88,21 @@ class Server:
         request = self.rpc.receive_datagram(data, addr, now)
         if request is None or self._closed:
             return
-        self.rpc.counts[f"requests: {request.method}"] += 1
+        method = "plain" if isinstance(request, PlainRequest) else request.method
+        self.rpc.counts[f"requests: {method}"] += 1
         if not self._rates.take(group(addr[0]) or addr[0], now):
             self.rpc.counts["dropped: rate"] += 1
+            return
+        if isinstance(request, PlainRequest):
+            if self._welcome(now):
+                self._answer_plain(request, addr)
             return
         if addr[1] == 0 or request.sender == self.rpc.sender:
             self.rpc.counts["dropped: forged sender"] += 1
             return
         known = bool(request.token) and self._tokens.valid(request.token, addr, now)
+        if not known and not self._welcome(now):
+            return
         room = MAX_DATAGRAM if known else min(MAX_DATAGRAM, AMPLIFICATION * len(data))
         head = (request.id, self.rpc.sender, self._tokens.make(addr, now))
         spare = room - len(encode_reply(*head)) - 32  # lengths and tags of the fields
@@ -112,6 +112,21 @@ class Server:
             self.rpc.transmit(reply, addr)
         if known and request.sender:
             self._consider(Node(request.sender, *addr), now)
+
+    def _welcome(self, now: float) -> bool:
+        """Whether there is time for somebody whose address may be forged."""
+        if self._strangers.take("", now):
+            return True
+        self.rpc.counts["dropped: rate of strangers"] += 1
+        return False
+
+    def _answer_plain(self, request: PlainRequest, addr: Address) -> None:
+        if request.method == "store":
+            self.storage.refused[Refusal.PLAIN] += 1
+        near = self.rpc.table.closest(request.key, K) if request.key else []
+        reply = plain.encode_reply(request, self.rpc.sender, near, addr)
+        if reply is not None and addr[1]:
+            self.rpc.transmit(reply, addr)
 
     def _answer(
         self, request: Request, addr: Address, room: int, *, known: bool
@@ -128,7 +143,7 @@ class Server:
             case "store":
                 return (self._store(request, addr) if known else "token",)
             case _:
-                return (self._wanted(request) if known else b"",)
+                return (self._wanted(request, addr) if known else b"",)
 
     def _nodes(self, request: Request, count: int, room: int) -> bytes:
         near = self.rpc.table.closest(request.get(0, bytes), count + 1)
@@ -152,11 +167,14 @@ class Server:
     def _store(self, request: Request, addr: Address) -> str:
         key, size, offset = request.get(0, bytes), request.get(1, int), request.get(2, int)
         part = request.get(3, bytes)
+        source = group(addr[0]) or addr[0]
         if size > MAX_VALUE:
             self.storage.refused[Refusal.OVERSIZE] += 1
             return Refusal.OVERSIZE
         try:
-            value = self._parts.take(addr, key, size, offset, part, now=self._clock())
+            value = self._parts.take(
+                addr, key, size, offset, part, source=source, now=self._clock()
+            )
         except ValueError as error:
             held = self.storage.get(key, self._wall())
             if held is not None and len(held) == size and part and held[offset:] == part:
@@ -165,14 +183,16 @@ class Server:
             return str(error)
         if value is None:
             return "more"
-        source = group(addr[0]) or addr[0]
-        refusal = self.storage.put(
-            key, value, source, self._wall(), server=request.sender in self.rpc.table
-        )
-        return "ok" if refusal is None else refusal
+        server = self.rpc.table.is_at(request.sender, addr)
+        refusal = self.storage.put(key, value, source, self._wall(), server=server)
+        if refusal is not None:
+            return refusal
+        self.storage.note(key, self._clock())
+        return "ok"
 
-    def _wanted(self, request: Request) -> bytes:
-        wall = self._wall()
+    def _wanted(self, request: Request, addr: Address) -> bytes:
+        wall, now = self._wall(), self._clock()
+        server = self.rpc.table.is_at(request.sender, addr)
         try:
             offered = entries(request.get(0, bytes))
         except OverlayError:
@@ -181,7 +201,10 @@ class Server:
         mask = bytearray()
         for key, mark in offered[:MAX_OFFERED]:
             held = self.storage.get(key, wall)
-            mask.append(held is None or digest(held) != mark)
+            has = held is not None and digest(held) == mark
+            if has and server:
+                self.storage.note(key, now)
+            mask.append(not has)
         return bytes(mask)
 
     def _consider(self, node: Node, now: float) -> None:
@@ -192,93 +215,21 @@ class Server:
         self._pinging.add(addr)
         self.rpc.ask(node, "ping", done=lambda _: self._pinging.discard(addr), now=now)
 
-    # --- upkeep --------------------------------------------------------------------------------
+    # --- time ------------------------------------------------------------------------------------
 
     def next_timeout(self) -> float:
         """When `handle_timeout` is to be called."""
-        first = self.rpc.next_timeout()
-        return self._next_tick if first is None else min(first, self._next_tick)
+        first, second = self.rpc.next_timeout(), self.upkeep.next_timeout()
+        return second if first is None else min(first, second)
 
     def handle_timeout(self) -> None:
         """Do what is due."""
         now = self._clock()
         self.rpc.handle_timeout(now)
-        if now < self._next_tick or self._closed:
-            return
-        self._next_tick = now + TICK
-        self.storage.expire(self._wall())
-        for node in self.rpc.table.stale(now - REFRESH, PINGS):
-            self.rpc.ask(node, "ping", done=lambda _: None, now=now)
-        if now >= self._next_walk and self._walk is None:
-            self._next_walk = now + (REFRESH if len(self.rpc.table) else TICK)
-            self._look_around(self.rpc.sender, then=self._random_bytes(32))
-        self._offer(now)
-
-    def look_around_now(self) -> None:
-        """Do not wait with the next look-up of upkeep."""
-        self._next_walk = self._next_tick = self._clock()
-
-    def _look_around(self, key: bytes, then: bytes | None) -> None:
-        def done(found: list[Node]) -> None:
-            self._walk = None
-            if then is not None and found and not self._closed:
-                self._look_around(then, None)
-
-        bootstrap = self.bootstrap
-        self._walk = Walk(self.rpc, key, clock=self._clock, bootstrap=bootstrap, done=done)
-        self._walk.start()
-
-    def _offer(self, now: float) -> None:
-        """Offer the records whose turn it is to the nodes that should have them."""
-        if not self._due:
-            self._due = OrderedDict.fromkeys(self.storage)
-            self._credit = min(self._credit, 1.0)
-        self._credit += len(self.storage) * TICK / self._republish
-        batches: dict[bytes, tuple[Node, list[bytes]]] = {}
-        sent = 0
-        while self._due and self._credit >= 1 and sent + len(batches) < MAX_OFFERS:
-            self._credit -= 1
-            key, _ = self._due.popitem(last=False)
-            if self.storage.get(key, self._wall()) is None:
-                continue
-            for node in self.rpc.table.closest(key, K):
-                _, keys = batches.setdefault(node.id, (node, []))
-                keys.append(key)
-                if len(keys) == MAX_OFFERED:
-                    self._offer_to(node, keys, now)
-                    del batches[node.id]
-                    sent += 1
-        for node, keys in batches.values():
-            self._offer_to(node, keys, now)
-
-    def _offer_to(self, node: Node, keys: list[bytes], now: float) -> None:
-        wall = self._wall()
-        held = {key: value for key in keys if (value := self.storage.get(key, wall)) is not None}
-        raw = b"".join(key + digest(value) for key, value in held.items())
-        assert len(raw) <= MAX_OFFERED * ENTRY_LEN
-
-        def answer(reply: Reply | None) -> None:
-            if reply is None or self._closed:
-                return
-            mask = reply.get(0, bytes)
-            for (key, value), wanted in zip(held.items(), mask, strict=False):
-                if wanted:
-                    one = Store(self.rpc, key, value, clock=self._clock, done=lambda _: None)
-                    one.to(node)
-
-        def welcomed(reply: Reply | None) -> None:
-            if reply is not None:
-                self.rpc.ask(node, "offer", raw, done=answer, now=self._clock())
-
-        if self.rpc.has_token(node.address, now):
-            self.rpc.ask(node, "offer", raw, done=answer, now=now)
-        else:  # a ping brings the token
-            self.rpc.ask(node, "ping", done=welcomed, now=now)
+        self.upkeep.handle_timeout(now)
 
     def close(self) -> None:
         """End every look-up and request; what comes in later is dropped."""
         self._closed = True
-        if self._walk is not None:
-            self._walk.close()
-            self._walk = None
+        self.upkeep.close()
         self.rpc.close()

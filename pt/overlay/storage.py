@@ -30,6 +30,7 @@ __all__ = ["Entry", "Facts", "Refusal", "Storage", "Validate"]
 MAX_RECORDS: Final = 100_000
 MAX_BYTES: Final = 128 * 1024 * 1024
 QUOTA: Final = 1000
+NEVER: Final = float("-inf")
 MAX_LIFE: Final = 8 * 86400
 """Seconds; a record that says it lives longer is kept no longer than this without a new store."""
 
@@ -56,15 +57,19 @@ class Refusal(StrEnum):
     STALE = "stale"
     QUOTA = "quota"
     FULL = "full"
+    PLAIN = "plain"
+    """Of the unmodified library: signed by nobody."""
 
 
 class Entry:
-    """A record that is held; never changed, only replaced."""
+    """A record that is held; it is never changed, only replaced."""
 
-    __slots__ = ("expires", "seq", "source", "value")
+    __slots__ = ("expires", "heard", "seq", "source", "value")
 
     def __init__(self, value: bytes, seq: int, expires: float, source: str) -> None:
         self.value = value
+        self.heard = NEVER
+        """When others last took care of it, by a monotonic clock."""
         self.seq = seq
         self.expires = expires
         self.source = source
@@ -125,6 +130,15 @@ class Storage:
         if refusal is not None:
             self.refused[refusal] += 1
         return refusal
+
+    def note(self, key: bytes, now: float) -> None:
+        """Somebody else takes care that all who should have this record have it."""
+        self._entries[key].heard = now
+
+    def heard(self, key: bytes) -> float:
+        """When that was; long ago if it never was."""
+        entry = self._entries.get(key)
+        return NEVER if entry is None else entry.heard
 
     def restore(self, key: bytes, entry: Entry, now: float) -> bool:
         """Take back a record after a restart, if it is as good as a new one."""

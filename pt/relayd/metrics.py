@@ -113,7 +113,7 @@ def _overlay(view: OverlayView) -> Iterator[Metric]:
     evicted.add_metric([], view.evicted)
     yield evicted
     refused = {**dict.fromkeys(map(str, Refusal), 0), **view.refused}
-    requests = {**dict.fromkeys(METHODS, 0), **view.requests}
+    requests = {**dict.fromkeys((*METHODS, "plain"), 0), **view.requests}
     for name, text, label, values in (
         ("requests", "Requests of the overlay, by method", "method", requests),
         ("refused_records", "Records that were not kept, by reason", "reason", refused),

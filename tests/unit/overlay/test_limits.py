@@ -6,7 +6,16 @@ import itertools
 
 import pytest
 
-from pt.overlay.limits import MAX_PARTS, MAX_SOURCES, PARTS_LIFE, TOKEN_LIFE, Parts, Rates, Tokens
+from pt.overlay.limits import (
+    MAX_PARTS,
+    MAX_SOURCES,
+    PARTS_EACH,
+    PARTS_LIFE,
+    TOKEN_LIFE,
+    Parts,
+    Rates,
+    Tokens,
+)
 from pt.overlay.messages import MAX_VALUE, PART
 
 HERE, THERE = ("10.0.0.1", 5), ("10.0.0.1", 6)
@@ -44,7 +53,7 @@ def test_a_token_is_good_for_its_address_and_for_a_while():
 def take(parts: Parts, value: bytes, now: float = 0.0, addr=HERE) -> bytes | None:
     got = None
     for at in range(0, len(value), PART):
-        got = parts.take(addr, KEY, len(value), at, value[at : at + PART], now=now)
+        got = parts.take(addr, KEY, len(value), at, value[at : at + PART], source="a", now=now)
     return got
 
 
@@ -59,12 +68,15 @@ def test_parts_become_the_value():
 def test_a_part_sent_again_does_no_harm():
     parts, value = Parts(), bytes(range(256)) * 8
     for at in (0, 0, PART):
-        got = parts.take(HERE, KEY, 2048, at, value[at : at + PART], now=0.0)
+        got = parts.take(HERE, KEY, 2048, at, value[at : at + PART], source="a", now=0.0)
     assert got == value
-    parts.take(HERE, KEY, 3000, 0, value[:PART], now=0.0)
-    parts.take(HERE, KEY, 3000, PART, value[PART:], now=0.0)
-    assert parts.take(HERE, KEY, 3000, PART, value[PART:], now=0.0) is None
-    assert len(parts.take(HERE, KEY, 3000, 2 * PART, bytes(3000 - 2 * PART), now=0.0)) == 3000
+    parts.take(HERE, KEY, 3000, 0, value[:PART], source="a", now=0.0)
+    parts.take(HERE, KEY, 3000, PART, value[PART:], source="a", now=0.0)
+    assert parts.take(HERE, KEY, 3000, PART, value[PART:], source="a", now=0.0) is None
+    assert (
+        len(parts.take(HERE, KEY, 3000, 2 * PART, bytes(3000 - 2 * PART), source="a", now=0.0))
+        == 3000
+    )
 
 
 @pytest.mark.parametrize(
@@ -73,16 +85,34 @@ def test_a_part_sent_again_does_no_harm():
 )
 def test_parts_that_do_not_fit_are_refused(size, offset, part):
     with pytest.raises(ValueError):
-        Parts().take(HERE, KEY, size, offset, part, now=0.0)
+        Parts().take(HERE, KEY, size, offset, part, source="a", now=0.0)
 
 
 def test_parts_are_bounded_in_number_and_time():
     parts = Parts()
-    parts.take(HERE, KEY, 2000, 0, bytes(PART), now=0.0)
+    parts.take(HERE, KEY, 2000, 0, bytes(PART), source="a", now=0.0)
     with pytest.raises(ValueError):
-        parts.take(THERE, KEY, 2000, PART, bytes(2000 - PART), now=1.0)
+        parts.take(THERE, KEY, 2000, PART, bytes(2000 - PART), source="a", now=1.0)
     with pytest.raises(ValueError):
-        parts.take(HERE, KEY, 2000, PART, bytes(2000 - PART), now=PARTS_LIFE + 1)
-    for port in range(1, 2 * MAX_PARTS):
-        parts.take(("10.0.0.2", port), KEY, 2000, 0, bytes(PART), now=1.0)
+        parts.take(HERE, KEY, 2000, PART, bytes(2000 - PART), source="a", now=PARTS_LIFE + 1)
+    for number in range(2 * MAX_PARTS):
+        begin(parts, str(number), number)
     assert len(parts) == MAX_PARTS
+    begin(parts, "late", 1, now=PARTS_LIFE + 2)
+    assert len(parts) == 1
+
+
+def begin(parts: Parts, source: str, number: int, now: float = 1.0) -> None:
+    """The first part of a value."""
+    where = (f"10.{number >> 8}.{number & 255}.1", 5)
+    assert parts.take(where, KEY, 2000, 0, bytes(PART), source=source, now=now) is None
+
+
+def test_one_source_does_not_displace_the_parts_of_others():
+    parts = Parts()
+    begin(parts, "victim", 0)
+    for number in range(1, 2 * MAX_PARTS):
+        begin(parts, "flood", number)
+    assert len(parts) == PARTS_EACH + 1
+    rest = bytes(2000 - PART)
+    assert parts.take(("10.0.0.1", 5), KEY, 2000, PART, rest, source="victim", now=2.0)

@@ -212,12 +212,34 @@ def test_close_ends_everything(network):
     assert network.packets[first.addr] == sent + 1  # what the stranger sent
 
 
-def test_the_library_itself_enters_no_table(network):
+def test_the_plain_library_is_answered_and_keeps_nothing_here(network):
     server = network.server()
     stranger = Stranger(network, server)
     for method, *fields in (("ping",), ("store", KEY[:20], b"x"), ("find_node", KEY[:20])):
-        stranger.raw(b"\x00" + ID + umsgpack.packb([method, [KEY[:20], *fields]]))
-    stranger.raw(b"\x00" + ID + umsgpack.packb(["stun", []]))
-    assert stranger.got == []
+        data = b"\x00" + ID + umsgpack.packb([method, [KEY[:20], *fields]])
+        stranger.got.clear()
+        stranger.raw(data)
+        (reply,) = stranger.got
+        assert len(reply) <= AMPLIFICATION * len(data)
+    stranger.raw(b"\x00" + ID + umsgpack.packb(["eval", [KEY[:20]]]))
     assert len(server.rpc.table) == len(server.storage) == 0
-    assert server.rpc.counts["dropped: malformed"] == 4
+    assert server.storage.refused["plain"] == 1
+    assert server.rpc.counts["requests: plain"] == 3
+    assert server.rpc.counts["dropped: malformed"] == 1
+
+
+def test_who_forges_addresses_takes_no_time_from_those_who_do_not(network):
+    server = network.server()
+    friend = Stranger(network, server)
+    token = friend.token()
+    for number in range(5000):
+        request = encode_request(ID, "find_node", b"", b"", KEY, size=PADDED)
+        server.receive_datagram(request, (f"11.{number >> 8}.{number & 255}.1", 9))
+        if number % 3 == 0:
+            server.receive_datagram(
+                b"\x00" + ID + umsgpack.packb(["ping", [KEY[:20]]]), ("11.255.0.1", 9)
+            )
+    assert server.rpc.counts["dropped: rate of strangers"] > 3000
+    assert friend.ask("find_node", KEY, token=token) is not None
+    network.run(5)
+    assert friend.ask("find_node", KEY) is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import threading
 import time
 
 import pytest
@@ -241,13 +242,14 @@ def test_a_damaged_file_is_a_warning(tmp_path, damage):
 
 def test_a_file_that_cannot_be_written_is_a_warning_each_time_it_begins(tmp_path, monkeypatch):
     monkeypatch.setattr(overlay, "SAVE_EVERY", 0.02)
-    full = True
+    full, written = True, threading.Event()
     write = overlay.OverlayFile.write
 
     def broken(self, *args):
         if full:
             raise OSError(28, os.strerror(28))
         write(self, *args)
+        written.set()
 
     monkeypatch.setattr(overlay.OverlayFile, "write", broken)
 
@@ -260,8 +262,8 @@ def test_a_file_that_cannot_be_written_is_a_warning_each_time_it_begins(tmp_path
             async with client(made) as user:
                 assert (await user.put(key, value)).acknowledged == 1
             full = False
-            while not home(tmp_path).exists():
-                await asyncio.sleep(0.01)
+            assert await asyncio.to_thread(written.wait, 10)
+            assert home(tmp_path).exists()
             assert len(warnings(made)) == 1
             full = True
             async with client(made) as user:
