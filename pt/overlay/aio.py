@@ -11,7 +11,7 @@ import contextlib
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from typing import Final, Protocol, Self
 
 from pt.aio.udp import UdpPort
@@ -109,6 +109,7 @@ class OverlayClient:
             self._rpc.next_timeout, lambda: self._rpc.handle_timeout(self._clock())
         )
         self._calls: set[asyncio.Future[None]] = set()
+        self._putting = asyncio.Lock()
         self._closed = False
         self._port.received = self._received
 
@@ -159,9 +160,10 @@ class OverlayClient:
 
         put = Put(self._rpc, key, value, clock=self._clock, bootstrap=self._bootstrap, done=done)
         try:
-            put.start()
-            self._timer.arm()
-            async with asyncio.timeout(timeout):
+            # a server takes one value at a time from an address
+            async with asyncio.timeout(timeout), self._putting:
+                put.start()
+                self._timer.arm()
                 await over
         finally:
             put.close()
@@ -170,7 +172,7 @@ class OverlayClient:
 
     async def get(
         self, key: bytes, *, settle: float = SETTLE, timeout: float = GET_TIMEOUT
-    ) -> AsyncIterator[Found]:
+    ) -> AsyncGenerator[Found, None]:
         """Yield every distinct valid value of `key`.
 
         The first ones come `settle` seconds after the first answer, the best first; later ones as

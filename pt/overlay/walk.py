@@ -218,6 +218,7 @@ class Put:
         self._refusals: dict[str, None] = {}
         self._wide = False
         self._over = False
+        self._stores: list[Store] = []
         self._walk = Walk(rpc, key, clock=clock, bootstrap=bootstrap, done=self._near)
 
     def start(self) -> None:
@@ -228,6 +229,8 @@ class Put:
         """Stop; `done` is not called any more."""
         self._over = True
         self._walk.close()
+        for store in self._stores:
+            store.close()
 
     def _near(self, nodes: list[Node]) -> None:
         targets = [node for node in nodes[: self._walk.lookup.width] if node.id not in self._asked]
@@ -235,6 +238,7 @@ class Put:
         for node in targets:
             self._asked.add(node.id)
             one = Store(self._rpc, self._key, self._value, clock=self._clock, done=self._stored)
+            self._stores.append(one)
             one.to(node)
         if not targets:
             self._finish()
@@ -258,6 +262,11 @@ class Put:
             self._done(Stored(self._kept, len(self._asked), tuple(self._refusals)))
 
 
+_AGAIN: Final = frozenset({"token", "order"})
+"""Refusals after which the whole is sent once more: the answer brought a valid token, or parts of
+something else came in between."""
+
+
 class Store:
     """Sends a value to one node, part after part; `done` is told its status, or "no answer"."""
 
@@ -276,16 +285,23 @@ class Store:
         self._clock = clock
         self._done = done
         self._again = True
+        self._over = False
+
+    def close(self) -> None:
+        """Send nothing more, call nobody."""
+        self._over = True
 
     def to(self, node: Node, offset: int = 0) -> None:
         """Send the part at `offset`, and what follows it."""
         end = offset + PART
 
         def answer(reply: Reply | None) -> None:
+            if self._over:
+                return
             status = "no answer" if reply is None else reply.get(0, str)
             if status == "more" and end < len(self._value):
                 self.to(node, end)
-            elif status == "token" and self._again:  # the answer brought a valid one
+            elif status in _AGAIN and self._again:
                 self._again = False
                 self.to(node)
             else:

@@ -101,6 +101,28 @@ def test_a_get_can_be_left_early_and_a_put_be_cancelled():
     run(main())
 
 
+def test_puts_of_one_client_do_not_mix_and_one_that_was_cancelled_does_no_harm():
+    async def main() -> None:
+        signers = [signer(number) for number in range(1, 6)]
+        async with Served() as server, OverlayClient([server.address], validate) as client:
+            cut = asyncio.ensure_future(client.put(KEY, record(ONE, 1, LATER, size=MAX_VALUE)))
+            while not server.counts.get("requests: store"):
+                await asyncio.sleep(0)
+            cut.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await cut
+            values = [record(each, 2, LATER, size=MAX_VALUE) for each in signers]
+            puts = (
+                client.put(key_of(each), value) for each, value in zip(signers, values, strict=True)
+            )
+            stored = await asyncio.gather(*puts)
+            assert [one.refusals for one in stored] == [()] * 5
+            kept = [server.storage.get(key_of(each), time.time()) for each in signers]
+            assert kept == values
+
+    run(main())
+
+
 def test_close_ends_what_is_under_way():
     async def main() -> None:
         hole = UdpPort(HERE)
