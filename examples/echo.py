@@ -1,7 +1,7 @@
 """Both ends in one program: expose a small echo service and talk to it through the tunnel.
 
-Between two machines each half stays as it is; only `peer=`, `listen=` and `lan=False` go: they keep
-this program off the network.
+Between two machines each half stays as it is; only `peer=`, `listen=`, `lan=False` and
+`public=False` go: they keep this program off the network.
 """
 
 from __future__ import annotations
@@ -28,11 +28,13 @@ async def main() -> None:
         one, other = Path(homes) / "one", Path(homes) / "other"
         async with (
             server,
-            pt.expose(port, listen="/ip4/127.0.0.1/tcp/0", lan=False, home=one) as exposed,
+            pt.expose(
+                port, listen="/ip4/127.0.0.1/tcp/0", lan=False, public=False, home=one
+            ) as exposed,
         ):
             print("exposed as", exposed.name)
             async with await pt.connect(
-                exposed.name, peer=exposed.addresses, lan=False, home=other
+                exposed.name, peer=exposed.addresses, lan=False, public=False, home=other
             ) as tunnel:
                 reader, writer = await tunnel.open()
                 writer.write(b"hello through the tunnel\n")

@@ -36,9 +36,16 @@ async def main() -> None:
         async with (
             day,
             night,
-            pt.expose(services, listen="/ip4/127.0.0.1/tcp/0", lan=False, home=one) as exposed,
+            pt.expose(
+                services, listen="/ip4/127.0.0.1/tcp/0", lan=False, public=False, home=one
+            ) as exposed,
             await pt.connect(
-                exposed.name, peer=exposed.addresses, lan=False, home=other, on_event=tell
+                exposed.name,
+                peer=exposed.addresses,
+                lan=False,
+                public=False,
+                home=other,
+                on_event=tell,
             ) as tunnel,
         ):
             for number in (1001, 1002):

@@ -50,6 +50,11 @@ def _peer(given: str | PeerId) -> PeerId:
     return PeerId.parse(given) if isinstance(given, str) else given
 
 
+def _peers(given: str | PeerId | Sequence[str | PeerId]) -> tuple[PeerId, ...]:
+    several = (given,) if isinstance(given, (str, PeerId)) else given
+    return tuple(dict.fromkeys(_peer(each) for each in several))
+
+
 class Exposed:
     """An exposed port, reachable while `expose`'s block runs."""
 
@@ -94,6 +99,8 @@ async def expose(
     relay: str | Multiaddr | Sequence[str | Multiaddr] = (),
     relay_secret: str | None = None,
     lan: bool = True,
+    public: bool = True,
+    bootstrap: str | Multiaddr | Sequence[str | Multiaddr] = (),
     open_protocol: bool = False,
     home: str | Path | None = None,
     on_event: Handler = _ignore,
@@ -103,6 +110,7 @@ async def expose(
     The block begins when others can really reach it, and its end closes all connections. Without a
     name a strong one is made: `Exposed.name`. `allow` narrows it to these peers, `listen`,
     `announce` and `relay` are multiaddrs, `relay_secret` is the relays' operator's, `lan` is mDNS,
+    `public` the public libp2p DHT, `bootstrap` its peers to start from, or servers of the overlay,
     `home` the state directory (None: the user's own).
     `open_protocol` speaks with the Go program, without any authentication. `on_event` gets
     `pt.tunnel.events`, on the loop; it must neither block nor raise.
@@ -125,6 +133,8 @@ async def expose(
         allow=frozenset(_peer(item) for item in allow),
         listen=_addresses(listen),
         lan=lan,
+        public=public,
+        bootstrap=_addresses(bootstrap),
         announce=_addresses(announce),
         relays=_addresses(relay),
         relay_secret=relay_secret,
@@ -190,8 +200,11 @@ async def connect(
     *,
     peer: str | Multiaddr | Sequence[str | Multiaddr] = (),
     relay: str | Multiaddr | Sequence[str | Multiaddr] = (),
-    pin: str | PeerId | None = None,
+    pin: str | PeerId | Sequence[str | PeerId] = (),
+    any_exposer: bool = False,
     lan: bool = True,
+    public: bool = True,
+    bootstrap: str | Multiaddr | Sequence[str | Multiaddr] = (),
     open_protocol: bool = False,
     timeout: float | None = None,
     home: str | Path | None = None,
@@ -200,7 +213,9 @@ async def connect(
     """Find `name`, prove that we know it, and return the tunnel to it.
 
     `peer` are addresses to try besides the look-up, `relay` relays to try to reach it through,
-    `pin` is the only identity to accept, `timeout` the seconds to find it in (None: keep looking),
+    `pin` are the only identities to accept (none: who it was at first use; `any_exposer`: anybody
+    who proves the name), `lan`, `public` and `bootstrap` are as in `expose`, `timeout` is the
+    seconds to find it in (None: keep looking),
     `home` the state directory (None: the user's own). `open_protocol` speaks with the Go program,
     without any authentication. `on_event` gets `pt.tunnel.events`, on the loop; it must neither
     block nor raise.
@@ -217,8 +232,11 @@ async def connect(
         name=name,
         peers=_addresses(peer),
         relays=_addresses(relay),
-        pin=None if pin is None else _peer(pin),
+        pins=_peers(pin),
+        any_exposer=any_exposer,
         lan=lan,
+        public=public,
+        bootstrap=_addresses(bootstrap),
         open=open_protocol,
         timeout=timeout,
     )

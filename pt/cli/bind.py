@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 import pt
+from pt.cli.media import add_media, media_from
 from pt.cli.notify import Notifier
 from pt.cli.options import (
     STDIO,
@@ -15,7 +16,6 @@ from pt.cli.options import (
     parse_forward,
     peers_from,
     read_name,
-    relays_from,
     state_from,
 )
 from pt.cli.render import Renderer
@@ -61,7 +61,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_relay(group)
     group.add_argument(
-        "--pin", metavar="PEERID", help="accept only this peer, whoever else knows the name"
+        "--pin",
+        metavar="PEERID",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="accept only this peer (or these), whoever else knows the name",
+    )
+    group.add_argument(
+        "--any",
+        action="store_true",
+        help="accept whoever proves the name, not only who did so first: for a name that several "
+        "machines offer",
     )
     group.add_argument(
         "--once", action="store_true", help="end when the other side is lost; do not retry"
@@ -72,6 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="give up (exit 3) if the name is not found in time (default: keep looking)",
     )
+    add_media(parser)
     add_common(parser)
 
 
@@ -95,16 +107,20 @@ def config_from(args: argparse.Namespace) -> BindConfig:
         raise UsageError(
             "whose ports? Give the name that pt tcp printed with --id NAME, --id-file or PT_ID"
         )
+    media = media_from(args)
     return BindConfig(
         name=name,
         forwards=tuple(each for each in wanted if isinstance(each, Forward)),
         stdio=bool(stdio),
         stdio_port=stdio[0] if stdio else 0,
         peers=peers_from(args.peer),
-        relays=relays_from(args.relay),
-        pin=PeerId.parse(args.pin) if args.pin else None,
+        relays=media.relays,
+        pins=tuple(dict.fromkeys(PeerId.parse(text) for text in args.pin)),
+        any_exposer=args.any,
         open=args.open,
-        lan=not args.no_lan,
+        lan=media.lan,
+        public=media.public,
+        bootstrap=media.bootstrap,
         once=args.once,
         timeout=args.timeout,
     )

@@ -72,10 +72,7 @@ def add_identity(parser: argparse.ArgumentParser, *, with_open: bool = True) -> 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
     """Declare what both ends of a tunnel take."""
-    group = add_general(parser)
-    group.add_argument(
-        "--no-lan", action="store_true", help="stay silent on the local network (no mDNS)"
-    )
+    add_general(parser)
 
 
 def add_general(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:

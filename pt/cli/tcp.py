@@ -6,6 +6,7 @@ import argparse
 import secrets
 
 import pt
+from pt.cli.media import add_media, media_from
 from pt.cli.notify import Notifier
 from pt.cli.options import (
     add_common,
@@ -15,7 +16,6 @@ from pt.cli.options import (
     parse_service,
     read_name,
     relay_secret_from,
-    relays_from,
     state_from,
 )
 from pt.cli.render import Renderer
@@ -78,6 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the relay operator's secret is the first line of FILE (env PT_RELAY_SECRET_FILE, "
         "PT_RELAY_SECRET)",
     )
+    add_media(parser)
     add_common(parser)
 
 
@@ -96,8 +97,8 @@ def config_from(args: argparse.Namespace) -> ExposeConfig:
         if args.open:
             raise UsageError("--open needs the name both ends agreed on: give --id NAME")
         name = generate_name(secrets.token_bytes(GENERATE_BYTES))
-    relays = relays_from(args.relay)
-    if args.relay_secret_file and not relays:
+    media = media_from(args)
+    if args.relay_secret_file and not media.relays:
         raise UsageError("--relay-secret-file without a relay: give --relay MULTIADDR, too")
     return ExposeConfig(
         name=name,
@@ -105,10 +106,12 @@ def config_from(args: argparse.Namespace) -> ExposeConfig:
         open=args.open,
         allow=frozenset(PeerId.parse(text) for text in args.allow),
         listen=tuple(Multiaddr.parse(text) for text in args.listen),
-        lan=not args.no_lan,
+        lan=media.lan,
+        public=media.public,
+        bootstrap=media.bootstrap,
         announce=tuple(Multiaddr.parse(text) for text in args.announce),
-        relays=relays,
-        relay_secret=relay_secret_from(args.relay_secret_file) if relays else None,
+        relays=media.relays,
+        relay_secret=relay_secret_from(args.relay_secret_file) if media.relays else None,
     )
 
 

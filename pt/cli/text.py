@@ -91,6 +91,8 @@ class TextView:
                 return self._looking(event)
             case ev.Found():
                 return self._found(event)
+            case ev.Searched():
+                return self._searched(event)
             case ev.Pinned():
                 return self._pinned(event)
             case ev.Connected():
@@ -141,11 +143,15 @@ class TextView:
         ]
 
     def _published(self, event: ev.Published) -> list[Line]:
+        return [Line(self.labelled("publish", self._state(event)))]
+
+    def _state(self, event: ev.Published | ev.Searched) -> str:
+        """How a medium does, in words."""
         mark = self.paint("✓", GREEN) if event.ok else self.paint("✗", RED)
         parts = [event.medium, mark, event.detail]
         if event.ok and event.seconds:
             parts.append(f"({duration(event.seconds)})")
-        return [Line(self.labelled("publish", " ".join(part for part in parts if part)))]
+        return " ".join(part for part in parts if part)
 
     def _ready(self, event: ev.Ready) -> list[Line]:
         if event.bind_command is not None:
@@ -183,6 +189,9 @@ class TextView:
         if self._verbose:
             text += "  " + " ".join(str(each) for each in event.addresses)
         return [Line(self.labelled("found", text))]
+
+    def _searched(self, event: ev.Searched) -> list[Line]:
+        return [Line(self.labelled("lookup", self._state(event)))]
 
     def _pinned(self, event: ev.Pinned) -> list[Line]:
         text = f"{event.peer_id}: first use of this name, remembered from now on"

@@ -15,18 +15,18 @@ from pt.overlay.address import overlay_host
 from pt.overlay.aio import OverlayServer, Port, UdpPort, resolve
 from pt.overlay.messages import MAX_VALUE
 from pt.overlay.state import State
-from pt.overlay.storage import Facts, Storage
+from pt.overlay.storage import Storage
 from pt.relayd import events
 from pt.relayd.overlay_file import OverlayFile
 from pt.relayd.status import OverlayView
-from pt.rendezvous.ipns import validate_stored
 from pt.tunnel.events import Event, Warned
+from pt.tunnel.media.stored import validate
 from pt.wire.multiaddr import Multiaddr
 
 if TYPE_CHECKING:
     from pt.node.node import Node
 
-__all__ = ["Overlay", "open_port", "validate"]
+__all__ = ["Overlay", "open_port"]
 
 TRIES: Final = 16
 """Ports tried when the system may choose one that TCP and UDP have both."""
@@ -39,12 +39,6 @@ RESTORED: Final = 16
 """Records checked in one turn of the loop, about 3 ms; then the relay's other work is done."""
 PAUSE: Final = 0.003
 MAX_TOLD: Final = 64
-
-
-def validate(key: bytes, value: bytes, now: float) -> Facts:
-    """Check a sealed mailbox as a DHT server would: key, signature, form, expiry."""
-    record = validate_stored(key, value, now)
-    return Facts(record.seq, record.validity / 1e9)
 
 
 def open_port(node: Node, listen: Iterable[Multiaddr]) -> UdpPort:

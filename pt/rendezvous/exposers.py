@@ -4,12 +4,12 @@ The newest record of each exposer counts, whatever medium it came from; the same
 that a further medium has it. Older ones and replays are refused, and a signed "gone" removes its
 exposer until a newer record comes. `ranked` says whom to try first:
 
-    1. the pinned exposer, when there is a pin, and nobody else when `only_pinned`
+    1. pinned exposers, when there are pins, and nobody else when `only_pinned`
     2. those who answered last time, before those nobody tried, before those who failed
     3. of those who answered: the shortest round trip; of those who failed: the longest ago
     4. the newest record, by its expiry, then the peer id, so that all searchers agree
 
-Everything is bounded: a member of the name can make any number of exposers, and then the pinned one
+Everything is bounded: a member of the name can make any number of exposers, and then pinned ones
 and those that answered are the last to be forgotten. Times are Unix seconds.
 """
 
@@ -76,7 +76,7 @@ class Exposers:
     Records from a live medium do not expire while it has them: `lost` ends that.
     """
 
-    pin: PeerId | None = None
+    pins: frozenset[PeerId] = frozenset()
     live_media: frozenset[str] = frozenset({"lan"})
     _known: dict[PeerId, Exposer] = field(default_factory=dict)
     _newest: OrderedDict[PeerId, tuple[int, bool]] = field(default_factory=OrderedDict)
@@ -143,7 +143,7 @@ class Exposers:
         for peer in [peer for peer, known in self._known.items() if self._expired(known, now)]:
             del self._known[peer]
         everyone = sorted(self._known.values(), key=self._rank)
-        return [one for one in everyone if one.peer_id == self.pin or not only_pinned]
+        return [one for one in everyone if one.peer_id in self.pins or not only_pinned]
 
     def _expired(self, known: Exposer, now: float) -> bool:
         return known.record.expires < now and not self.live_media & set(known.media)
@@ -155,7 +155,7 @@ class Exposers:
             group, within = 1, 0.0
         else:
             group, within = 2, one.failed_at
-        return one.peer_id != self.pin, group, within, -one.record.expires, one.peer_id
+        return one.peer_id not in self.pins, group, within, -one.record.expires, one.peer_id
 
     def _make_room(self, peer: PeerId, now: float) -> bool:
         """Whether a newcomer has a place: failing ones go for it; untried ones for the pinned."""
@@ -165,7 +165,7 @@ class Exposers:
         if len(there) < MAX_EXPOSERS:
             return True
         worst = there[-1]
-        if worst.failed_at is None and peer != self.pin:
+        if worst.failed_at is None and peer not in self.pins:
             return False
         del self._known[worst.peer_id]
         return True
@@ -174,5 +174,7 @@ class Exposers:
         self._newest[peer] = (seq, gone)
         self._newest.move_to_end(peer)
         while len(self._newest) > MAX_REMEMBERED:
-            oldest = next(one for one in self._newest if one != self.pin and one not in self._known)
+            oldest = next(
+                one for one in self._newest if one not in self.pins and one not in self._known
+            )
             del self._newest[oldest]

@@ -22,6 +22,7 @@ from pt.trace import NO_TRACE, Tracer
 from pt.tunnel import events
 from pt.tunnel.config import BindConfig, Forward
 from pt.tunnel.local_ports import LocalPorts
+from pt.tunnel.media.stores import media_of
 from pt.tunnel.reach import Reach
 from pt.tunnel.stdio import stdio_socket
 
@@ -51,8 +52,11 @@ class Binder:
     ) -> None:
         if config.name is None and not (config.open and config.peers):
             raise UsageError("no name: give the exposer's with --id NAME")
-        if not config.lan and not config.peers:
-            raise UsageError("nowhere to look: give --peer ADDRESS, or leave --no-lan out")
+        if not config.peers and not media_of(config):
+            raise UsageError(
+                "nowhere to look: give --peer ADDRESS or --relay ADDRESS, or leave out --no-lan or "
+                "--no-public"
+            )
         self.config = config
         self.ports: tuple[events.BoundPort, ...] = ()
         self._state = state

@@ -26,6 +26,7 @@ __all__ = [
 MAX_SERVICES: Final = 64
 """A record lists every port; more of them would outgrow one mDNS datagram."""
 MAX_RELAYS: Final = 8
+MAX_BOOTSTRAP: Final = 32
 MAX_PORT: Final = 65535
 
 
@@ -57,6 +58,28 @@ def _check_relays(relays: tuple[Multiaddr, ...]) -> None:
             )
     if len(relays) > MAX_RELAYS:
         raise UsageError(f"more than {MAX_RELAYS} relays: two or three are enough")
+
+
+def _check_bootstrap(addresses: tuple[Multiaddr, ...], *, public: bool) -> None:
+    for address in addresses:
+        usable = address.host is not None and not address.is_circuit
+        overlay = usable and address.udp_port is not None and address.peer_id_bytes is None
+        dht = address.peer_id_bytes is not None and (
+            address.components[0][0] == "dnsaddr" or (usable and address.tcp_port is not None)
+        )
+        if not overlay and not dht:
+            raise UsageError(
+                f"{address} is no address to start from: give a peer of the public DHT, like "
+                "/ip4/192.0.2.1/tcp/4001/p2p/12D3… or /dnsaddr/example.org/p2p/12D3…, or where "
+                "a relay serves the overlay, like /ip4/192.0.2.1/udp/4001"
+            )
+        if dht and not public:
+            raise UsageError(
+                f"{address} is of the public DHT, which --no-public, --network and --lan-only "
+                "leave out: give one or the other"
+            )
+    if len(addresses) > MAX_BOOTSTRAP:
+        raise UsageError(f"more than {MAX_BOOTSTRAP} addresses to start from: a few are enough")
 
 
 class Service(Facts):
@@ -102,6 +125,11 @@ class ExposeConfig(Facts):
     relay_secret: str | None = None
     """The secret of the relays' operator, who then sets no limits, as a rule."""
 
+    public: bool = False
+    """Use the public DHT; the command line and the library turn it on."""
+    bootstrap: tuple[Multiaddr, ...] = ()
+    """Peers of the DHT (with /p2p) instead of the well-known ones; overlay servers (on /udp)."""
+
     def _check(self) -> None:
         self.__dict__["name"] = _checked_name(self.name, is_open=self.open)
         if not self.services:
@@ -113,10 +141,21 @@ class ExposeConfig(Facts):
             if ports.count(port) > 1:
                 raise UsageError(f"port {port} is given twice: binders could not tell them apart")
         _check_relays(self.relays)
+        _check_bootstrap(self.bootstrap, public=self.public)
         if self.relay_secret is not None and not self.relays:
             raise UsageError("a relay's secret without a relay: give --relay MULTIADDR, too")
         if not self.listen:
             self.__dict__["listen"] = default_listen()
+
+    @property
+    def overlay_seeds(self) -> tuple[Multiaddr, ...]:
+        """Where the overlay's servers are."""
+        return (*self.relays, *(each for each in self.bootstrap if each.peer_id_bytes is None))
+
+    @property
+    def dht_bootstrap(self) -> tuple[Multiaddr, ...]:
+        """Peers of the public DHT to start from; empty: the well-known ones."""
+        return tuple(each for each in self.bootstrap if each.peer_id_bytes is not None)
 
 
 class Forward(Facts):
@@ -145,7 +184,10 @@ class BindConfig(Facts):
     """Addresses to try besides (with `lan` unset: instead of) the look-up."""
     relays: tuple[Multiaddr, ...] = ()
     """Relays to try besides those that the exposer names, each ending in its /p2p/ID."""
-    pin: PeerId | None = None
+    pins: tuple[PeerId, ...] = ()
+    """Who may be the exposer; none given: who it was at first use."""
+    any_exposer: bool = False
+    """Anybody who proves the name may."""
     open: bool = False
     lan: bool = True
     once: bool = False
@@ -153,13 +195,29 @@ class BindConfig(Facts):
     timeout: float | None = None
     """Seconds to find the exposer; None waits for ever."""
 
+    public: bool = False
+    """Use the public DHT; the command line and the library turn it on."""
+    bootstrap: tuple[Multiaddr, ...] = ()
+    """Peers of the DHT (with /p2p) instead of the well-known ones; overlay servers (on /udp)."""
+
     def _check(self) -> None:
         self.__dict__["name"] = _checked_name(self.name, is_open=self.open)
         _check_port(self.stdio_port, "the remote port", lowest=0)
         _check_relays(self.relays)
+        _check_bootstrap(self.bootstrap, public=self.public)
         taken = [(fwd.host, fwd.local_port) for fwd in self.forwards if fwd.local_port]
         for host, port in taken:
             if taken.count((host, port)) > 1:
                 raise UsageError(f"local port {port} is given twice: give every forward its own")
         if self.timeout is not None and not self.timeout > 0:
             raise UsageError("the timeout must be more than 0 seconds")
+
+    @property
+    def overlay_seeds(self) -> tuple[Multiaddr, ...]:
+        """Where the overlay's servers are."""
+        return (*self.relays, *(each for each in self.bootstrap if each.peer_id_bytes is None))
+
+    @property
+    def dht_bootstrap(self) -> tuple[Multiaddr, ...]:
+        """Peers of the public DHT to start from; empty: the well-known ones."""
+        return tuple(each for each in self.bootstrap if each.peer_id_bytes is not None)

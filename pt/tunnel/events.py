@@ -25,6 +25,7 @@ __all__ = [
     "Rejected",
     "Resumed",
     "Retrying",
+    "Searched",
     "Started",
     "Stopped",
     "StreamClosed",
@@ -87,6 +88,17 @@ class LookingUp(Event):
     """The search for the exposer begins (again)."""
 
     media: tuple[str, ...]
+
+
+class Searched(Event):
+    """How one medium does in the search, when that changes."""
+
+    medium: str
+    ok: bool
+    """Whether it knows an exposer."""
+    detail: str = ""
+    seconds: float = 0.0
+    """Since the look-up on this medium began."""
 
 
 class Found(Event):

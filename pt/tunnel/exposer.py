@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from pt.aio.hangup import HangupWatch
-from pt.errors import LocalProtocolError, NetworkError, StateError, UsageError
+from pt.errors import LocalProtocolError, StateError, UsageError
 from pt.identity.keys import PrivateKey
 from pt.identity.peer_id import PeerId
 from pt.node.connection import Connection
@@ -25,11 +25,14 @@ from pt.tunnel.config import ExposeConfig
 from pt.tunnel.core.messages import PROTOCOL, PROTOCOL_V1, Code
 from pt.tunnel.exposer_session import ExposerSession
 from pt.tunnel.gate import Gate
+from pt.tunnel.media.store import Store
+from pt.tunnel.media.stores import open_stores
 from pt.tunnel.naming import keys_of
 from pt.tunnel.open_exposer import OpenService
 from pt.tunnel.paths import connected
-from pt.tunnel.probe import probe, probe_relayed
+from pt.tunnel.probe import probe
 from pt.tunnel.publication import Publication
+from pt.tunnel.readiness import Readiness
 from pt.tunnel.reversal import Reversal
 from pt.tunnel.settings import congestion, security
 from pt.tunnel.targets import Targets
@@ -44,8 +47,6 @@ IDLE_FOR: Final = 30.0
 """Seconds a session without path and connections is kept."""
 SWEEP: Final = 10.0
 """Seconds between two looks for connections of strangers."""
-RELAY_TIMEOUT: Final = 10.0
-"""Seconds that READY waits for the first reservation at the relays that were given."""
 RELAYS_TOLD: Final = 2
 """Relayed addresses in the command for the other machine."""
 OPEN_STRENGTH: Final = "open: anyone who guesses the name can connect or impersonate you"
@@ -126,11 +127,15 @@ class Exposer:
         parts = ["pt bind", *forwards, f"--id {shlex.quote(self.name)}"]
         if self.config.open:
             parts.append("--open")
-        direct = [each for each in self.addresses if not each.is_circuit]
-        relayed = [each for each in self.addresses if each.is_circuit]
-        if not self.config.lan and direct:
-            parts.append(f"--peer {direct[0]}")
-        parts += [f"--peer {each}" for each in relayed[:RELAYS_TOLD]]
+        media = self._publication.media if self._publication is not None else ()
+        if "overlay" in media and "amino" not in media:
+            parts += [f"--relay {each}" for each in self.config.overlay_seeds[:RELAYS_TOLD]]
+        elif "amino" not in media:
+            direct = [each for each in self.addresses if not each.is_circuit]
+            relayed = [each for each in self.addresses if each.is_circuit]
+            if not self.config.lan and direct:
+                parts.append(f"--peer {direct[0]}")
+            parts += [f"--peer {each}" for each in relayed[:RELAYS_TOLD]]
         return " ".join(parts)
 
     # --- life ----------------------------------------------------------------------------------
@@ -242,6 +247,11 @@ class Exposer:
         if self._gate is not None:
             self._sweeper = asyncio.get_running_loop().call_later(SWEEP, self._sweep)
         await probe(self._node.addresses, self.peer_id)
+        stores: list[Store] = []
+        if not self.config.open:
+            stores = await open_stores(
+                self.config, self._state, tracer=self._tracer, on_hop=self._relays.offer
+            )
         self._publication = Publication(
             self._node,
             self._keys,
@@ -249,14 +259,13 @@ class Exposer:
             self._state,
             ports=self._targets.ports,
             lan=self.config.lan,
+            stores=stores,
             emit=self._emit,
         )
         await self._publication.start()
-        if self.config.relays and await self._relays.wait_first(RELAY_TIMEOUT):
-            try:
-                await probe_relayed(self._relays.addresses, self.peer_id)
-            except NetworkError as error:
-                self._emit(events.Warned(message=str(error)))
+        await Readiness(self._publication, self._relays, self.peer_id, self._emit).wait(
+            relays_given=bool(self.config.relays)
+        )
         self._emit(
             events.Ready(
                 peer_id=self.peer_id, addresses=self.addresses, bind_command=self.bind_command
@@ -294,8 +303,7 @@ class Exposer:
         """Take no new connections, tell binders, and wait for the open ones, at most `seconds`."""
         self._draining = True
         self._release_claim()  # for whoever replaces us; a relay follows the newer reservation
-        if self._publication is not None:
-            await self._publication.withdraw()
+        goodbye = asyncio.get_running_loop().create_task(self._withdraw())
         if self._open is not None:
             self._open.closing = True
         if self._gate is not None:
@@ -306,6 +314,11 @@ class Exposer:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._idle.wait()
+        await goodbye
+
+    async def _withdraw(self) -> None:
+        if self._publication is not None:
+            await self._publication.withdraw()
 
     def _release_claim(self) -> None:
         if self._claim is not None:
@@ -326,7 +339,7 @@ class Exposer:
         if self._open is not None:
             self._open.close("the exposer stopped")
         if self._publication is not None:
-            await self._publication.withdraw()
+            await self._publication.close()
         if self._reversal is not None:
             await self._reversal.close()
         if self._relays is not None:

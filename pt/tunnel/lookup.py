@@ -1,26 +1,33 @@
-"""Where an exposer may be: addresses the user gave, and verified records from the LAN."""
+"""Where an exposer may be: addresses the user gave, and verified records from all media."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from pt.errors import NetworkError, PtError, UsageError
 from pt.identity.peer_id import PeerId
+from pt.rendezvous.exposers import Change, Exposers
 from pt.rendezvous.lan import LanBrowser, LanRecord
 from pt.rendezvous.name import NameKeys
-from pt.rendezvous.record import Freshness, Record, open_record
+from pt.rendezvous.record import Record, open_record
+from pt.tunnel.media.search import MailboxSearch
+from pt.tunnel.media.store import Store
 from pt.wire.multiaddr import Multiaddr
 
-__all__ = ["Candidate", "Lookup"]
+__all__ = ["LAN", "Candidate", "Lookup"]
 
-MAX_CANDIDATES: Final = 32
+LAN: Final = "lan"
 MAX_INSTANCES: Final = 128
 """Announcements of candidates; the same one may come over several interfaces."""
+_NEWS: Final = frozenset({Change.NEW, Change.UPDATED})
+
+OnSearched = Callable[[str, bool, str, float], None]
+"""(medium, found somebody, detail, seconds)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,21 +40,32 @@ class Candidate:
 
 
 class Lookup:
-    """Collects candidates as they come; `on_found(candidate)` is told each new one."""
+    """Collects candidates as they come; `on_found(candidate, seconds)` is told each new one.
+
+    `on_searched` is told how each medium does, when that changes; `pins` come before others.
+    """
 
     def __init__(
-        self, peers: tuple[Multiaddr, ...], on_found: Callable[[Candidate, float], None]
+        self,
+        peers: tuple[Multiaddr, ...],
+        on_found: Callable[[Candidate, float], None],
+        on_searched: OnSearched,
+        *,
+        pins: frozenset[PeerId] = frozenset(),
     ) -> None:
+        self.exposers = Exposers(pins=pins)
+        self.news = asyncio.Event()
+        """Set when there is a new candidate or a medium is done; whoever waits clears it."""
         self._given = tuple(_grouped(peers))
-        self._found: OrderedDict[PeerId, Candidate] = OrderedDict()
-        self._seqs: OrderedDict[PeerId, int] = OrderedDict()  # of the newest record taken
-        self._instances: dict[str, PeerId] = {}
+        self._instances: OrderedDict[str, PeerId] = OrderedDict()
         self._on_found = on_found
-        self._fresh = Freshness()
-        self._changed = asyncio.Event()
+        self._on_searched = on_searched
         self._browser: LanBrowser | None = None
+        self._searches: list[MailboxSearch] = []
+        self._stores: tuple[Store, ...] = ()
         self._keys: NameKeys | None = None
         self._started = time.monotonic()
+        self._lan_heard = False
 
     async def start_lan(self, keys: NameKeys) -> NetworkError | None:
         """Search the LAN; returns why it cannot, since other media may do."""
@@ -60,65 +78,83 @@ class Lookup:
         self._browser = browser
         return None
 
+    def search(self, keys: NameKeys, stores: Sequence[Store]) -> None:
+        """Search these, too, and own them."""
+        self._stores = tuple(stores)
+        for store in stores:
+
+            def tell(found: bool, detail: str, seconds: float, medium: str = store.medium) -> None:
+                self._on_searched(medium, found, detail, seconds)
+                self.news.set()  # one who waits for all media may go on
+
+            search = MailboxSearch(store, keys, self._take, tell)
+            search.start()
+            self._searches.append(search)
+
+    @property
+    def settled(self) -> bool:
+        """Whether each DHT has once found somebody, or nobody, or could not be asked."""
+        return all(search.settled for search in self._searches)
+
+    def pause(self) -> None:
+        """Somebody was reached: ask the DHTs no more."""
+        for search in self._searches:
+            search.pause()
+
+    def resume(self) -> None:
+        """Nobody who was found answers: ask the DHTs again, at once."""
+        for search in self._searches:
+            search.resume()
+
     async def close(self) -> None:
         """Stop searching."""
+        await asyncio.gather(*(search.close() for search in self._searches))
+        await asyncio.gather(*(store.close() for store in self._stores))
         if self._browser is not None:
             await self._browser.close()
 
-    def candidates(self, first: PeerId | None) -> list[Candidate]:
-        """Who to try, `first` before the others, newest records before old ones."""
-        found = list(reversed(self._found.values()))
-        everyone = [*self._given, *found]
-        everyone.sort(key=lambda candidate: candidate.peer_id != first)
-        return everyone
-
-    async def wait(self) -> None:
-        """Wait until there is news."""
-        self._changed.clear()
-        await self._changed.wait()
+    def candidates(self) -> list[Candidate]:
+        """Who to try, the best first: given ones, then as `Exposers` ranks them."""
+        found = [
+            Candidate(one.peer_id, one.record.addresses, one.media[0])
+            for one in self.exposers.ranked(time.time())
+            if one.record.addresses
+        ]
+        pins = self.exposers.pins
+        return sorted([*self._given, *found], key=lambda one: one.peer_id not in pins)
 
     def _heard(self, said: LanRecord) -> None:
-        keys = self._keys
-        if keys is None:
-            return
+        """A machine of the LAN announces something, or falls silent."""
         if said.ttl == 0:
             peer = self._instances.pop(said.instance, None)
             if peer is not None and peer not in self._instances.values():
-                self._found.pop(peer, None)
+                self.exposers.lost(peer, LAN)
             return
-        if said.sealed is None:
+        if said.sealed is None or self._keys is None:
             return
         try:
-            record = open_record(said.sealed, keys, None)
+            record = open_record(said.sealed, self._keys, None)
         except PtError:
             return  # somebody else's tunnel
-        peer = record.peer_id
-        news = self._fresh.accept(record)
-        if record.gone:
-            if news:
-                self._found.pop(peer, None)
-                self._seqs.pop(peer, None)
-            return
-        if not news and self._seqs.get(peer) == record.seq:
-            self._instances[said.instance] = peer  # the same over another interface,
-            news = peer not in self._found  # or back after a silence
-        if news and record.addresses:
-            self._add(said.instance, record)
+        change = self.exposers.add(record, LAN, time.time())
+        if change in _NEWS or change in (Change.CONFIRMED, Change.SAME):
+            self._instances[said.instance] = record.peer_id
+            self._instances.move_to_end(said.instance)
+            while len(self._instances) > MAX_INSTANCES:
+                self._instances.popitem(last=False)
+            if not self._lan_heard and not record.gone:
+                self._lan_heard = True
+                self._on_searched(LAN, True, "", time.monotonic() - self._started)
+        self._found(record, LAN, change)
 
-    def _add(self, instance: str, record: Record) -> None:
-        candidate = Candidate(record.peer_id, record.addresses, "lan")
-        self._instances[instance] = record.peer_id
-        self._found[record.peer_id] = candidate
-        self._found.move_to_end(record.peer_id)
-        self._seqs[record.peer_id] = record.seq
-        self._seqs.move_to_end(record.peer_id)
-        for table in (self._found, self._seqs):
-            if len(table) > MAX_CANDIDATES:
-                table.popitem(last=False)
-        while len(self._instances) > MAX_INSTANCES:
-            del self._instances[next(iter(self._instances))]
-        self._changed.set()
-        self._on_found(candidate, time.monotonic() - self._started)
+    def _take(self, record: Record, medium: str) -> None:
+        self._found(record, medium, self.exposers.add(record, medium, time.time()))
+
+    def _found(self, record: Record, medium: str, change: Change) -> None:
+        if change in _NEWS and record.addresses:
+            self.news.set()
+            candidate = Candidate(record.peer_id, record.addresses, medium)
+            self._on_found(candidate, time.monotonic() - self._started)
 
 
 def _grouped(peers: tuple[Multiaddr, ...]) -> Iterator[Candidate]:

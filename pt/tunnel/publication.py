@@ -1,4 +1,7 @@
-"""An exposer's record on the local network: published, kept up to date, withdrawn."""
+"""An exposer's record on all media at once: published, kept up to date, withdrawn.
+
+Each medium goes its own way: one that fails or is slow delays no other.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from pt.errors import NetworkError, PtError, StateError
@@ -15,22 +18,30 @@ from pt.node.node import Node
 from pt.node.standard import push_all
 from pt.node.state import StateDir
 from pt.rendezvous.lan import LanPublisher
+from pt.rendezvous.mailbox import LIFE, Signed
 from pt.rendezvous.mdns import instance_name
 from pt.rendezvous.name import NameKeys
 from pt.rendezvous.record import Record, seal
 from pt.tunnel import events
+from pt.tunnel.media.publisher import MailboxPublisher
+from pt.tunnel.media.store import Store
 from pt.wire.multiaddr import Multiaddr
 
 __all__ = ["Publication"]
 
-RECORD_LIFE: Final = 3600
+FRESH_FOR: Final = LIFE / 3
+"""Seconds after which a record is made anew although nothing has changed."""
 REFRESH: Final = 20.0
 """Seconds between looks at our own addresses; a change is published at once."""
+ADDRESS_WAIT: Final = 3.0
+"""Seconds that the DHTs wait at the start for an address that can be dialed from elsewhere."""
 MAX_SERVICES: Final = 32
+NAT: Final = "nat"
+"""Fact of the record: b"none" where an interface has a public address, b"some" where none has."""
 
 
 class Publication:
-    """Keeps the record of one name; `lan` says whether there is a medium to publish it on."""
+    """Keeps the record of one name on the LAN, if `lan`, and on `stores`, DHTs that it owns."""
 
     def __init__(
         self,
@@ -41,6 +52,7 @@ class Publication:
         *,
         ports: tuple[int, ...],
         lan: bool,
+        stores: Sequence[Store],
         emit: Callable[[events.Event], None],
     ) -> None:
         self._node = node
@@ -49,87 +61,180 @@ class Publication:
         self._state = state
         self._ports = ports
         self._lan = lan
+        self._stores = tuple(stores)
         self._emit = emit
         self._publisher: LanPublisher | None = None
-        self._published: tuple[Multiaddr, ...] = ()
+        self._announced: tuple[Multiaddr, ...] = ()
+        self._mailboxes: list[MailboxPublisher] = []
+        self._signed: Signed | None = None
+        self._signed_at = 0.0
+        self._said: tuple[Multiaddr, ...] = ()
         self._changed = asyncio.Event()
         self._refresher: asyncio.Task[None] | None = None
+        self._results: dict[str, bool] = {}
+        self._result = asyncio.Event()
+
+    @property
+    def media(self) -> tuple[str, ...]:
+        """Where it is published, as far as is known."""
+        return tuple(medium for medium, ok in self._results.items() if ok)
+
+    @property
+    def has_stores(self) -> bool:
+        """Whether there are DHTs to publish on."""
+        return bool(self._stores)
+
+    @property
+    def settled(self) -> bool:
+        """Whether each medium has once succeeded or failed."""
+        return len(self._results) >= len(self._stores) + self._lan
+
+    @property
+    def stored(self) -> frozenset[Multiaddr]:
+        """The addresses in what was found again on a DHT."""
+        found = [each.published.record for each in self._mailboxes if each.published is not None]
+        return frozenset(address for record in found for address in record.addresses)
 
     async def start(self) -> None:
-        """Publish, and go on doing so."""
+        """Publish, and go on doing so; returns when the LAN has it."""
         if self._lan:
-            await self._publish()
+            await self._announce()
         self._refresher = asyncio.get_running_loop().create_task(self._refresh())
+
+    async def wait(self) -> None:
+        """Wait until one more medium has the record, or has failed."""
+        await self._result.wait()
+        self._result.clear()
 
     def changed(self) -> None:
         """Our addresses are others now."""
         self._changed.set()
 
     async def withdraw(self) -> None:
-        """Take the record back."""
-        if self._refresher is not None:
-            self._refresher.cancel()
-            with contextlib.suppress(asyncio.CancelledError, PtError, OSError):
-                await self._refresher
-            self._refresher = None
-        if self._publisher is not None:
-            await self._publisher.close()
-            self._publisher = None
+        """Take the record back: a goodbye on every medium that has it."""
+        refresher, self._refresher = self._refresher, None
+        if refresher is not None:
+            refresher.cancel()
+            await asyncio.wait([refresher])
+        mailboxes, self._mailboxes = self._mailboxes, []
+        publisher, self._publisher = self._publisher, None
+        try:
+            if mailboxes:
+                goodbye = self._sign(gone=True)
+                await asyncio.gather(*(mailbox.withdraw(goodbye) for mailbox in mailboxes))
+        except StateError as error:
+            self._emit(events.Warned(message=f"no goodbye was published: {error}"))
+        finally:
+            if publisher is not None:
+                await publisher.close()
+
+    async def close(self) -> None:
+        """Withdraw and let go of the media."""
+        await self.withdraw()
+        stores, self._stores = self._stores, ()
+        await asyncio.gather(*(store.close() for store in stores))
+
+    # --- the record ----------------------------------------------------------------------------
+
+    def _sign(self, *, gone: bool = False) -> Signed:
+        now = time.time()
+        addresses = self._node.addresses
+        public = any(each.is_public and not each.is_circuit for each in addresses)
+        record = Record(
+            peer_id=self._node.peer_id,
+            addresses=() if gone else addresses,
+            seq=self._state.next_seq(now),
+            expires=int(now) + LIFE,
+            services=() if gone else self._ports[:MAX_SERVICES],
+            gone=gone,
+            facts=() if gone else ((NAT, b"none" if public else b"some"),),
+        )
+        self._said = addresses
+        self._signed_at = now
+        return Signed.make(record, self._keys, self._identity)
+
+    def _current(self) -> Signed:
+        """The record as it has to be now: the same for all media."""
+        age = abs(time.time() - self._signed_at)
+        if self._signed is None or self._said != self._node.addresses or age > FRESH_FOR:
+            self._signed = self._sign()
+        return self._signed
+
+    # --- media ---------------------------------------------------------------------------------
+
+    def _tell(self, medium: str, ok: bool, detail: str, seconds: float) -> None:
+        self._results[medium] = ok
+        self._result.set()
+        self._emit(events.Published(medium=medium, ok=ok, detail=detail, seconds=round(seconds, 3)))
+
+    async def _announce(self) -> None:
+        started = time.monotonic()
+        addresses = self._node.addresses
+        try:
+            port = next((a.tcp_port for a in addresses if a.tcp_port), 0)
+            publisher = LanPublisher(
+                instance_name(secrets.token_bytes(32)), self._full, self._sealed(), port
+            )
+            await publisher.start()
+        except (NetworkError, StateError) as error:
+            self._tell("lan", False, str(error), 0.0)
+            return
+        self._publisher = publisher
+        self._announced = addresses
+        self._tell("lan", True, "", time.monotonic() - started)
 
     @property
     def _full(self) -> tuple[Multiaddr, ...]:
         return tuple(a.with_peer(self._node.peer_id.raw) for a in self._node.addresses)
 
-    async def _publish(self) -> None:
-        started = time.monotonic()
-        addresses = self._node.addresses
-        try:
-            sealed = self._sealed(addresses)
-            port = next((a.tcp_port for a in addresses if a.tcp_port), 0)
-            publisher = LanPublisher(
-                instance_name(secrets.token_bytes(32)), self._full, sealed, port
-            )
-            await publisher.start()
-        except (NetworkError, StateError) as error:
-            self._emit(events.Published(medium="lan", ok=False, detail=str(error)))
-            return
-        self._publisher = publisher
-        self._published = addresses
-        self._emit(
-            events.Published(medium="lan", ok=True, seconds=round(time.monotonic() - started, 3))
-        )
-
-    def _sealed(self, addresses: tuple[Multiaddr, ...]) -> bytes:
-        now = time.time()
-        record = Record(
-            peer_id=self._node.peer_id,
-            addresses=addresses,
-            seq=self._state.next_seq(now),
-            expires=int(now) + RECORD_LIFE,
-            services=self._ports[:MAX_SERVICES],
-        )
+    def _sealed(self) -> bytes:
+        record = self._current().record
         return seal(record, self._keys, self._identity, secrets.token_bytes(12))
 
+    def _publish(self) -> None:
+        """Begin with the DHTs."""
+        for store in self._stores:
+
+            def tell(ok: bool, detail: str, seconds: float, medium: str = store.medium) -> None:
+                self._tell(medium, ok, detail, seconds)
+
+            mailbox = MailboxPublisher(store, self._keys, self._current, tell)
+            mailbox.start()
+            self._mailboxes.append(mailbox)
+
     async def _refresh(self) -> None:
-        """Publish again when our addresses change, and before the record expires."""
-        age = 0.0
+        """Publish when there is something to say, and again when it changes or grows old."""
+        loop = asyncio.get_running_loop()
+        begin_at = loop.time() + ADDRESS_WAIT
         while True:
+            waiting = bool(self._stores) and not self._mailboxes
+            if waiting and (self._can_be_dialed or loop.time() >= begin_at):
+                self._publish()
+                waiting = False
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(REFRESH):
+                async with asyncio.timeout(begin_at - loop.time() if waiting else REFRESH):
                     await self._changed.wait()
             self._changed.clear()
-            age += REFRESH
-            addresses = self._node.addresses
-            publisher = self._publisher
-            if publisher is None and self._lan and addresses:
-                await self._publish()
-            elif publisher is not None and (addresses != self._published or age > RECORD_LIFE / 3):
-                age = 0.0
-                changed = addresses != self._published
-                self._published = addresses
-                try:
-                    await publisher.update(self._full, self._sealed(addresses))
-                    if changed:
-                        push_all(self._node)
-                except (PtError, OSError, TimeoutError) as error:
-                    self._emit(events.Published(medium="lan", ok=False, detail=str(error)))
+            try:
+                await self._refresh_once()
+            except (PtError, OSError, TimeoutError) as error:
+                self._tell("lan", False, str(error), 0.0)
+
+    @property
+    def _can_be_dialed(self) -> bool:
+        return any(each.is_circuit or each.is_public for each in self._node.addresses)
+
+    async def _refresh_once(self) -> None:
+        addresses = self._node.addresses
+        old = abs(time.time() - self._signed_at) > FRESH_FOR
+        if addresses != self._said and self._said:
+            push_all(self._node)
+            for mailbox in self._mailboxes:
+                mailbox.changed()
+        if not self._lan or not addresses:
+            return
+        if self._publisher is None:
+            await self._announce()
+        elif addresses != self._announced or old:
+            self._announced = addresses
+            await self._publisher.update(self._full, self._sealed())

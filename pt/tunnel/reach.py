@@ -7,8 +7,10 @@ lost, again.  Open connections outlive paths; the binder's listening ports know 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import socket
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -26,6 +28,7 @@ from pt.trace import Tracer
 from pt.tunnel import events
 from pt.tunnel.config import BindConfig
 from pt.tunnel.core.messages import Code
+from pt.tunnel.pinning import Pinning
 
 if TYPE_CHECKING:
     from pt.aio.hangup import HangupWatch
@@ -34,9 +37,10 @@ if TYPE_CHECKING:
     from pt.node.connection import Connection
     from pt.node.node import Node
     from pt.rendezvous.name import NameKeys
-    from pt.tunnel.lookup import Candidate, Lookup
+    from pt.tunnel.lookup import Candidate
     from pt.tunnel.open_binder import OpenTunnel
     from pt.tunnel.paths import Paths
+    from pt.tunnel.seeker import Seeker
     from pt.tunnel.session import BinderSession
     from pt.tunnel.v2 import BinderPump, TunnelPump
     from pt.wire.multiaddr import Multiaddr
@@ -55,6 +59,8 @@ REDIAL_TIMEOUT: Final = 2.5
 PATIENT: Final = 4
 """Each so many-th attempt has the time of a first one, or a slow path would never be reached."""
 SESSION_TIMEOUT: Final = 15.0
+FAILOVER_AFTER: Final = 10.0
+"""Seconds that open connections wait for their exposer before another one takes over."""
 
 
 class Reach:
@@ -89,12 +95,12 @@ class Reach:
         self._circuits: Circuits | None = None
         self._path_lost = asyncio.Event()
         self._node: Node | None = None
-        self._lookup: Lookup | None = None
+        self._seeker: Seeker | None = None
         self._keys: NameKeys | None = None
         self._security: tuple[str, ...] = ()
         self._lost_at = 0.0
         self._redials = 0
-        self._last: Candidate | None = None
+        self._pinning = Pinning(config, state, emit)
         self._was_up = False
         self._closed = False
 
@@ -145,8 +151,8 @@ class Reach:
             self._open.close("the binder stopped")
         if self._paths is not None:
             await self._paths.close()
-        if self._lookup is not None:
-            await self._lookup.close()
+        if self._seeker is not None:
+            await self._seeker.close()
         if self._node is not None:
             await self._node.close()
         if self._circuits is not None:
@@ -178,11 +184,13 @@ class Reach:
                 if isinstance(error, RefusedError) and not self._was_up:
                     raise  # else the exposer is being restarted, and offers nothing yet
                 if deadline is not None and not self._was_up and loop.time() >= deadline:
-                    raise self._not_found(error) from error
+                    raise self._given_up(error) from error
                 if self.config.once:
                     raise
                 pause = delay * random.uniform(0.7, 1.3)  # noqa: S311  # jitter, not a secret
                 self._emit(events.Retrying(delay=round(pause, 3), reason=str(error) or "timeout"))
+                if self._seeker is not None:
+                    self._seeker.resume()
                 self._expire_session()
                 await asyncio.sleep(pause)
                 delay = min(delay * 2, LONGEST_RESUME_DELAY if self._alive else LONGEST_DELAY)
@@ -202,109 +210,73 @@ class Reach:
         """Whether connections wait to be resumed."""
         return self._session is not None and bool(self._session.pumps)
 
-    def _not_found(self, error: BaseException) -> PtError:
-        name = self.config.name or "the peer"
-        if self._last is None:
-            return NotFoundError(
-                f"nobody offers {name!r} here within {self.config.timeout:g} s: is pt tcp running "
-                "with the same --id on this LAN? From elsewhere, add --peer ADDRESS"
-            )
+    def _given_up(self, error: BaseException) -> PtError:
+        if self._seeker is not None and self._seeker.last is None:
+            return self._seeker.not_found()
         if isinstance(error, PtError):
             return error
-        return NotFoundError(f"{name!r} did not answer within {self.config.timeout:g} s")
+        name, seconds = self.config.name or "the peer", self.config.timeout
+        return NotFoundError(f"{name!r} did not answer within {seconds:g} s")
 
     async def _prepare(self) -> None:
         """Load what the search and the session need, while the ports already listen."""
         from pt.node.circuits import Circuits  # noqa: PLC0415  # listening does not wait for it
         from pt.node.node import Node  # noqa: PLC0415
-        from pt.tunnel.lookup import Lookup  # noqa: PLC0415
         from pt.tunnel.naming import keys_of  # noqa: PLC0415
+        from pt.tunnel.seeker import Seeker  # noqa: PLC0415
         from pt.tunnel.settings import congestion, security  # noqa: PLC0415
 
+        config = self.config
         self._security = security()
         node = Node(identity=self._state.identity(), congestion=congestion(), tracer=self._tracer)
         await node.start()
         self._node = node
         self._circuits = Circuits(node)
-        self._emit(events.Started(peer_id=node.peer_id, name=self.config.name))
-        self._lookup = Lookup(self.config.peers, self._found)
-        media = [*(["peer"] if self.config.peers else []), *(["lan"] if self.config.lan else [])]
-        self._emit(events.LookingUp(media=tuple(media)))
-        if self.config.name is not None:
-            self._keys = await keys_of(self.config.name, self._state)
-        if self.config.lan and self._keys is not None:
-            problem = await self._lookup.start_lan(self._keys)
-            if problem is not None:
-                if not self.config.peers:
-                    raise problem
-                self._emit(events.Published(medium="lan", ok=False, detail=str(problem)))
-
-    def _found(self, candidate: Candidate, seconds: float) -> None:
-        if candidate.peer_id is not None and not self._was_up:
-            self._emit(
-                events.Found(
-                    peer_id=candidate.peer_id,
-                    medium=candidate.medium,
-                    addresses=candidate.addresses,
-                    seconds=round(seconds, 3),
-                )
-            )
-
-    def _wanted(self) -> PeerId | None:
-        """Who the exposer has to be: `--pin`, else who it was at first use."""
-        if self.config.pin is not None:
-            return self.config.pin
-        if self.config.open or self.config.name is None:
-            return None
-        return self._state.pinned(self.config.name)
+        self._emit(events.Started(peer_id=node.peer_id, name=config.name))
+        if config.name is not None:
+            self._keys = await keys_of(config.name, self._state)
+        self._seeker = Seeker(config, self._state, self._emit, self._pinning)
+        await self._seeker.start(self._keys, self._tracer)
 
     async def _connect_once(self) -> None:
         """Reach one candidate and stand a session, or raise why not."""
-        assert self._lookup is not None
+        from pt.tunnel.hunt import hunt  # noqa: PLC0415
+
+        seeker = self._seeker
+        assert seeker is not None
         if await self._rescue():
             return
-        wanted = self._wanted()
-        candidates = self._lookup.candidates(wanted)
-        if self._last is not None and self._last not in candidates:
-            candidates.insert(0, self._last)
-        while not candidates:
-            await self._lookup.wait()
-            candidates = self._lookup.candidates(wanted)
+        seeker.only = self._still_wanted()
+        await seeker.wait()
+        if self._session is not None or self._open is not None:
+            self._redials += 1
         failure: BaseException | None = None
-        for candidate in candidates:
-            if wanted is not None and candidate.peer_id not in (None, wanted):
-                failure = failure or self._changed(wanted, candidate.peer_id)
-                continue
-            self._last = candidate
-            try:
-                await self._use(candidate, wanted)
-            except IdentityChangedError:
-                raise
-            except RefusedError as error:
-                failure = error  # another one may let us in
-            except (PtError, OSError, TimeoutError) as error:
-                if failure is None or (
-                    isinstance(error, PtError) and not isinstance(failure, RefusedError)
-                ):
-                    failure = error
-            else:
-                return
-        assert failure is not None
+        async with contextlib.aclosing(hunt(seeker.choose, self._dial, seeker.news)) as dials:
+            async for candidate, result in dials:
+                seeker.last = candidate
+                try:
+                    if isinstance(result, BaseException):
+                        raise result
+                    await self._use(candidate, result)
+                except (PtError, OSError, TimeoutError) as error:
+                    failure = _worse(failure, error)
+                    seeker.failed(candidate)
+                else:
+                    seeker.pause()
+                    return
+        if failure is None:  # nobody was dialed
+            failure = seeker.stranger()
         if isinstance(failure, IdentityChangedError) and self._session is not None:
             raise ClosedError(str(failure))  # the pinned one may come back
         raise failure
 
-    def _changed(self, wanted: PeerId, actual: PeerId | None) -> IdentityChangedError:
-        if self.config.pin is not None:
-            return IdentityChangedError(
-                f"the exposer is {actual}, not {wanted} as --pin demands: somebody else offers "
-                "this name, or the exposer has a new key"
-            )
-        return IdentityChangedError(
-            f"the exposer of {self.config.name!r} is {actual}, and it was {wanted} before: "
-            "somebody else may offer this name. If its key changed on purpose: pt key forget "
-            "--id NAME"
-        )
+    def _still_wanted(self) -> PeerId | None:
+        """The only one to look for: whoever has our open connections, for a while."""
+        session = self._session
+        if session is None or not self._alive or session.bye is not None:
+            return None
+        lost_for = asyncio.get_running_loop().time() - self._lost_at
+        return session.remote if lost_for < FAILOVER_AFTER else None
 
     async def _rescue(self) -> bool:
         """Go on over the standby of a session that lost its path, if there is one."""
@@ -328,27 +300,32 @@ class Reach:
         )
         self._on_up()
 
-    async def _use(self, candidate: Candidate, wanted: PeerId | None) -> None:
+    async def _dial(self, candidate: Candidate) -> Connection:
         assert self._node is not None
         redial = self._session is not None or self._open is not None
-        addresses = self._addresses(candidate)
-        self._redials = self._redials + 1 if redial else 0
         hurry = redial and self._redials % PATIENT
+        started = time.monotonic()
         connection = await self._node.connect(
-            addresses,
+            self._addresses(candidate),
             expected=candidate.peer_id,
             security=self._security,
             timeout=REDIAL_TIMEOUT if hurry else DIAL_TIMEOUT,
             relay_after=0.0 if redial else None,
         )
+        if self._seeker is not None:
+            self._seeker.answered(candidate, time.monotonic() - started)
+        return connection
+
+    async def _use(self, candidate: Candidate, connection: Connection) -> None:
         try:
-            if wanted is not None and connection.peer_id != wanted:
-                raise self._changed(wanted, connection.peer_id)
+            allowed = self._pinning.allowed()
+            if allowed and connection.peer_id not in allowed:
+                raise self._pinning.changed(connection.peer_id)
             async with asyncio.timeout(SESSION_TIMEOUT):
                 if self.config.open:
                     self._use_raw(connection)
                 else:
-                    await self._use_session(connection, addresses)
+                    await self._use_session(connection, self._addresses(candidate))
         except (PtError, TimeoutError, asyncio.CancelledError):
             connection.close("no session")
             raise
@@ -373,10 +350,11 @@ class Reach:
         assert self._node is not None
         old, paths = self._session, self._paths
         if old is not None and paths is not None and not old.ended:
-            if await paths.move(connection):
+            same = connection.peer_id == old.remote
+            if same and await paths.move(connection):
                 self._resumed(old)
                 return
-            old.end("the exposer was restarted")
+            old.end("the exposer was restarted" if same else "another exposer took over")
             self._session = None
         try:
             stream, secret = await authenticate.ask_session(connection, self._keys.membership)
@@ -389,7 +367,7 @@ class Reach:
         if paths is not None:
             await paths.close()
         connection.check_open()  # from here on nothing is waited for
-        self._remember(connection.peer_id)
+        self._pinning.remember(connection.peer_id)
         session = self._new_session(secret, connection.peer_id)
         self._session = session
         self._paths = Paths(
@@ -400,17 +378,6 @@ class Reach:
         self._paths.settle(connection)
         self._announce_ready(connection.peer_id)
         self._on_up()
-
-    def _remember(self, peer_id: PeerId) -> None:
-        name = self.config.name
-        if name is None or self._state.pinned(name) == peer_id:
-            return
-        try:
-            self._state.pin(name, peer_id)
-        except PtError as error:
-            self._emit(events.Warned(message=f"the exposer's key was not remembered: {error}"))
-        else:
-            self._emit(events.Pinned(peer_id=peer_id))
 
     def _use_raw(self, connection: Connection) -> None:
         from pt.tunnel.open_binder import OpenTunnel  # noqa: PLC0415
@@ -495,3 +462,16 @@ class Reach:
             )
         )
         self._on_idle()
+
+
+def _worse(failure: BaseException | None, error: BaseException) -> BaseException:
+    """Which of two failures to tell: whoever refuses us or is somebody else says most."""
+
+    def weight(one: BaseException | None) -> int:
+        if isinstance(one, IdentityChangedError):
+            return 3
+        if isinstance(one, RefusedError):
+            return 2
+        return int(isinstance(one, PtError)) if one is not None else -1
+
+    return error if failure is None or weight(error) >= weight(failure) else failure

@@ -95,6 +95,9 @@ def offences(source: str) -> Iterator[tuple[int, str]]:
         starts_node = name in NODES and (name.endswith("Config") or owner == "pt")
         if starts_node and not is_false(node, "lan"):
             yield node.lineno, f"{name}(…) without lan=False"
+        public = name.endswith("Config") and not any(g.arg == "public" for g in node.keywords)
+        if starts_node and not public and not is_false(node, "public"):
+            yield node.lineno, f"{name}(…) without public=False"
         if starts_node and name in {"ExposeConfig", "expose"}:
             listen = [given for given in node.keywords if given.arg == "listen"]
             if not listen or "0.0.0.0" in " ".join(words(listen[0])):
@@ -106,6 +109,8 @@ def offences(source: str) -> Iterator[tuple[int, str]]:
         is_command = COMMANDS & said and any(word.startswith("--") for word in said)
         if on_host and is_command and "--no-lan" not in said:
             yield node.lineno, "a pt command on the host without --no-lan"
+        if on_host and is_command and "--no-public" not in said:
+            yield node.lineno, "a pt command on the host without --no-public"
 
 
 @pytest.mark.parametrize("path", list(sources()), ids=lambda path: str(path.relative_to(ROOT)))
@@ -129,15 +134,18 @@ def test_nodes_say_where_they_may_talk(path):
         ("ExposeConfig(name='x', services=s, lan=False, listen=('/ip4/127.0.0.1/tcp/0',))", 0),
         ("BindConfig(name='x', forwards=f, lan=True)", 1),
         ("BindConfig(name='x', forwards=f, lan=False)", 0),
-        ("pt.expose(22)", 2),
-        ("await_(pt.connect('name', lan=False))", 0),
+        ("BindConfig(name='x', forwards=f, lan=False, public=True)", 1),
+        ("pt.expose(22)", 3),
+        ("await_(pt.connect('name', lan=False))", 1),
+        ("await_(pt.connect('name', lan=False, public=False))", 0),
         ("sock.connect(('127.0.0.1', 1))", 0),
         ("LanBrowser(heard)", 1),
         ("LanBrowser(heard, LO)", 0),
-        ("subprocess.run([PT, 'tcp', '--port', '22'])", 1),
-        ("subprocess.Popen([PT, 'bind', '--port', '0', '--no-lan'])", 0),
+        ("subprocess.run([PT, 'tcp', '--port', '22'])", 2),
+        ("subprocess.Popen([PT, 'bind', '--port', '0', '--no-lan'])", 1),
+        ("subprocess.Popen([PT, 'bind', '--port', '0', '--no-lan', '--no-public'])", 0),
         ("host.popen([PT, 'tcp', '--port', '22'])", 0),
-        ("main(['tcp', '--port', '22'])", 1),
+        ("main(['tcp', '--port', '22'])", 2),
     ],
 )
 def test_the_rule_itself(source, count):

@@ -66,6 +66,7 @@ class PtProcess:
         self._news = threading.Condition()
         env = {k: v for k, v in os.environ.items() if not k.startswith("PT_")}
         env |= {"PT_HOME": str(home), "PYTHONUNBUFFERED": "1", "HOME": str(home.parent)}
+        env |= {"PT_NO_PUBLIC": "1"}  # --bootstrap says otherwise
         with log.open("wb") as err:
             self.process = host.popen(
                 [str(PT), *argv], stdin=stdin, stdout=subprocess.PIPE, stderr=err, env=env

@@ -65,9 +65,16 @@ def test_open_and_listen(homes: tuple[Path, Path]) -> None:
         seen: list[ev.Event] = []
         async with (
             echo_service() as port,
-            pt.expose(port, NAME, listen=LOOPBACK, lan=False, home=homes[0]) as exposed,
+            pt.expose(
+                port, NAME, listen=LOOPBACK, lan=False, public=False, home=homes[0]
+            ) as exposed,
             await pt.connect(
-                NAME, peer=exposed.addresses, lan=False, home=homes[1], on_event=seen.append
+                NAME,
+                peer=exposed.addresses,
+                lan=False,
+                public=False,
+                home=homes[1],
+                on_event=seen.append,
             ) as tunnel,
         ):
             assert exposed.name == NAME
@@ -87,9 +94,15 @@ def test_several_services(homes: tuple[Path, Path]) -> None:
         async with echo_service() as port:
             services = [Service(port=1, target_port=port), Service(port=2, target_port=port)]
             async with (
-                pt.expose(services, NAME, listen=LOOPBACK, lan=False, home=homes[0]) as exposed,
+                pt.expose(
+                    services, NAME, listen=LOOPBACK, lan=False, public=False, home=homes[0]
+                ) as exposed,
                 await pt.connect(
-                    NAME, peer=[str(a) for a in exposed.addresses], lan=False, home=homes[1]
+                    NAME,
+                    peer=[str(a) for a in exposed.addresses],
+                    lan=False,
+                    public=False,
+                    home=homes[1],
                 ) as tunnel,
             ):
                 for number in (1, 2):
@@ -106,8 +119,12 @@ def test_a_target_that_refuses_is_a_reset(homes: tuple[Path, Path]) -> None:
             reserved.bind(("127.0.0.1", 0))
             port = reserved.getsockname()[1]
             async with (
-                pt.expose(port, NAME, listen=LOOPBACK, lan=False, home=homes[0]) as exposed,
-                await pt.connect(NAME, peer=exposed.addresses, lan=False, home=homes[1]) as tunnel,
+                pt.expose(
+                    port, NAME, listen=LOOPBACK, lan=False, public=False, home=homes[0]
+                ) as exposed,
+                await pt.connect(
+                    NAME, peer=exposed.addresses, lan=False, public=False, home=homes[1]
+                ) as tunnel,
             ):
                 reader, writer = await tunnel.open()
                 with pytest.raises(ConnectionResetError):
@@ -121,16 +138,20 @@ def test_errors(homes: tuple[Path, Path]) -> None:
     async def run() -> None:
         async with (
             echo_service() as port,
-            pt.expose(port, NAME, listen=LOOPBACK, lan=False, home=homes[0]) as exposed,
+            pt.expose(
+                port, NAME, listen=LOOPBACK, lan=False, public=False, home=homes[0]
+            ) as exposed,
         ):
             peer = exposed.addresses
             with pytest.raises(RefusedError):
-                await pt.connect(OTHER, peer=peer, lan=False, home=homes[1], timeout=20)
+                await pt.connect(
+                    OTHER, peer=peer, lan=False, public=False, home=homes[1], timeout=20
+                )
             with pytest.raises(UsageError):
-                await pt.connect(NAME, peer="nonsense", lan=False, home=homes[1])
+                await pt.connect(NAME, peer="nonsense", lan=False, public=False, home=homes[1])
             with pytest.raises(UsageError):
-                await pt.connect("", peer=peer, lan=False, home=homes[1])
-            tunnel = await pt.connect(NAME, peer=peer, lan=False, home=homes[1])
+                await pt.connect("", peer=peer, lan=False, public=False, home=homes[1])
+            tunnel = await pt.connect(NAME, peer=peer, lan=False, public=False, home=homes[1])
             with pytest.raises(LocalPortError):
                 await tunnel.listen(port)  # taken by the service
             await tunnel.aclose()
@@ -149,7 +170,9 @@ def test_nobody_there_in_time(homes: tuple[Path, Path]) -> None:
             reserved.bind(("127.0.0.1", 0))
             nobody = f"/ip4/127.0.0.1/tcp/{reserved.getsockname()[1]}"
             with pytest.raises(PtError) as caught:
-                await pt.connect(NAME, peer=nobody, lan=False, home=homes[1], timeout=0.5)
+                await pt.connect(
+                    NAME, peer=nobody, lan=False, public=False, home=homes[1], timeout=0.5
+                )
         assert caught.value.exit_code in {NotFoundError.exit_code, 5}
 
     asyncio.run(run())
@@ -157,7 +180,7 @@ def test_nobody_there_in_time(homes: tuple[Path, Path]) -> None:
 
 def test_a_name_is_made_when_none_is_given(tmp_path: Path) -> None:
     async def run() -> None:
-        async with pt.expose(9, listen=LOOPBACK, lan=False, home=tmp_path) as exposed:
+        async with pt.expose(9, listen=LOOPBACK, lan=False, public=False, home=tmp_path) as exposed:
             assert len(exposed.name) > 15
             assert exposed.name in exposed.bind_command
 

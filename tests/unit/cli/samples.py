@@ -22,6 +22,7 @@ EVENTS: tuple[ev.Event, ...] = (
     READY_TCP,
     READY_BIND,
     ev.LookingUp(media=("lan", "peer")),
+    ev.Searched(medium="amino", ok=False, detail="no server of the DHT answered", seconds=2.5),
     ev.Found(peer_id=PEER, medium="lan", addresses=(LAN,), seconds=0.123456789),
     ev.Pinned(peer_id=PEER),
     ev.Connected(peer_id=PEER, path="direct/tcp", address=LAN, rtt=0.023, suite="AES-GCM"),

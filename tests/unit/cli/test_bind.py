@@ -47,7 +47,7 @@ def test_everything() -> None:
         Forward(local_port=0, host="::1"),
     )
     assert got.peers == (LAN, PUBLIC)
-    assert got.pin == PEER
+    assert got.pins == (PEER,)
     assert got.timeout == 2.5
     assert got.once
     assert got.open

@@ -26,6 +26,7 @@ SCHEMA_1 = {
     "published": {"medium": str, "ok": bool, "detail": str, "seconds": float},
     "ready": {"peer_id": str, "addresses": list, "bind_command": str | None, "ports": list},
     "looking_up": {"media": list},
+    "searched": {"medium": str, "ok": bool, "detail": str, "seconds": float},
     "found": {"peer_id": str, "medium": str, "addresses": list, "seconds": float},
     "pinned": {"peer_id": str},
     "connected": {"peer_id": str, "path": str, "address": str, "rtt": float, "suite": str},

@@ -18,9 +18,10 @@ from pt.overlay.aio import OverlayClient
 from pt.overlay.state import State, dump, dump_record
 from pt.overlay.storage import Entry
 from pt.relayd import events, overlay
-from pt.relayd.overlay import Overlay, validate
+from pt.relayd.overlay import Overlay
 from pt.rendezvous import ipns
 from pt.tunnel.events import Warned
+from pt.tunnel.media.stored import validate
 from pt.wire.multiaddr import Multiaddr
 from tests.unit.relayd.lab import LOOPBACK, Lab, lab
 from tests.unit.relayd.rig import open_descriptors

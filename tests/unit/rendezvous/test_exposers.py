@@ -99,7 +99,7 @@ def test_news_from_a_dht_keeps_the_lan() -> None:
 
 
 def test_rank() -> None:
-    table = Exposers(pin=peer(9))
+    table = Exposers(pins=frozenset({peer(9)}))
     for number in range(1, 8):
         table.add(record(number, expires=NOW + 600 + (number == 4)), "amino", NOW)
     table.answered(peer(1), 0.2)
@@ -144,7 +144,7 @@ def test_an_address_that_changes_every_minute() -> None:
 
 
 def test_full() -> None:
-    table = Exposers(pin=peer(1000))
+    table = Exposers(pins=frozenset({peer(1000)}))
     for number in range(MAX_EXPOSERS):
         assert table.add(record(number), "amino", NOW) is Change.NEW
     assert table.add(record(500), "amino", NOW) is Change.FULL
@@ -162,7 +162,7 @@ def test_full() -> None:
 
 
 def test_a_flood_of_exposers_forgets_neither_pin_nor_those_there() -> None:
-    table = Exposers(pin=peer(0))
+    table = Exposers(pins=frozenset({peer(0)}))
     table.add(record(0, 9, gone=True), "amino", NOW)
     table.add(record(1, 9), "amino", NOW)
     for number in range(2, 2 + 2 * MAX_REMEMBERED):

@@ -7,10 +7,11 @@ import pytest
 from pt.errors import UsageError
 from pt.identity.keys import PrivateKey
 from pt.identity.peer_id import PeerId
+from pt.rendezvous.exposers import MAX_EXPOSERS
 from pt.rendezvous.lan import LanRecord
 from pt.rendezvous.name import NameKeys
 from pt.rendezvous.record import Record, seal
-from pt.tunnel.lookup import MAX_CANDIDATES, MAX_INSTANCES, Candidate, Lookup
+from pt.tunnel.lookup import MAX_INSTANCES, Candidate, Lookup
 from pt.wire.multiaddr import Multiaddr
 
 KEYS, OTHER = NameKeys.from_master(b"m" * 32), NameKeys.from_master(b"o" * 32)
@@ -37,16 +38,20 @@ def silent(instance: str) -> LanRecord:
     return LanRecord(instance, (), None, 0)
 
 
-def heard(*records: LanRecord) -> tuple[list[PeerId | None], list[PeerId | None]]:
-    """(candidates that are left, newest first; those that were told)."""
+def quiet(*_: object) -> None:
+    pass
+
+
+def heard(*records: LanRecord) -> tuple[set[PeerId | None], list[PeerId | None]]:
+    """(candidates that are left; those that were told)."""
     told: list[Candidate] = []
 
-    async def scenario() -> list[PeerId | None]:
-        lookup = Lookup((), lambda candidate, seconds: told.append(candidate))
+    async def scenario() -> set[PeerId | None]:
+        lookup = Lookup((), lambda candidate, seconds: told.append(candidate), quiet)
         lookup._keys = KEYS
         for record in records:
             lookup._heard(record)
-        return [candidate.peer_id for candidate in lookup.candidates(None)]
+        return {candidate.peer_id for candidate in lookup.candidates()}
 
     left = asyncio.run(scenario())
     return left, [candidate.peer_id for candidate in told]
@@ -83,14 +88,14 @@ A, B, C = PEERS[:3]
     ],
 )
 def test_what_the_lan_says(records, left, told) -> None:
-    assert heard(*records) == (left, told)
+    assert heard(*records) == (set(left), told)
 
 
 def test_nothing_is_heard_before_the_name_is_known() -> None:
     async def scenario() -> None:
-        lookup = Lookup((), lambda candidate, seconds: None)
+        lookup = Lookup((), quiet, quiet)
         lookup._heard(said(0, 1))
-        assert lookup.candidates(None) == []
+        assert lookup.candidates() == []
         await lookup.close()
 
     asyncio.run(scenario())
@@ -98,16 +103,20 @@ def test_nothing_is_heard_before_the_name_is_known() -> None:
 
 def test_candidates_are_bounded() -> None:
     async def scenario() -> None:
-        lookup = Lookup((), lambda candidate, seconds: None)
-        for number in range(MAX_CANDIDATES + 10):
-            peer = PeerId.from_public_key(PrivateKey.generate(bytes([number, 1] * 16)).public)
+        lookup = Lookup((), quiet, quiet)
+        lookup._keys = KEYS
+        for number in range(MAX_EXPOSERS + 10):
+            identity = PrivateKey.generate(bytes([number, 1] * 16))
+            record = Record(
+                peer_id=PeerId.from_public_key(identity.public),
+                addresses=(HOME,),
+                seq=1,
+                expires=2**40,
+            )
+            blob = seal(record, KEYS, identity, b"n" * 12)
             for instance in range(5):
-                lookup._add(
-                    f"{number}/{instance}",
-                    Record(peer_id=peer, addresses=(HOME,), seq=1, expires=2**40),
-                )
-        assert len(lookup.candidates(None)) == MAX_CANDIDATES
-        assert len(lookup._seqs) == MAX_CANDIDATES
+                lookup._heard(LanRecord(f"{number}/{instance}", (HOME,), blob, 120))
+        assert len(lookup.candidates()) == MAX_EXPOSERS
         assert len(lookup._instances) == MAX_INSTANCES
 
     asyncio.run(scenario())
@@ -115,9 +124,9 @@ def test_candidates_are_bounded() -> None:
 
 def test_news_end_a_wait() -> None:
     async def scenario() -> None:
-        lookup = Lookup((), lambda candidate, seconds: None)
+        lookup = Lookup((), quiet, quiet)
         lookup._keys = KEYS
-        waiting = asyncio.ensure_future(lookup.wait())
+        waiting = asyncio.ensure_future(lookup.news.wait())
         await asyncio.sleep(0)
         lookup._heard(said(0, 1, keys=OTHER))
         await asyncio.sleep(0)
@@ -132,8 +141,8 @@ def test_given_addresses_of_one_peer_are_one_candidate() -> None:
     async def scenario() -> None:
         one, two, bare = (Multiaddr.tcp("192.0.2.1", port) for port in (1, 2, 3))
         given = (one.with_peer(A.raw), bare, two.with_peer(A.raw), two.with_peer(B.raw))
-        lookup = Lookup(given, lambda candidate, seconds: None)
-        found = [(c.peer_id, c.addresses, c.medium) for c in lookup.candidates(B)]
+        lookup = Lookup(given, quiet, quiet, pins=frozenset({B}))
+        found = [(c.peer_id, c.addresses, c.medium) for c in lookup.candidates()]
         assert found == [
             (B, (given[3],), "peer"),
             (A, (given[0], given[2]), "peer"),
@@ -154,6 +163,6 @@ def test_given_addresses_of_one_peer_are_one_candidate() -> None:
 def test_what_cannot_be_dialed_is_refused_at_once(text: str, why: str) -> None:
     async def scenario() -> None:
         with pytest.raises(UsageError, match=why):
-            Lookup((Multiaddr.parse(text),), lambda candidate, seconds: None)
+            Lookup((Multiaddr.parse(text),), quiet, quiet)
 
     asyncio.run(scenario())

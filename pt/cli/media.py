@@ -1,0 +1,133 @@
+"""Options that say where the two ends look for each other."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pt.cli.options import relays_from
+from pt.errors import UsageError
+from pt.wire.multiaddr import Multiaddr
+
+__all__ = ["Media", "add_media", "media_from"]
+
+MAX_NETWORK_FILE: Final = 64 * 1024
+_TRUE: Final = frozenset({"1", "true", "yes", "on"})
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """What the options mean."""
+
+    lan: bool
+    public: bool
+    relays: tuple[Multiaddr, ...]
+    bootstrap: tuple[Multiaddr, ...]
+
+
+def add_media(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    group = parser.add_argument_group(
+        "rendezvous",
+        "By default both ends use the local network, the overlay of the relays that are given, and "
+        "the public libp2p DHT, all at once.",
+    )
+    group.add_argument(
+        "--bootstrap",
+        metavar="MULTIADDR",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="enter the public DHT at these peers instead of the well-known ones; an address with "
+        "/udp and without /p2p is a server of the overlay (env PT_BOOTSTRAP)",
+    )
+    group.add_argument(
+        "--no-public",
+        action="store_true",
+        help="do not use the public libp2p DHT (env PT_NO_PUBLIC=1)",
+    )
+    group.add_argument(
+        "--network",
+        metavar="FILE",
+        help="a private network: only the relays of FILE, one address a line, and the LAN; no "
+        "public DHT (env PT_NETWORK)",
+    )
+    group.add_argument(
+        "--lan-only", action="store_true", help="only the local network: no relay, no DHT"
+    )
+    group.add_argument(
+        "--no-lan", action="store_true", help="stay silent on the local network (no mDNS)"
+    )
+
+
+def media_from(args: argparse.Namespace, environ: Mapping[str, str] | None = None) -> Media:
+    """Return what options and environment say.
+
+    Raises:
+        UsageError: they contradict each other, or name no address.
+
+    """
+    env = os.environ if environ is None else environ
+    if args.lan_only:
+        for given, option in (
+            (args.no_lan, "--no-lan"),
+            (args.relay, "--relay"),
+            (args.bootstrap, "--bootstrap"),
+            (args.network, "--network"),
+        ):
+            if given:
+                raise UsageError(f"--lan-only and {option} contradict each other: give one")
+        return Media(lan=True, public=False, relays=(), bootstrap=())
+    relays = relays_from(args.relay, env)
+    bootstrap = _bootstrap_from(args.bootstrap, env)
+    network = args.network or env.get("PT_NETWORK")
+    public = not (args.no_public or network)
+    if public and not args.bootstrap:
+        public = env.get("PT_NO_PUBLIC", "").lower() not in _TRUE
+    if network:
+        more_relays, more_servers = _read_network(network)
+        relays = tuple(dict.fromkeys((*relays, *more_relays)))
+        bootstrap = tuple(dict.fromkeys((*bootstrap, *more_servers)))
+    return Media(lan=not args.no_lan, public=public, relays=relays, bootstrap=bootstrap)
+
+
+def _bootstrap_from(texts: list[str], env: Mapping[str, str]) -> tuple[Multiaddr, ...]:
+    if not texts:
+        texts = env.get("PT_BOOTSTRAP", "").replace(",", " ").split()
+    return tuple(Multiaddr.parse(text) for text in texts)
+
+
+def _read_network(path: str) -> tuple[list[Multiaddr], list[Multiaddr]]:
+    """The relays and the overlay's servers that a file lists; # begins a comment."""
+    try:
+        with Path(path).expanduser().open("rb") as file:
+            text = file.read(MAX_NETWORK_FILE + 1).decode()
+    except OSError as error:
+        reason = error.strerror or error
+        raise UsageError(f"cannot read {path} given by --network: {reason}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} given by --network is not text: put addresses in it") from error
+    if len(text) > MAX_NETWORK_FILE:
+        raise UsageError(f"{path} given by --network is over {MAX_NETWORK_FILE} bytes long")
+    relays: list[Multiaddr] = []
+    servers: list[Multiaddr] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.partition("#")[0].split()
+        if words[:1] == ["--relay"]:
+            del words[0]  # as pt relay prints it
+        for word in words:
+            try:
+                address = Multiaddr.parse(word)
+            except UsageError as error:
+                raise UsageError(f"{path}, line {number}: {error}") from error
+            (servers if address.peer_id_bytes is None else relays).append(address)
+    if not relays and not servers:
+        raise UsageError(
+            f"{path} given by --network lists no relay: put one address a line in it, as pt relay "
+            "prints it"
+        )
+    return relays, servers

@@ -1,0 +1,113 @@
+"""The public libp2p DHT as a medium: sealed records in the form of IPNS records.
+
+It is asked by a peer of its own, which lives as long as the command and listens nowhere, so that
+servers of the DHT do not learn the exposer's peer id or the binder's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Final
+
+from pt.errors import NetworkError
+from pt.identity.keys import PrivateKey
+from pt.identity.peer_id import PeerId
+from pt.node.amino import DEFAULT_BOOTSTRAP, Amino
+from pt.node.node import Node
+from pt.node.state import StateDir
+from pt.rendezvous import ipns
+from pt.rendezvous.epoch import EpochKeys
+from pt.rendezvous.mailbox import Sealed
+from pt.trace import Tracer
+from pt.wire.multiaddr import Multiaddr
+
+__all__ = ["AminoStore", "open_amino"]
+
+MAX_VALUES: Final = 64
+"""Different values of a look-up; a hostile crowd could make up no more than it can sign."""
+
+
+def open_amino(
+    node: Node,
+    state: StateDir,
+    bootstrap: Sequence[Multiaddr],
+    on_hop: Callable[[PeerId, tuple[Multiaddr, ...]], None] | None,
+) -> Amino:
+    """The DHT for `node`; the public one's bootstrap peers if none are given."""
+    given = tuple(bootstrap) or DEFAULT_BOOTSTRAP
+    return Amino(
+        node,
+        bootstrap=given,
+        cache=state.path / "dht_peers.json",
+        public_only=not any(each.is_private or each.is_loopback for each in bootstrap),
+        on_hop=on_hop,
+    )
+
+
+class AminoStore:
+    """See `Store`; `on_hop` is told of relays that are met on the way."""
+
+    medium = "amino"
+
+    def __init__(
+        self,
+        state: StateDir,
+        bootstrap: Sequence[Multiaddr],
+        *,
+        on_hop: Callable[[PeerId, tuple[Multiaddr, ...]], None] | None = None,
+        tracer: Tracer,
+    ) -> None:
+        self._node = Node(identity=PrivateKey.generate(secrets.token_bytes(32)), tracer=tracer)
+        self._amino = open_amino(self._node, state, bootstrap, on_hop)
+
+    async def start(self) -> None:
+        """Begin to make friends, in the background."""
+        await self._node.start()
+        await self._amino.start()
+
+    async def put(self, sealed: Sealed) -> str:
+        """See `Store`."""
+        try:
+            stored = await self._amino.client.put_value(sealed.routing_key, sealed.value)
+        except NetworkError as error:
+            raise self._explained(error) from error
+        if not stored.acknowledged:
+            raise NetworkError(f"none of {stored.asked} servers of the DHT took the record")
+        return f"at {len(stored.acknowledged)} of {stored.asked} servers"
+
+    async def values(self, epoch: EpochKeys) -> AsyncGenerator[bytes, None]:
+        """See `Store`."""
+
+        def checked(value: bytes) -> None:
+            with contextlib.suppress(ipns.ExpiredError):  # the server need not know the time
+                ipns.validate(value, epoch.name, time.time())
+
+        seen: set[bytes] = set()
+        try:
+            async with self._amino.client.get_value(epoch.routing_key, checked) as search:
+                async for found in search:
+                    if found.value not in seen and len(seen) < MAX_VALUES:
+                        seen.add(found.value)
+                        yield found.value
+        except NetworkError as error:
+            raise self._explained(error) from error
+
+    def _explained(self, error: NetworkError) -> NetworkError:
+        """The same with the cause, when nobody answers at all."""
+        return NetworkError(self._amino.facts.detail or str(error))
+
+    def cost(self) -> str:
+        """See `Store`."""
+        facts = self._amino.facts
+        kilobytes = (facts.sent + facts.received) / 1000
+        return (
+            f"{facts.requests} requests, {kilobytes:.0f} kB, {facts.most_sockets} sockets at most"
+        )
+
+    async def close(self) -> None:
+        """See `Store`."""
+        await self._amino.close()
+        await self._node.close()

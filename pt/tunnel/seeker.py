@@ -1,0 +1,161 @@
+"""The search for the exposer on all media at once, as far as a binder's options allow."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Final
+
+from pt.errors import IdentityChangedError, NotFoundError
+from pt.identity.peer_id import PeerId
+from pt.node.state import StateDir
+from pt.rendezvous.name import NameKeys
+from pt.trace import Tracer
+from pt.tunnel import events
+from pt.tunnel.config import BindConfig
+from pt.tunnel.lookup import LAN, Candidate, Lookup
+from pt.tunnel.media.stores import media_of, open_stores
+from pt.tunnel.pinning import Pinning
+
+__all__ = ["Seeker"]
+
+STRANGERS_WAIT: Final = 15.0
+"""Seconds that media have to find the exposer that we know, when only others were found."""
+
+
+class Seeker:
+    """Says whom to dial, tells the owner what each medium found, and remembers who answered."""
+
+    def __init__(
+        self,
+        config: BindConfig,
+        state: StateDir,
+        emit: Callable[[events.Event], None],
+        pinning: Pinning,
+    ) -> None:
+        self.last: Candidate | None = None
+        """Who was dialed last: a candidate still, whatever becomes of its record."""
+        self.only: PeerId | None = None
+        """Dial nobody else."""
+        self._config = config
+        self._state = state
+        self._emit = emit
+        self._pinning = pinning
+        self._quiet = False
+        self._strangers: list[PeerId] = []
+        self._details: dict[str, str] = {}
+        self._lookup = Lookup(
+            config.peers, self._found, self._searched, pins=self._pinning.allowed()
+        )
+
+    @property
+    def news(self) -> asyncio.Event:
+        """Set when `choose` may have another answer."""
+        return self._lookup.news
+
+    async def start(self, keys: NameKeys | None, tracer: Tracer) -> None:
+        """Search; `keys` are those of the name, if there is one.
+
+        Raises:
+            NetworkError: the only medium cannot be used.
+
+        """
+        config = self._config
+        media = [*(["peer"] if config.peers else []), *media_of(config)]
+        self._emit(events.LookingUp(media=tuple(media)))
+        if keys is None:
+            return
+        if not config.open:
+            stores = await open_stores(config, self._state, tracer=tracer)
+            self._lookup.search(keys, stores)
+        if config.lan:
+            problem = await self._lookup.start_lan(keys)
+            if problem is not None:
+                if media == [LAN]:
+                    raise problem
+                self._searched(LAN, False, str(problem), 0.0)
+
+    async def close(self) -> None:
+        """Stop."""
+        await self._lookup.close()
+
+    def pause(self) -> None:
+        """The exposer was reached: ask the DHTs no more, and tell no more finds."""
+        self._quiet = True
+        self._lookup.pause()
+
+    def resume(self) -> None:
+        """It is not to be reached where it was: ask again."""
+        self._lookup.resume()
+
+    def answered(self, candidate: Candidate, seconds: float) -> None:
+        """A candidate was reached."""
+        if candidate.peer_id is not None:
+            self._lookup.exposers.answered(candidate.peer_id, seconds)
+
+    def failed(self, candidate: Candidate) -> None:
+        """A candidate was not reached, or did not let us in."""
+        if candidate.peer_id is not None:
+            self._lookup.exposers.failed(candidate.peer_id, time.time())
+
+    def choose(self) -> list[Candidate]:
+        """Whom to dial, the best first."""
+        everybody = self._lookup.candidates()
+        if self.last is not None and self.last not in everybody:
+            everybody.insert(0, self.last)
+        allowed = self._pinning.allowed()
+        if self.only is not None:
+            return [one for one in everybody if one.peer_id in (None, self.only)]
+        if not allowed:
+            return everybody
+        ids = [one.peer_id for one in everybody if one.peer_id is not None]
+        self._strangers = [peer for peer in ids if peer not in allowed]
+        return [one for one in everybody if one.peer_id is None or one.peer_id in allowed]
+
+    async def wait(self) -> None:
+        """Wait for somebody to dial, or until all media know nobody but strangers."""
+        while not self.choose() and not self._strangers:
+            await self._news()
+        if self.choose():
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STRANGERS_WAIT):
+                while not self.choose() and not self._lookup.settled:
+                    await self._news()
+
+    async def _news(self) -> None:
+        await self.news.wait()
+        self.news.clear()
+
+    def stranger(self) -> IdentityChangedError:
+        """Only others than the one we want offer the name."""
+        return self._pinning.changed(self._strangers[0] if self._strangers else None)
+
+    def not_found(self) -> NotFoundError:
+        """Nobody was found: what each medium said."""
+        said = "; ".join(f"{medium}: {detail}" for medium, detail in self._details.items())
+        return NotFoundError(
+            f"nobody offers {self._config.name!r} here within {self._config.timeout:g} s"
+            f"{f' ({said})' if said else ''}: is pt tcp running with the same --id? "
+            "If no medium leads to it, add --peer ADDRESS"
+        )
+
+    def _found(self, candidate: Candidate, seconds: float) -> None:
+        if candidate.peer_id is not None and not self._quiet:
+            self._emit(
+                events.Found(
+                    peer_id=candidate.peer_id,
+                    medium=candidate.medium,
+                    addresses=candidate.addresses,
+                    seconds=round(seconds, 3),
+                )
+            )
+
+    def _searched(self, medium: str, ok: bool, detail: str, seconds: float) -> None:
+        self._details[medium] = detail
+        if not self._quiet:
+            self._emit(
+                events.Searched(medium=medium, ok=ok, detail=detail, seconds=round(seconds, 3))
+            )
