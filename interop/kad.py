@@ -1,9 +1,10 @@
 """Our client of the Amino DHT among real servers of go-libp2p-kad-dht, in a laboratory.
 
-    python -m interop.kad [--servers 30] [--delay 0.025]
+    python -m interop.kad [--servers 30] [--delay 0.025] [--crowd]
 
-prints what look-ups, puts and provider records take in time, requests and bytes, from a fresh
-client on; `--delay` is that of the link between us and all servers, one way, in seconds.
+prints what look-ups, puts and provider records take in time, requests, sockets and bytes, from a
+fresh peer on; `--delay` is that of the link between us and all servers, one way, in seconds. With
+`--crowd` servers announce as many addresses as kubo's do.
 """
 
 from __future__ import annotations
@@ -17,20 +18,21 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from interop.rig import BIN, RigError, build, table
 from pt.identity.keys import PrivateKey
 from pt.identity.peer_id import PeerId
-from pt.kad.aio import Client, exchange
+from pt.kad.aio import Client
 from pt.kad.keyspace import K, point
-from pt.kad.messages import PROTOCOL, Message, PeerInfo
+from pt.kad.messages import PeerInfo
 from pt.kad.results import Found
 from pt.lab.link import Link, Shape
 from pt.lab.netns import DEVICE, Host, Lan
+from pt.node.amino import Amino
 from pt.node.node import Node
 from pt.rendezvous import ipns
 from pt.wire.multiaddr import Multiaddr
@@ -42,16 +44,28 @@ ROUNDS: Final = 20
 OURS: Final = Multiaddr.parse("/ip4/11.9.0.1/tcp/4001")
 """An address of ours for provider records; nobody dials it."""
 
+OnHop = Callable[[PeerId, tuple[Multiaddr, ...]], None]
+
 
 class Servers:
     """Go servers on one host, each in a /16 of its own, until the host is closed."""
 
     def __init__(
-        self, host: Host, ips: Sequence[str], log: Path, *, relays: int = 0, tap: Path | None = None
+        self,
+        host: Host,
+        ips: Sequence[str],
+        log: Path,
+        *,
+        relays: int = 0,
+        crowd: bool = False,
+        tap: Path | None = None,
     ) -> None:
-        """`relays`: so many of them relay, too; `tap`: file for `interop.observer`."""
+        """`relays`: so many of them relay, too; `crowd`: they announce as many addresses as kubo's
+        do; `tap`: file for `interop.observer`.
+        """
         argv = [str(BINARY), "servers", "--ips", ",".join(ips), "--port", str(PORT)]
         argv += ["--relays", str(relays), *(["--tap", str(tap)] if tap else [])]
+        argv += ["--crowd"] if crowd else []
         with log.open("wb") as sink:
             self._process = host.popen(
                 argv,
@@ -93,20 +107,6 @@ class Servers:
         return said
 
 
-class Asker:
-    """What `pt.kad` needs of a node: one request on a stream of its own, dialing if need be."""
-
-    def __init__(self, node: Node) -> None:
-        self._node = node
-
-    async def __call__(self, info: PeerInfo, request: Message) -> Message:
-        there = self._node.connections_of(info.id)
-        connection = (
-            there[0] if there else await self._node.connect(info.addresses, expected=info.id)
-        )
-        return await exchange(await connection.open_stream((PROTOCOL,)), request)
-
-
 @dataclass(frozen=True)
 class Lab:
     """Two hosts with a link between them: ours, and one with all servers and the Go clients."""
@@ -128,7 +128,14 @@ class Lab:
 
 
 @contextlib.contextmanager
-def laboratory(count: int, delay: float, others: Sequence[str] = ()) -> Iterator[Lab]:
+def laboratory(
+    count: int,
+    delay: float,
+    others: Sequence[str] = (),
+    *,
+    relays: int = 0,
+    crowd: bool = False,
+) -> Iterator[Lab]:
     """Build it: `count` servers, `delay` seconds away from us; `others`: names of further hosts."""
     ips = [f"11.{20 + number}.0.1" for number in range(count)]
     go_ip = "11.250.0.1"
@@ -141,7 +148,7 @@ def laboratory(count: int, delay: float, others: Sequence[str] = ()) -> Iterator
         add_addresses(dht, (*ips, go_ip))
         batch(us, [f"route add {ip}/32 via {link.b_ip}" for ip in (*ips, go_ip)])
         tap = Path(logs) / "tap.jsonl"
-        servers = Servers(dht, ips, Path(logs) / "servers.log", tap=tap)
+        servers = Servers(dht, ips, Path(logs) / "servers.log", relays=relays, crowd=crowd, tap=tap)
         yield Lab(us, dht, servers, go_ip, link, tap, rest)
 
 
@@ -183,14 +190,27 @@ def _info(text: object) -> PeerInfo:
 
 
 @contextlib.asynccontextmanager
-async def our_client(bootstrap: PeerInfo) -> AsyncIterator[Client]:
-    """A fresh client that knows one server; its node listens nowhere."""
+async def our_amino(
+    *bootstrap: PeerInfo, cache: Path | None = None, on_hop: OnHop | None = None
+) -> AsyncIterator[Amino]:
+    """The DHT for a fresh peer that listens nowhere and knows these servers."""
     node = Node(identity=PrivateKey.generate(secrets.token_bytes(32)))
     await node.start()
+    known = [info.addresses[0].with_peer(info.id.raw) for info in bootstrap]
+    amino = Amino(node, bootstrap=known, cache=cache, on_hop=on_hop)
     try:
-        yield Client(Asker(node), node.peer_id, bootstrap=[bootstrap])
+        await amino.start()
+        yield amino
     finally:
+        await amino.close()
         await node.close()
+
+
+@contextlib.asynccontextmanager
+async def our_client(bootstrap: PeerInfo) -> AsyncIterator[Client]:
+    """A fresh client that knows one server."""
+    async with our_amino(bootstrap) as amino:
+        yield amino.client
 
 
 def mailbox(payload: bytes, seq: int = 1) -> tuple[bytes, bytes, bytes]:
@@ -202,24 +222,28 @@ def mailbox(payload: bytes, seq: int = 1) -> tuple[bytes, bytes, bytes]:
 
 
 async def measure(lab: Lab) -> None:
-    """Print what a fresh client's calls take; of the counts, the highest."""
-    titles = "call", "median s", "p95 s", "requests", "at once", "replies B", "link B", "packets"
+    """Print what a fresh peer's calls take; of the counts, the highest.
+
+    Bytes of connections have hand-shakes and identify in them, those of the link headers as well.
+    """
+    titles = "call", "median s", "p95 s", "requests", "sockets", "bytes", "link bytes", "packets"
     rows: dict[str, list[tuple[float, ...]]] = {}
     for _ in range(ROUNDS):
-        async with our_client(lab.servers.infos[0]) as client:
+        async with our_amino(lab.servers.infos[0]) as amino:
+            client = amino.client
             key, name, value = mailbox(secrets.token_bytes(700))
 
             async def timed(label: str, call: Awaitable[object]) -> None:
-                spent, carried = replace(client.spent), lab.carried()
-                client.spent.at_once = 0
+                before, carried = amino.facts, lab.carried()
                 began = time.monotonic()
                 await call
+                took, after = time.monotonic() - began, amino.facts
                 row = (
-                    time.monotonic() - began,
-                    client.spent.requests - spent.requests,
-                    client.spent.at_once,
-                    client.spent.received - spent.received,
-                    *(after - before for before, after in zip(carried, lab.carried(), strict=True)),
+                    took,
+                    after.requests - before.requests,
+                    after.most_sockets,
+                    after.sent + after.received - before.sent - before.received,
+                    *(now - then for then, now in zip(carried, lab.carried(), strict=True)),
                 )
                 rows.setdefault(label, []).append(row)
 
@@ -229,6 +253,15 @@ async def measure(lab: Lab) -> None:
             await timed("get_value, first", first_value(client, key, name))
             await timed("get_value, all", all_values(client, key, name))
             await timed("provide", client.provide(b"\x12\x20" + secrets.token_bytes(32), [OURS]))
+        async with our_amino(lab.servers.infos[0]) as amino:
+            client = amino.client
+            await timed("get_value, first, fresh", first_value(client, key, name))
+        async with our_amino(lab.servers.infos[0]) as amino:
+            client = amino.client
+            await timed("get_value, all, fresh", all_values(client, key, name))
+        async with our_amino(lab.servers.infos[0]) as amino:
+            client = amino.client
+            await timed("put_value, fresh", client.put_value(*mailbox(b"x" * 700)[::2]))
     lines = []
     for label, found in rows.items():
         took = sorted(row[0] for row in found)
@@ -254,9 +287,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="interop.kad")
     parser.add_argument("--servers", type=int, default=30)
     parser.add_argument("--delay", type=float, default=0.025)
+    parser.add_argument("--crowd", action="store_true")
     args = parser.parse_args()
     build(["gokad"])
-    with laboratory(args.servers, args.delay) as lab, lab.us.inside():
+    with laboratory(args.servers, args.delay, crowd=args.crowd) as lab, lab.us.inside():
         print(f"{args.servers} servers, {args.delay * 2000:g} ms away, {ROUNDS} fresh clients\n")
         asyncio.run(measure(lab))
 

@@ -16,7 +16,6 @@ import asyncio
 import contextlib
 import random
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,8 +48,8 @@ JITTER: Final = 0.1
 SETTLE: Final = 0.5
 """Seconds that the owner's first look-ups have before ours: they fill the table as well."""
 SETTLE_TIMES: Final = 10
-MAX_HOPS: Final = 256
-"""Relays that are told of once."""
+MAX_HOPS: Final = 32
+"""Relays that are told of from one look-up for ourselves to the next."""
 
 _ELSE: Final = "or use --peer ADDRESS"
 _ADVICE: Final = {
@@ -101,7 +100,7 @@ class Amino:
     """The DHT for `node`.
 
     `cache` is the file of servers that answered before, None for none. `public_only` is false where
-    the bootstrap peers have private addresses. `on_hop` is told of servers that relay, once each;
+    the bootstrap peers have private addresses. `on_hop` is told of servers that relay, a few;
     `on_change` of every change of what `facts` says but its numbers.
 
     Raises:
@@ -127,7 +126,9 @@ class Amino:
         self._cache = cache
         self._public_only = public_only
         self._on_change = on_change
-        self._connections = DhtConnections(node, public_only=public_only, on_reply=self._replied)
+        self._connections = DhtConnections(
+            node, public_only=public_only, on_reply=self._replied, curious=self._curious
+        )
         self.client: Final = Client(
             self._connections.ask,
             node.peer_id,
@@ -141,7 +142,7 @@ class Amino:
         self._state = "starting"
         self._cause = self._detail = ""
         self._cache_detail = ""
-        self._told: OrderedDict[PeerId, None] = OrderedDict()
+        self._told: set[PeerId] = set()
         self._last: tuple[str, ...] = ()
 
     # --- life ------------------------------------------------------------------------------------
@@ -229,6 +230,7 @@ class Amino:
 
     async def _refresh(self) -> bool:
         """Look for ourselves; whether anybody answered."""
+        self._told.clear()
         try:
             await self.client.refresh()
         except NetworkError:
@@ -311,10 +313,11 @@ class Amino:
             return
         usable = hop_addresses(connection)
         if usable:
-            self._told[peer] = None
-            if len(self._told) > MAX_HOPS:
-                self._told.popitem(last=False)
+            self._told.add(peer)
             self.on_hop(peer, usable)
+
+    def _curious(self) -> bool:
+        return self.on_hop is not None and len(self._told) < MAX_HOPS
 
     # --- who is known from before ----------------------------------------------------------------
 

@@ -63,6 +63,8 @@ class Connection:
         self.on_close: list[Callable[[str], None]] = []
         self.identified: Identify | None = None
         """What the peer said about itself, verified, once asked."""
+        self.curious = True
+        """Whether to ask the peer who it is without a reason."""
         self.uses = 0
         """How many parts of this node need it now; who closes what is idle lets it be meanwhile."""
         self._open_waiters: list[asyncio.Future[None]] = []

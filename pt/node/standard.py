@@ -96,7 +96,7 @@ def greet(node: Node, connection: Connection) -> None:
     """Ask a new connection's peer who it is, in the background and a moment later."""
 
     def start() -> None:
-        if not connection.closed:
+        if connection.curious and not connection.closed:
             node.spawn(_ask(connection))
 
     asyncio.get_running_loop().call_later(GREET_DELAY, start)

@@ -1,9 +1,10 @@
 // Command gokad is a set of kad-dht servers as of the Amino DHT, or one client of such a DHT.
 //
-//	gokad servers --ips A,B,… [--port 4001] [--links 6] [--relays N] [--tap FILE]
+//	gokad servers --ips A,B,… [--port 4001] [--links 6] [--relays N] [--crowd] [--tap FILE]
 //	gokad put|get|provide|providers|closest|find --ip A --bootstrap MULTIADDR --key HEX [--value HEX]
 //
-// The servers run in this one process, each with its own host, identity and address. They print
+// The servers run in this one process, each with its own host, identity and address; the first has an
+// RSA key. They print
 // {"event":"server","id":…,"multiaddr":…,"index":N} each, then {"event":"ready"} once they know one
 // another, and end with stdin; a line "close N" stops one of them, which prints {"event":"closed"}.
 //
@@ -58,8 +59,9 @@ func from(ip string) tcp.DialerForAddr {
 // node is a host with a DHT that is configured as the public half of kubo's.
 func node(
 	ip string, port int, mode dht.ModeOpt, wrap func(host.Host) (host.Host, error),
+	more ...libp2p.Option,
 ) (host.Host, *dht.IpfsDHT, error) {
-	h, err := libp2p.New(
+	h, err := libp2p.New(append([]libp2p.Option{
 		libp2p.ListenAddrStrings(fmt.Sprintf("/ip4/%s/tcp/%d", ip, port)),
 		libp2p.Transport(tcp.NewTCPTransport, tcp.WithDialerForAddr(from(ip))),
 		libp2p.Security(noise.ID, noise.New),
@@ -67,7 +69,7 @@ func node(
 		libp2p.DisableMetrics(),
 		libp2p.DisableRelay(),
 		libp2p.UserAgent("gokad"),
-	)
+	}, more...)...)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -101,16 +103,27 @@ type server struct {
 	dht  *dht.IpfsDHT
 }
 
-func servers(ips []string, port, links, relays int, tapped string) error {
+func servers(ips []string, port, links, relays int, crowd bool, tapped string) error {
 	observer, err := newTap(tapped)
 	if err != nil {
 		return err
 	}
 	var all []server
 	for index, ip := range ips {
+		var options []libp2p.Option
+		if index == 0 {
+			identity, err := rsa()
+			if err != nil {
+				return err
+			}
+			options = append(options, identity)
+		}
+		if crowd {
+			options = append(options, crowded(ip, index))
+		}
 		h, d, err := node(ip, port, dht.ModeServer, func(h host.Host) (host.Host, error) {
 			return observer.wrap(h, index)
-		})
+		}, options...)
 		if err != nil {
 			return err
 		}
@@ -219,6 +232,7 @@ func run() error {
 	port := flags.Int("port", 4001, "TCP port of the servers")
 	links := flags.Int("links", 6, "other servers that each one is connected to at first")
 	relays := flags.Int("relays", 0, "servers, from the first on, that relay with libp2p's limits")
+	crowd := flags.Bool("crowd", false, "announce as many addresses as kubo does")
 	tapped := flags.String("tap", "", "file for the traffic of the DHT")
 	var c client
 	flags.StringVar(&c.ip, "ip", "", "address of the client")
@@ -229,7 +243,7 @@ func run() error {
 		return err
 	}
 	if command == "servers" {
-		return servers(strings.Split(*ips, ","), *port, *links, *relays, *tapped)
+		return servers(strings.Split(*ips, ","), *port, *links, *relays, *crowd, *tapped)
 	}
 	return c.run(command)
 }

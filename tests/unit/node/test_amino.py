@@ -23,6 +23,7 @@ from pt.kad.messages import PROTOCOL, Message, PeerInfo
 from pt.kad.results import Progress
 from pt.kad.table import RoutingTable
 from pt.node import amino as module
+from pt.node import standard
 from pt.node.amino import Amino, AminoFacts
 from pt.node.node import Node
 from pt.relay.messages import HOP
@@ -582,6 +583,31 @@ def test_servers_that_relay_are_told_of_once() -> None:
                 assert sorted(heard) == sorted(
                     (server.node.peer_id, server.node.addresses) for server in many[:2]
                 )
+
+    run(main())
+
+
+@pytest.mark.parametrize("wanted", [None, 0, 32])
+def test_servers_are_asked_who_they_are_only_while_relays_are_wanted(
+    wanted: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_HOPS", wanted or 0)
+    monkeypatch.setattr(standard, "GREET_DELAY", 0.01)
+
+    async def main() -> None:
+        asked: list[DhtServer] = []
+        async with servers(3) as many:
+            for server in many:
+
+                async def identify(stream: MuxedStream, connection: object, server=server) -> None:
+                    asked.append(server)
+
+                server.node.handle(standard.IDENTIFY, identify)
+            on_hop = None if wanted is None else lambda peer, addresses: None
+            async with amino(many[0], on_hop=on_hop) as dht:
+                await dht.client.closest(KEY)
+                await asyncio.sleep(0.1)
+        assert len(asked) == (3 if wanted else 0)
 
     run(main())
 
