@@ -138,20 +138,22 @@ class Seen:
 
     @property
     def data(self) -> bytes:
-        """Everything that was said, without what the network adds: who connects, and from where."""
+        """All that peers of the DHT said, without what the network adds: who connects, from where.
+
+        A peer that never asked the DHT anything, but uses a server as a relay, is left out: it
+        cannot hide who it is.
+        """
         said = [part for one in self.streams for part in (one.asked, one.answered)]
+        dialers = {one.peer for one in self.streams}
         for one in self.identified:
-            told = {key: one[key] for key in ("agent", "version", "protocols", "listens")}
-            said += [json.dumps(told).encode(), base64.b64decode(one.get("record", ""))]
+            if one["peer"] in dialers:
+                told = {key: one[key] for key in ("agent", "version", "protocols", "listens")}
+                said += [json.dumps(told).encode(), base64.b64decode(one.get("record", ""))]
         return b"\n".join(said)
 
-    def peers(self, ips: Iterable[str]) -> set[str]:
-        """Ids of the peers that connected from these addresses."""
-        starts = tuple(f"/ip4/{ip}/" for ip in ips)
-        return {
-            *(one.peer for one in self.streams if one.address.startswith(starts)),
-            *(one["peer"] for one in self.identified if one["address"].startswith(starts)),
-        }
+    def dialers(self, ip: str) -> set[str]:
+        """Ids of the peers that asked the DHT something, from this address."""
+        return {one.peer for one in self.streams if one.address.startswith(f"/ip4/{ip}/")}
 
     def of(self, peers: Iterable[str]) -> list[Stream]:
         """Streams that these peers opened."""

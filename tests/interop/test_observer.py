@@ -107,7 +107,7 @@ def test_the_observer_learns_neither_name_nor_exposer(lab: kad.Lab) -> None:
     for box in boxes:
         assert box.value in seen.data
         assert box.routing_key in seen.data
-    assert seen.peers([lab.link.a_ip]) == {str(one) for one in used}
+    assert seen.dialers(lab.link.a_ip) == {str(one) for one in used}
     kinds = {ask.type for one in seen.of(map(str, used)) for ask in one.requests()}
     assert kinds == {MessageType.FIND_NODE, MessageType.PUT_VALUE, MessageType.GET_VALUE}
 

@@ -1,0 +1,84 @@
+"""`pt tcp` and `pt bind` on a small internet: found by each other, and by nobody else."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from interop import kad, kubo
+from interop.observer import Seen, leaks, secrets_of
+from interop.rendezvous import RELAYING, VARIANTS, Round, Variant, run_round
+from interop.rig import build
+from interop.world import INSIDE, Net, internet, lan
+from pt.identity.peer_id import PeerId
+from pt.kad.messages import MessageType
+
+pytestmark = [pytest.mark.netns, pytest.mark.interop, pytest.mark.timeout(900)]
+
+SERVERS = 30
+SOON = 8.0
+"""Seconds; a dial to somebody silent takes longer to fail."""
+KINDS = {variant.name: variant for variant in VARIANTS}
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Net]:
+    there = kad.BINARY.exists() and kubo.BINARY.exists()
+    if not there and not (shutil.which("go") or shutil.which("/usr/local/go/bin/go")):
+        pytest.skip("no go toolchain to build interop/peers/gokad and kubo")
+    build(["gokad", "kubo"])
+    tmp = tmp_path_factory.mktemp("internet")
+    with internet(tmp, servers=SERVERS, relaying=RELAYING) as made:
+        yield made
+
+
+def one_round(net: Net, variant: Variant) -> Round:
+    took = run_round(net.world, variant, variant.flags(net.far), 0)
+    assert took.medium == variant.medium
+    assert max(took.published, took.first_byte, took.again) < SOON, took
+    return took
+
+
+def test_the_dht_alone_and_who_sees_all_of_it(net: Net) -> None:
+    """Without any other word, through relays met on the DHT."""
+    took = one_round(net, KINDS["dht"])
+    assert took.path.startswith("relay/")
+    seen = Seen.read(net.far.tap)
+    dialers = {name: seen.dialers(net.outer[name]) for name in INSIDE}
+    assert len(dialers["a"]) == 1, "one id for the DHT"
+    assert len(dialers["b"]) == 2, "another one after each start"
+    assert not {took.exposer, took.binder} & (dialers["a"] | dialers["b"])
+    stored = {
+        ask.key
+        for one in seen.of(dialers["a"])
+        for ask in one.requests()
+        if ask.type is MessageType.PUT_VALUE
+    }
+    asked = {
+        ask.key
+        for one in seen.of(dialers["b"])
+        for ask in one.requests()
+        if ask.type is MessageType.GET_VALUE
+    }
+    mailbox = next(iter(asked & stored))
+    assert leaks(seen.data, {"the mailbox": mailbox})
+    peers = [PeerId.parse(text) for text in (took.exposer, took.binder)]
+    ips = [f"{inside}.1" for inside in INSIDE.values()]
+    hidden = secrets_of(took.name, peers, took.addresses, [*ips, *net.outer.values()])
+    assert not leaks(seen.data, hidden)
+
+
+@pytest.mark.parametrize("name", ["dht-broken", "relays-broken"])
+def test_what_is_broken_delays_nothing(net: Net, name: str) -> None:
+    one_round(net, KINDS[name])
+
+
+def test_the_lan_when_all_else_is_broken(tmp_path: Path) -> None:
+    variant = KINDS["lan-alone-works"]
+    with lan(tmp_path) as world:
+        took = run_round(world, variant, variant.flags(None), 0)
+    assert (took.medium, took.path) == ("lan", "direct/tcp")
+    assert max(took.published, took.first_byte, took.again) < SOON, took
