@@ -30,6 +30,7 @@ __all__ = ["Overlay", "open_port"]
 
 TRIES: Final = 16
 """Ports tried when the system may choose one that TCP and UDP have both."""
+FIRST_SAVE: Final = 60.0
 SAVE_EVERY: Final = 600.0
 PATIENCE: Final = 15.0
 """Seconds after which nobody's answer is worth a warning."""
@@ -119,7 +120,7 @@ class Overlay:
             self._scope.start(self._restore(self._reader))
         self.join(bootstrap)
         loop = asyncio.get_running_loop()
-        self._save_timer = loop.call_later(SAVE_EVERY, self._save_soon)
+        self._save_timer = loop.call_later(FIRST_SAVE, self._save_soon)
 
     def join(self, bootstrap: tuple[Multiaddr, ...]) -> None:
         """Have these relays for company, in place of those named before."""

@@ -19,7 +19,8 @@ EPOCH = 1_000_000.0
 
 
 class Network:
-    def __init__(self, seed: int = 1, loss: float = 0.0) -> None:
+    def __init__(self, seed: int = 1, loss: float = 0.0, validate=validate) -> None:
+        self.validate = validate
         self.random = random.Random(seed)
         self.loss = loss
         self.now = 100.0
@@ -54,14 +55,17 @@ class Network:
 
         return send
 
-    def server(self, bootstrap=(), storage=None, addr=None, node_id=None, **options) -> Server:
+    def server(
+        self, bootstrap=(), storage=None, addr=None, node_id=None, skew=0.0, **options
+    ) -> Server:
+        """One that believes it is `skew` seconds later."""
         addr = addr or self.address()
         server = Server(
             node_id or self.random.randbytes(32),
-            Storage(validate, max_value=MAX_VALUE) if storage is None else storage,
+            Storage(self.validate, max_value=MAX_VALUE) if storage is None else storage,
             self.sender(addr),
             clock=self.clock,
-            wall=self.wall,
+            wall=lambda: self.wall() + skew,
             random_bytes=self.random.randbytes,
             bootstrap=bootstrap,
             **options,
@@ -84,10 +88,10 @@ class Network:
         server.close()
         del self.ends[server.addr], self.servers[server.addr]
 
-    def client(self, bootstrap=None) -> Client:
+    def client(self, bootstrap=None, skew: float = 0.0) -> Client:
         if bootstrap is None:
             bootstrap = self.random.sample(list(self.servers), min(3, len(self.servers)))
-        return Client(self, bootstrap)
+        return Client(self, bootstrap, skew)
 
     def run(self, seconds: float = 30.0, until=lambda: False) -> None:
         end = self.now + seconds
@@ -109,7 +113,8 @@ class Network:
 
 
 class Client:
-    def __init__(self, network: Network, bootstrap) -> None:
+    def __init__(self, network: Network, bootstrap, skew: float) -> None:
+        self.skew = skew
         self.network = network
         self.addr = network.address()
         self.bootstrap = list(bootstrap)
@@ -149,7 +154,7 @@ class Client:
             clock=self.network.clock,
             bootstrap=self.bootstrap,
             done=nodes.append,
-            check=checker(validate, key, self.network.wall),
+            check=checker(self.network.validate, key, lambda: self.network.wall() + self.skew),
             found=found.append,
         )
         walk.start()

@@ -242,6 +242,7 @@ def test_a_damaged_file_is_a_warning(tmp_path, damage):
 
 
 def test_a_file_that_cannot_be_written_is_a_warning_each_time_it_begins(tmp_path, monkeypatch):
+    monkeypatch.setattr(overlay, "FIRST_SAVE", 0.01)
     monkeypatch.setattr(overlay, "SAVE_EVERY", 0.02)
     full, written = True, threading.Event()
     write = overlay.OverlayFile.write
