@@ -41,8 +41,9 @@ BINARY: Final = BIN / "gokad-peer"
 PORT: Final = 4001
 GO_TIMEOUT: Final = 40.0
 ROUNDS: Final = 20
-OURS: Final = Multiaddr.parse("/ip4/11.9.0.1/tcp/4001")
-"""An address of ours for provider records; nobody dials it."""
+OUR_IP: Final = "11.9.0.1"
+OURS: Final = Multiaddr.tcp(OUR_IP, PORT)
+"""An address of ours for provider records, on our host."""
 
 OnHop = Callable[[PeerId, tuple[Multiaddr, ...]], None]
 
@@ -146,6 +147,8 @@ def laboratory(
     ):
         us, dht, *rest = lan.hosts
         add_addresses(dht, (*ips, go_ip))
+        batch(dht, [f"route add {OUR_IP}/32 via {link.a_ip}"])
+        add_addresses(us, (OUR_IP,))
         batch(us, [f"route add {ip}/32 via {link.b_ip}" for ip in (*ips, go_ip)])
         tap = Path(logs) / "tap.jsonl"
         servers = Servers(dht, ips, Path(logs) / "servers.log", relays=relays, crowd=crowd, tap=tap)
@@ -191,10 +194,13 @@ def _info(text: object) -> PeerInfo:
 
 @contextlib.asynccontextmanager
 async def our_amino(
-    *bootstrap: PeerInfo, cache: Path | None = None, on_hop: OnHop | None = None
+    *bootstrap: PeerInfo,
+    cache: Path | None = None,
+    on_hop: OnHop | None = None,
+    node: Node | None = None,
 ) -> AsyncIterator[Amino]:
-    """The DHT for a fresh peer that listens nowhere and knows these servers."""
-    node = Node(identity=PrivateKey.generate(secrets.token_bytes(32)))
+    """The DHT for a fresh peer that listens nowhere, or `node`, and knows these servers."""
+    node = node or Node(identity=PrivateKey.generate(secrets.token_bytes(32)))
     await node.start()
     known = [info.addresses[0].with_peer(info.id.raw) for info in bootstrap]
     amino = Amino(node, bootstrap=known, cache=cache, on_hop=on_hop)

@@ -21,23 +21,23 @@ pytestmark = [
     pytest.mark.interop,
     pytest.mark.timeout(1800 if soak() else 120),
 ]
-GO_PEER = Path(__file__).resolve().parents[2] / "interop" / "bin" / "go-peer"
+PEERS = Path(__file__).resolve().parents[2] / "interop" / "bin"
+GO_PEER = PEERS / "go-peer"
+GO_TUNNEL = PEERS / "gokad-peer"
 
 
 @pytest.fixture
 def rig(tmp_path: Path) -> Iterator[RelayRig]:
-    if not GO_PEER.exists():
-        pytest.skip("the Go peer is not built (interop/build.sh go)")
+    if not GO_PEER.exists() or not GO_TUNNEL.exists():
+        pytest.skip("the Go peers are not built (interop/build.sh go gokad)")
     with relay_rig_at(tmp_path) as made:
         yield made
 
 
-def go(rig: RelayRig, host: Host, *argv: str) -> dict[str, object]:
-    """Start the Go peer on a host; its first line, which says that it is ready."""
+def go(rig: RelayRig, host: Host, *argv: str, peer: Path = GO_PEER) -> dict[str, object]:
+    """Start a Go peer on a host; its first line, which says that it is ready."""
     with (rig.tmp / "go.log").open("ab") as log:
-        process = host.popen(
-            [str(GO_PEER), *argv], stdout=subprocess.PIPE, stderr=log, env=os.environ
-        )
+        process = host.popen([str(peer), *argv], stdout=subprocess.PIPE, stderr=log, env=os.environ)
     assert process.stdout is not None
     line = process.stdout.readline()
     assert line, (rig.tmp / "go.log").read_text()
@@ -85,7 +85,8 @@ def test_go_libp2ps_relay_without_limits_carries_bulk(rig: RelayRig) -> None:
 
 def through_go_bind(rig: RelayRig, host: Host, circuit: str, *argv: str) -> None:
     """A Go binder on `host`, and 200 kB through it."""
-    go(rig, host, "v1-bind", "--listen", "127.0.0.1:2022", "--peer", circuit, *argv)
+    words = ["v1-bind", "--listen", "127.0.0.1:2022", "--peer", circuit, *argv]
+    go(rig, host, *words, peer=GO_TUNNEL)
     client = rig.dial(2022, host=host)
     ask_echo(client, bytes(pattern(0, 200_000)))
 

@@ -12,21 +12,21 @@ from pathlib import Path
 
 import pytest
 
+from interop.rig import build
 from pt.lab import Lan
 from pt.tunnel.selftest.wire import pattern
 from tests.e2e.harness import MIB, TIMEOUT, PtProcess, Rig, ask_echo, direct_address, local_port
 
 pytestmark = [pytest.mark.netns, pytest.mark.interop, pytest.mark.timeout(120)]
 
-GO_PEER = Path(__file__).resolve().parents[2] / "interop" / "bin" / "go-peer"
+GO_PEER = Path(__file__).resolve().parents[2] / "interop" / "bin" / "gokad-peer"
 
 
 @pytest.fixture
 def rig(tmp_path: Path) -> Iterator[Rig]:
     if not GO_PEER.exists() and shutil.which("go") is None:
         pytest.skip("no go toolchain to build the Go peer with")
-    if not GO_PEER.exists():
-        subprocess.run([str(GO_PEER.parents[1] / "build.sh"), "go"], check=True)
+    build(["gokad"])
     with Lan(hosts=3) as lan:
         made = Rig(lan, tmp_path)
         try:

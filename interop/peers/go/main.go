@@ -2,9 +2,8 @@
 // nothing else.
 //
 // It answers the contract every peer of the interop matrix answers (listen, dial, relay, version),
-// is the baseline forwarder of the benchmark (forward-expose, forward-bind), behaves as PeerTunnel
-// v1 did (v1-tcp, v1-bind), answers libp2p's transport interop contract (transport-test), and reads
-// metrics as Prometheus does (check-metrics).
+// is the baseline forwarder of the benchmark (forward-expose, forward-bind), answers libp2p's
+// transport interop contract (transport-test), and reads metrics as Prometheus does (check-metrics).
 //
 // Standard output carries one JSON line for each fact; everything else goes to standard error.
 package main
@@ -31,8 +30,6 @@ const usage = `usage: peer COMMAND [flags]
   forward-expose --target HOST:PORT --listen MA [--relay MA,…]
                                                    baseline forwarder, the side of the service
   forward-bind --listen HOST:PORT --peer MA        baseline forwarder, the side of the client
-  v1-tcp --port N --listen MA                      PeerTunnel v1, the side of the service
-  v1-bind --listen HOST:PORT --peer MA [--at MA]   PeerTunnel v1, the side of the client
   check-metrics                                    parse the Prometheus text on standard input
   transport-test                                   libp2p's transport interop contract (environment)
   version`
@@ -50,8 +47,6 @@ func main() {
 		"relay":          relay,
 		"forward-expose": forwardExpose,
 		"forward-bind":   forwardBind,
-		"v1-tcp":         v1Tcp,
-		"v1-bind":        v1Bind,
 		"check-metrics":  checkMetrics,
 		"transport-test": transportTest,
 		"version":        version,

@@ -39,18 +39,26 @@ func (c client) run(command string) error {
 	if err := h.Connect(ctx, *first); err != nil {
 		return err
 	}
-	for d.RoutingTable().Size() == 0 { // identify runs in the background
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(10 * time.Millisecond):
-		}
+	if err := known(ctx, d); err != nil {
+		return err
 	}
 	result := map[string]any{"event": command, "id": h.ID().String()}
 	if err := c.do(ctx, d, command, key, value, result); err != nil {
 		return err
 	}
 	say(result)
+	return nil
+}
+
+// known waits until the routing table has somebody: identify runs in the background.
+func known(ctx context.Context, d *dht.IpfsDHT) error {
+	for d.RoutingTable().Size() == 0 {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
 	return nil
 }
 

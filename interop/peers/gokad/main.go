@@ -1,7 +1,12 @@
-// Command gokad is a set of kad-dht servers as of the Amino DHT, or one client of such a DHT.
+// Command gokad is a set of kad-dht servers as of the Amino DHT, one client of such a DHT, or a peer
+// that behaves as PeerTunnel in Go does.
 //
 //	gokad servers --ips A,B,… [--port 4001] [--links 6] [--relays N] [--crowd] [--tap FILE]
 //	gokad put|get|provide|providers|closest|find --ip A --bootstrap MULTIADDR --key HEX [--value HEX]
+//	gokad topic ID…
+//	gokad v1-tcp --port N --listen MULTIADDR [--advertise ID --bootstrap MULTIADDR]
+//	gokad v1-bind --listen HOST:PORT --peer MULTIADDR [--at MULTIADDR]
+//	gokad v1-bind --listen HOST:PORT --find ID --bootstrap MULTIADDR [--at MULTIADDR]
 //
 // The servers run in this one process, each with its own host, identity and address; the first has an
 // RSA key. They print
@@ -9,7 +14,8 @@
 // another, and end with stdin; a line "close N" stops one of them, which prints {"event":"closed"}.
 //
 // A client prints its result as one JSON object. Keys are bytes in hexadecimal: of a value the whole
-// key with its namespace, of a provider record the multihash, of a peer its id.
+// key with its namespace, of a provider record the multihash, of a peer its id. So does `topic`, which
+// says for each ID what the routing discovery of go-libp2p makes of it.
 package main
 
 import (
@@ -224,9 +230,17 @@ func meet(all []server, address string) error {
 
 func run() error {
 	if len(os.Args) < 2 {
-		return errors.New("usage: gokad servers|put|get|provide|providers|closest|find …")
+		return errors.New("usage: gokad servers|put|get|provide|providers|closest|find|topic|v1-tcp|v1-bind …")
 	}
 	command := os.Args[1]
+	switch command {
+	case "topic":
+		return topics(os.Args[2:])
+	case "v1-tcp":
+		return v1Tcp(os.Args[2:])
+	case "v1-bind":
+		return v1Bind(os.Args[2:])
+	}
 	flags := flag.NewFlagSet(command, flag.ExitOnError)
 	ips := flags.String("ips", "", "addresses of the servers, with commas")
 	port := flags.Int("port", 4001, "TCP port of the servers")
