@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -17,8 +18,10 @@ import pytest
 
 from interop import kad
 from interop.rig import build
+from pt.identity.keys import PrivateKey
 from pt.identity.peer_id import PeerId
 from pt.node.connection import Connection
+from pt.node.node import Node
 from pt.rendezvous.topic import cid, provider_key, topic
 from pt.tunnel.core.messages import PROTOCOL_V1
 from pt.tunnel.media.providers import ProviderAnnouncer, ProviderSearch
@@ -73,9 +76,10 @@ def test_a_go_binder_finds_us(lab: kad.Lab) -> None:
         await stream.close_write()
 
     async def main() -> None:
-        listen = [Multiaddr.tcp(kad.OUR_IP, kad.PORT)]
-        async with kad.our_node(lab.servers.infos[0], listen) as (node, client):
-            node.handle(PROTOCOL_V1, serve)
+        identity = PrivateKey.generate(secrets.token_bytes(32))
+        node = Node(identity=identity, listen=[kad.OURS])
+        node.handle(PROTOCOL_V1, serve)
+        async with kad.our_amino(lab.servers.infos[0], node=node) as amino:
             told = asyncio.Event()
 
             def state(*each: object) -> None:
@@ -83,7 +87,7 @@ def test_a_go_binder_finds_us(lab: kad.Lab) -> None:
                 told.set()
 
             announcer = ProviderAnnouncer(
-                client, provider_key("of ours"), lambda: node.addresses, state
+                amino.client, provider_key("of ours"), lambda: node.addresses, state
             )
             announcer.start()
             await told.wait()
@@ -124,14 +128,15 @@ def test_we_find_a_go_exposer_among_dead_ones(lab: kad.Lab) -> None:
         found: dict[PeerId, tuple[Multiaddr, ...]] = {}
 
         async def main() -> None:
-            async with kad.our_node(lab.servers.infos[0]) as (node, client):
+            node = Node(identity=PrivateKey.generate(secrets.token_bytes(32)))
+            async with kad.our_amino(lab.servers.infos[0], node=node) as amino:
                 news = asyncio.Event()
 
                 def take(peer: PeerId, addresses: tuple[Multiaddr, ...]) -> None:
                     found[peer] = addresses
                     news.set()
 
-                search = ProviderSearch(client, key, take, lambda *state: None)
+                search = ProviderSearch(amino.client, key, take, lambda *state: None)
                 search.start()
                 while len(found) < 4:
                     news.clear()
