@@ -120,11 +120,11 @@ class OverlayRig:
         assert isinstance(found, dict)
         return found
 
-    def wait_for_company(self, name: str, nodes: int) -> None:
-        """Until the relay knows so many others; it tells no more than the first."""
+    def wait_for(self, name: str, **numbers: int) -> None:
+        """Until the status page, which is taken anew now and then, says so."""
         deadline = time.monotonic() + TIMEOUT
-        while (known := self.status(name)["nodes"]) != nodes:
-            assert time.monotonic() < deadline, f"{name} knows {known}\n{self.describe()}"
+        while not numbers.items() <= (status := self.status(name)).items():
+            assert time.monotonic() < deadline, f"{name}: {status}\n{self.describe()}"
 
     def describe(self) -> str:
         return "\n".join(process.describe() for process in self.processes)
@@ -166,14 +166,15 @@ def test_a_mailbox_outlives_lost_and_restarted_relays(rig: OverlayRig) -> None:
     two = rig.relay("r2", "--bootstrap", address(one))
     three = rig.relay("r3", "--bootstrap", address(one), address(two))
     for name in ("r1", "r2", "r3"):
-        rig.wait_for_company(name, 2)
+        rig.wait_for(name, nodes=2)
     places = [point(process) for process in (one, two, three)]
 
     assert rig.publish("a", places[:1]) == 3
     (found,) = set(rig.search("b", places[2:]))
     assert found.peer_id == PeerId.from_public_key(IDENTITY.public)
     assert found.services == (22,)
-    assert [rig.status(name)["records"] for name in ("r1", "r2", "r3")] == [2, 2, 2]
+    for name in ("r1", "r2", "r3"):
+        rig.wait_for(name, records=2)
 
     assert end(one, signal.SIGKILL) == -signal.SIGKILL
     assert rig.search("b", places[:1] + places[2:]) == rig.search("b", places[1:]) != []
