@@ -231,14 +231,15 @@ class Pt(Forwarder):
     def exposer_argv(self) -> list[str]:
         return [
             str(self.program), "tcp", "--port", str(SERVICE_PORT), "--id", NAME,
-            "--no-lan", "--json", "--home", str(self.home / "far"),
+            "--no-lan", "--no-public", "--json", "--home", str(self.home / "far"),
             "--listen", f"/ip4/{self.far_ip}/tcp/{self.port + 1000}",
         ]  # fmt: skip
 
     def binder_argv(self, port: int, home: str = "near") -> list[str]:
         return [
             str(self.program), "bind", "-p", f"{port}:{SERVICE_PORT}", "--id", NAME,
-            "--no-lan", "--json", "--home", str(self.home / home), "--peer", self.peer,
+            "--no-lan", "--no-public", "--json", "--home", str(self.home / home),
+            "--peer", self.peer,
         ]  # fmt: skip
 
     def ready(self, log: str) -> dict[str, object] | None:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import re
 
+import hypothesis
 import pytest
 
 from pt.lab import unavailable
 
 CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
+
+
+hypothesis.settings.register_profile("shared", deadline=None)  # a test that times is none
+hypothesis.settings.load_profile("shared")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -79,7 +79,7 @@ class Lookup:
         return None
 
     def search(self, keys: NameKeys, stores: Sequence[Store]) -> None:
-        """Search these, too, and own them."""
+        """Search these, too, and own them; with addresses given, only when those do not do."""
         self._stores = tuple(stores)
         for store in stores:
 
@@ -88,7 +88,7 @@ class Lookup:
                 self.news.set()  # one who waits for all media may go on
 
             search = MailboxSearch(store, keys, self._take, tell)
-            search.start()
+            search.start(now=not self._given)
             self._searches.append(search)
 
     @property

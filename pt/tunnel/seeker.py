@@ -120,6 +120,7 @@ class Seeker:
             await self._news()
         if self.choose():
             return
+        self._lookup.resume()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STRANGERS_WAIT):
                 while not self.choose() and not self._lookup.settled:

@@ -60,9 +60,10 @@ class MailboxSearch:
         """Whether a look-up has ended, or found somebody."""
         return self._said is not None
 
-    def start(self) -> None:
-        """Begin to look."""
-        self._wanted.set()
+    def start(self, *, now: bool = True) -> None:
+        """Look from now on, or when `resume` says so."""
+        if now:
+            self._wanted.set()
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     def pause(self) -> None:
