@@ -149,7 +149,7 @@ def test_ready_is_told_when_it_is_true_and_not_before(rig: Rig, tmp_path: Path) 
 
 def test_the_end_of_the_reader_does_not_end_the_tunnel(rig: Rig) -> None:
     """As in `pt tcp ... | head -1`."""
-    argv = [str(PT), "tcp", "--port", "9", "--id", NAME, "--no-lan", "--json"]
+    argv = [str(PT), "tcp", "--port", "9", "--id", NAME, "--no-lan", "--no-public", "--json"]
     env = {"PATH": os.environ["PATH"], "PT_HOME": str(rig.home("a"))}
     exposer = rig.a.popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert exposer.stdout is not None
