@@ -6,11 +6,12 @@
                     to a name must answer to it ever after                                0600
     names.cache     one line a name: HASH MASTER, oldest first; saves the slow derivation 0600
     seq             the last sequence number given to a record                            0600
+    addresses.json  which addresses the hosts of relays and peers had last                 0600
     lock            empty; held while a file above is read and rewritten                  0600
 
-HASH is HMAC-SHA256(salt, purpose · name) in hex, so the files list no names. Exposer and binder of
-one directory are one identity, and any number of processes may share the directory. Files are
-replaced whole: written beside, synced, renamed; a crash leaves the old or the new one.
+HASH is HMAC-SHA256(salt, purpose · name) in hex, so no file lists the names of tunnels. Exposer and
+binder of one directory are one identity, and any number of processes may share the directory. Files
+are replaced whole: written beside, synced, renamed; a crash leaves the old or the new one.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import errno
 import fcntl
 import hmac
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -166,17 +167,26 @@ class StateDir:
         """
         with self._locked():
             path = self.path / "seq"
-            text = (self._read("seq") or b"0").strip()
+            text = (self.read("seq") or b"0").strip()
             if not text.isdigit() or len(text) > 18:
                 raise damaged(path, "delete it, the clock gives the next number")
             seq = max(int(text) + 1, int(now * 1000))
             self._write("seq", b"%d\n" % seq)
             return seq
 
+    def read(self, name: str) -> bytes | None:
+        """The content of a file, None if there is none."""
+        return read_file(self.path / name)
+
+    def rewrite(self, name: str, change: Callable[[bytes | None], bytes]) -> None:
+        """Replace a file by what `change` makes of its content; nobody else does at the time."""
+        with self._locked():
+            replace_file(self.path / name, change(read_file(self.path / name)))
+
     # --- files ------------------------------------------------------------------------------
 
     def _read_identity(self) -> PrivateKey | None:
-        data = self._read("identity.key")
+        data = self.read("identity.key")
         if data is None:
             return None
         try:
@@ -196,7 +206,7 @@ class StateDir:
     def _read_pins(self) -> dict[str, str]:
         pins: dict[str, str] = {}
         path = self.path / "known_peers"
-        for number, line in enumerate(_lines(self._read("known_peers"), path), 1):
+        for number, line in enumerate(_lines(self.read("known_peers"), path), 1):
             fields = line.split()
             try:
                 if len(fields) != 2 or len(fields[0]) != _HASH_HEX:
@@ -212,7 +222,7 @@ class StateDir:
     def _read_cache(self) -> dict[str, str]:
         """The cache; lines that make no sense only cost the time to derive again."""
         cache: dict[str, str] = {}
-        data = self._read("names.cache") or b""
+        data = self.read("names.cache") or b""
         for line in data.decode("ascii", "replace").splitlines()[-MAX_CACHED_NAMES:]:
             tag, _, text = line.partition(" ")
             if len(tag) == _HASH_HEX and len(text) == 2 * MASTER_BYTES:
@@ -225,10 +235,10 @@ class StateDir:
         return hmac.digest(self._salt(), message, "sha256").hex()
 
     def _salt(self) -> bytes:
-        data = self._read("salt")
+        data = self.read("salt")
         if data is None:
             with self._locked():
-                data = self._read("salt")
+                data = self.read("salt")
                 if data is None:
                     if (self.path / "known_peers").exists():
                         # Without it no pin is found again, and a changed key would go unseen.
@@ -248,9 +258,6 @@ class StateDir:
 
     def _write_table(self, name: str, table: Mapping[str, str]) -> None:
         self._write(name, "".join(f"{tag} {text}\n" for tag, text in table.items()).encode())
-
-    def _read(self, name: str) -> bytes | None:
-        return read_file(self.path / name)
 
     def _write(self, name: str, data: bytes) -> None:
         replace_file(self.path / name, data)
