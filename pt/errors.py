@@ -13,9 +13,11 @@
     │  └─ LimitedError         not on a connection that its relay limits (exit 5)
     ├─ NotFoundError           the name was not found in time (exit 3)
     ├─ RefusedError            the other side refuses us (exit 4)
-    ├─ ConnectError            found, but no path opened; .attempts (exit 5)
+    ├─ ConnectError            found, but no path opened; .attempts: what was dialed (exit 5)
     ├─ LocalPortError          a local port or target is unusable (exit 6)
     ├─ NetworkError            there is no usable network (exit 7)
+    │  ├─ DnsError             .cause: a host name could not be looked up (exit 12)
+    │  └─ BlockedError         the network lets nothing through (exit 13)
     ├─ WaitTimeoutError        a wait the user bounded ran out (exit 8)
     └─ IdentityChangedError    the peer is not the pinned one (exit 9)
 
@@ -24,12 +26,19 @@ A message names the cause and, where the user can act, the next step.
 
 from __future__ import annotations
 
-from typing import ClassVar, Final
+from collections.abc import Iterable
+from enum import Enum
+from typing import ClassVar, Final, NamedTuple
 
 __all__ = [
+    "BlockedError",
     "ClosedError",
     "ConnectError",
     "CryptoFailure",
+    "Dial",
+    "DialOutcome",
+    "DnsCause",
+    "DnsError",
     "IdentityChangedError",
     "LimitError",
     "LimitedError",
@@ -128,14 +137,47 @@ class RefusedError(PtError):
     exit_code = 4
 
 
+class DialOutcome(Enum):
+    """How far a dial got."""
+
+    ANSWERED = "answered"
+    """Somebody answered, whatever came of it."""
+    CUT = "cut"
+    """The connection opened, and ended before anybody had proved to be there."""
+    REFUSED = "refused"
+    UNREACHABLE = "unreachable"
+    """A router on the way, or the local network, says that there is no such host."""
+    SILENT = "silent"
+    """No answer in time."""
+    NO_ROUTE = "no-route"
+    """This machine has no way to such an address."""
+    FORBIDDEN = "forbidden"
+    """This machine does not let us send there."""
+    NO_NAME = "no-name"
+    """The DNS says that there is no address of this name."""
+    NO_DNS = "no-dns"
+    """The DNS does not answer."""
+    UNKNOWN = "unknown"
+    """It was not really tried, or failed for a reason that says nothing about the network."""
+
+
+class Dial(NamedTuple):
+    """One address that was dialed, and how that ended; `party` is who was expected there."""
+
+    address: str
+    reason: str
+    outcome: DialOutcome = DialOutcome.UNKNOWN
+    party: str = ""
+
+
 class ConnectError(PtError):
-    """No address of the peer could be reached; `attempts` holds (address, reason)."""
+    """No address of the peer could be reached; `attempts` says why, for each."""
 
     exit_code = 5
 
-    def __init__(self, message: str, attempts: tuple[tuple[str, str], ...] = ()) -> None:
+    def __init__(self, message: str, attempts: Iterable[Dial] = ()) -> None:
         super().__init__(message)
-        self.attempts = attempts
+        self.attempts = tuple(attempts)
 
 
 class LocalPortError(PtError):
@@ -148,6 +190,45 @@ class NetworkError(PtError):
     """There is no usable network."""
 
     exit_code = 7
+
+
+class DnsCause(Enum):
+    """Why a name could not be looked up."""
+
+    NO_RESOLVER = "no-resolver"
+    """The system names no resolver."""
+    UNREACHABLE = "unreachable"
+    """No resolver could be sent to: there is no network, or it is blocked."""
+    TIMEOUT = "timeout"
+    REFUSED = "refused"
+    """The resolver does not answer such questions, or not ours."""
+    FAILED = "failed"
+    """The resolver, or the domain's own servers, failed, or answered nonsense."""
+    NO_NAME = "no-name"
+    """The name does not exist."""
+    NO_RECORD = "no-record"
+    """The name exists, and has nothing that was asked for."""
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether the DNS works, and this is what it says."""
+        return self in (DnsCause.NO_NAME, DnsCause.NO_RECORD)
+
+
+class DnsError(NetworkError):
+    """A name could not be looked up; `cause` is the kind of failure."""
+
+    exit_code = 12
+
+    def __init__(self, message: str, cause: DnsCause) -> None:
+        super().__init__(message)
+        self.cause = cause
+
+
+class BlockedError(NetworkError):
+    """The network is there, and nothing gets through."""
+
+    exit_code = 13
 
 
 class WaitTimeoutError(PtError):

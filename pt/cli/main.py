@@ -104,9 +104,9 @@ def report(error: PtError) -> None:
     """Say on stderr what went wrong."""
     print(f"pt: {error}", file=sys.stderr)
     if isinstance(error, ConnectError):
-        for address, reason in error.attempts[:MAX_ATTEMPTS_SHOWN]:
-            if address not in str(error):
-                print(f"    {address}: {reason}", file=sys.stderr)
+        for dial in error.attempts[:MAX_ATTEMPTS_SHOWN]:
+            if dial.address not in str(error):
+                print(f"    {dial.address}: {dial.reason}", file=sys.stderr)
 
 
 def entry() -> None:

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable
-from enum import Enum
 from typing import Final
 
-from pt.errors import NetworkError, UsageError
+from pt.errors import DnsCause, DnsError, UsageError
 from pt.wire.multiaddr import Component, Multiaddr, MultiaddrError
 
 __all__ = ["MAX_DEPTH", "MAX_QUERIES", "MAX_RESULTS", "DnsCause", "DnsError", "resolve"]
@@ -29,32 +28,6 @@ MAX_STRINGS: Final = 512
 
 _PREFIX: Final = "dnsaddr="
 _TASK: Final = "_dnsaddr."
-
-
-class DnsCause(Enum):
-    """Why a name could not be looked up."""
-
-    NO_RESOLVER = "no-resolver"
-    """The system names no resolver."""
-    UNREACHABLE = "unreachable"
-    """No resolver could be sent to: there is no network, or it is blocked."""
-    TIMEOUT = "timeout"
-    REFUSED = "refused"
-    """The resolver does not answer such questions, or not ours."""
-    FAILED = "failed"
-    """The resolver, or the domain's own servers, failed, or answered nonsense."""
-    NO_NAME = "no-name"
-    """The name does not exist."""
-    NO_RECORD = "no-record"
-    """The name exists, and has nothing that was asked for."""
-
-
-class DnsError(NetworkError):
-    """A name could not be looked up; `cause` is the kind of failure."""
-
-    def __init__(self, message: str, cause: DnsCause) -> None:
-        super().__init__(message)
-        self.cause = cause
 
 
 async def resolve(

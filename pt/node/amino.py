@@ -122,7 +122,7 @@ class Amino:
     ) -> None:
         self.on_hop = on_hop
         self._node = node
-        self._seeds = Seeds(bootstrap, resolver)
+        self._seeds = Seeds(bootstrap, resolver, node.resolver)
         self._cache = cache
         self._public_only = public_only
         self._on_change = on_change

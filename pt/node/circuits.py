@@ -18,7 +18,7 @@ from typing import Final
 
 from pt.aio import tcp
 from pt.aio.hangup import HangupWatch
-from pt.errors import ConnectError, PtError, UsageError
+from pt.errors import ConnectError, Dial, DialOutcome, PtError, UsageError
 from pt.identity.peer_id import PeerId
 from pt.node.bridge import socket_on
 from pt.node.connection import Connection
@@ -148,7 +148,6 @@ class Circuits:
 
         Raises:
             PtError: the relay cannot be reached or refuses, or the target does not answer.
-            TimeoutError: one of them takes too long.
 
         """
         via, rest = address.split_circuit()
@@ -174,6 +173,12 @@ class Circuits:
             except BaseException:
                 sock.close()
                 raise
+        except TimeoutError as error:
+            self.release(relay)
+            raise ConnectError(
+                "the relay is there, and the other side gave no answer in time through it",
+                (Dial(str(via), "", DialOutcome.ANSWERED, str(relay.peer_id)),),
+            ) from error
         except BaseException:
             self.release(relay)
             raise

@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from pt.dnsaddr.aio import TxtResolver, resolve_dnsaddr
-from pt.dnsaddr.resolution import DnsCause, DnsError
-from pt.errors import ConnectError, UsageError
+from pt.errors import DnsError, UsageError
 from pt.identity.peer_id import PeerId
 from pt.kad.messages import MAX_ADDRESSES, PeerInfo
-from pt.node.resolve import resolve
+from pt.node.resolve import Resolver, is_named
 from pt.wire.multiaddr import Multiaddr
 
 __all__ = ["DEFAULT_BOOTSTRAP", "Seeds"]
@@ -39,12 +38,15 @@ class Seeds:
 
     """
 
-    def __init__(self, bootstrap: Sequence[Multiaddr], resolver: TxtResolver | None) -> None:
+    def __init__(
+        self, bootstrap: Sequence[Multiaddr], txt: TxtResolver | None, names: Resolver
+    ) -> None:
         for address in bootstrap:
             if address.peer_id_bytes is None and address.components[0][0] != "dnsaddr":
                 raise UsageError(f"{address} does not say who is there: add its /p2p/ID")
         self._bootstrap = tuple(bootstrap)
-        self._resolver = resolver
+        self._txt = txt
+        self._names = names
         self._known: dict[PeerId, tuple[Multiaddr, ...]] = {}
         self._failures: dict[Multiaddr, DnsError] = {}
 
@@ -61,45 +63,60 @@ class Seeds:
         self, address: Multiaddr, offer: Callable[[Sequence[PeerInfo]], None]
     ) -> None:
         try:
-            found = await _peers(await resolve_dnsaddr(address, self._resolver))
+            await self._offer_all(await resolve_dnsaddr(address, self._txt), offer)
         except DnsError as error:
             self._failures.pop(address, None)  # the last failure is the last entry
             self._failures[address] = error
-            found = {}
+            offer(())
         else:
             self._failures.pop(address, None)
-        offer([self._merged(peer, addresses) for peer, addresses in found.items()])
+
+    async def _offer_all(
+        self, found: Sequence[Multiaddr], offer: Callable[[Sequence[PeerInfo]], None]
+    ) -> None:
+        """Offer what needs no name at once, the rest when its names are resolved.
+
+        Raises:
+            DnsError: there are names only, and they cannot be resolved.
+
+        """
+        names = [each for each in found if is_named(each)]
+        plain = [each for each in found if not is_named(each)]
+        if plain or not names:
+            self._offer(plain, offer)
+        if names:
+            resolved, failure = await self._resolve(names)
+            if failure is not None and not plain and not resolved:
+                raise failure
+            self._offer(resolved, offer)
+
+    async def _resolve(self, names: Sequence[Multiaddr]) -> tuple[list[Multiaddr], DnsError | None]:
+        """What the names stand for, and why one of them cannot be resolved."""
+        results = await asyncio.gather(*map(self._names.expand, names), return_exceptions=True)
+        resolved: list[Multiaddr] = []
+        failure: DnsError | None = None
+        for result in results:
+            if isinstance(result, DnsError):
+                failure = result
+            elif isinstance(result, BaseException):
+                raise result
+            else:
+                resolved += result
+        return resolved, failure
+
+    def _offer(
+        self, found: Iterable[Multiaddr], offer: Callable[[Sequence[PeerInfo]], None]
+    ) -> None:
+        """Who is at these addresses, as far as they are dialed here."""
+        peers: dict[PeerId, list[Multiaddr]] = {}
+        for each in found:
+            raw, bare = each.peer_id_bytes, each.without_peer()
+            if raw is not None and bare is not None and each.transport == "tcp":
+                peers.setdefault(PeerId(raw), []).append(bare)
+        offer([self._merged(peer, addresses) for peer, addresses in peers.items()])
 
     def _merged(self, peer: PeerId, addresses: Sequence[Multiaddr]) -> PeerInfo:
         """The peer with what other entries say of it, too."""
         known = self._known.get(peer, ())
         self._known[peer] = tuple(dict.fromkeys((*addresses, *known)))[:MAX_ADDRESSES]
         return PeerInfo(peer, self._known[peer])
-
-
-async def _peers(found: Iterable[Multiaddr]) -> dict[PeerId, list[Multiaddr]]:
-    """Who is at these addresses, as far as they are dialed here; names are looked up.
-
-    Raises:
-        DnsError: there are names only, and they cannot be resolved.
-
-    """
-    dialed = [
-        (PeerId(raw), each)
-        for each in found
-        if (raw := each.peer_id_bytes) is not None and each.transport == "tcp"
-    ]
-    results = await asyncio.gather(*(resolve([each]) for _, each in dialed), return_exceptions=True)
-    peers: dict[PeerId, list[Multiaddr]] = {}
-    failure: ConnectError | None = None
-    for (peer, _), result in zip(dialed, results, strict=True):
-        if isinstance(result, ConnectError):
-            failure = result
-        elif isinstance(result, BaseException):
-            raise result
-        else:
-            bare = (each.without_peer() for each in result)
-            peers.setdefault(peer, []).extend(each for each in bare if each is not None)
-    if failure is not None and not peers:
-        raise DnsError(str(failure), DnsCause.FAILED) from failure
-    return peers

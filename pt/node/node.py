@@ -6,25 +6,23 @@ import asyncio
 import contextlib
 import secrets
 import socket
-import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, Protocol
 
 from pt.aio import tcp
 from pt.aio.scope import Scope
-from pt.errors import ClosedError, ConnectError, LimitError, PtError, UsageError
+from pt.errors import ClosedError, LimitError, PtError
 from pt.identity.keys import PrivateKey
 from pt.identity.peer_id import PeerId
 from pt.multistream.negotiation import accept_reply, lazy_open
-from pt.node import standard
+from pt.node import dialing, standard
 from pt.node.connection import Connection, RawHandler, StreamCallback
-from pt.node.dial_plan import plan
+from pt.node.diagnosis import DialLog
 from pt.node.limits import NodeLimits
 from pt.node.link import KeepAlive, Link
 from pt.node.listeners import SUFFIXES, Listeners
-from pt.node.race import Race, reason_of
-from pt.node.resolve import resolve
+from pt.node.resolve import Resolver
 from pt.node.route import Route, source_of
 from pt.node.upgrade import PT_SECURITY, SECURITY, upgrade
 from pt.trace import NO_TRACE, Tracer
@@ -64,6 +62,8 @@ class Negotiation(Protocol):
 class Node:
     """One peer.  `congestion` is "auto", "" (leave the kernel's), or an algorithm's name.
 
+    `resolver` and `dials` may be shared with other nodes of the process.
+
     Not thread-safe; everything runs on the loop that called `start`.
     """
 
@@ -77,6 +77,8 @@ class Node:
         congestion: str = "auto",
         agent: str = AGENT,
         tracer: Tracer = NO_TRACE,
+        resolver: Resolver | None = None,
+        dials: DialLog | None = None,
     ) -> None:
         self.identity = identity
         self.peer_id = PeerId.from_public_key(identity.public)
@@ -90,6 +92,10 @@ class Node:
         """Told each new connection, before anything is read from it."""
         self.on_identified: list[Callable[[Connection], None]] = []
         """Told each connection whose peer said who it is, again when that changes."""
+        self.resolver: Final = resolver or Resolver(tracer=tracer)
+        self._own_resolver = resolver is None
+        self.dials: Final = dials or DialLog()
+        """How dials have ended, as evidence of what the network lets through."""
         self.announce: tuple[Multiaddr, ...] = ()
         self.relayed: tuple[Multiaddr, ...] = ()
         """Our addresses through relays, as long as they hold a reservation for us."""
@@ -153,6 +159,8 @@ class Node:
             connection.close("this node shuts down")
         for scope in (self._upgrades, self._strangers, self._scope):
             await scope.aclose()
+        if self._own_resolver:
+            await self.resolver.close()
 
     @property
     def addresses(self) -> tuple[Multiaddr, ...]:
@@ -325,63 +333,32 @@ class Node:
     ) -> Connection:
         """Dial the addresses of one peer, Happy Eyeballs style; the first finished upgrade wins.
 
-        Relays are tried `relay_after` seconds after the first direct address (None: a moment).
+        Relays are tried `relay_after` seconds after the first direct address (None: a moment),
+        names as soon as they are resolved.
 
         `expected` defaults to the `/p2p/` part of the addresses.  Offer `PT_SECURITY` first only
         to a peer that is probably a `pt`: a stranger costs one more round trip.
 
         Raises:
-            ConnectError: no address worked; `attempts` says why for each.
+            ConnectError: no address worked; `attempts` says why for each. Of a single address it
+                is its own PtError, DnsError among others.
             UsageError: there is nothing to dial.
 
         """
-        given = (addresses,) if isinstance(addresses, Multiaddr) else tuple(addresses)
-        if expected is None:
-            ids = {address.peer_id_bytes for address in given} - {None}
-            if len(ids) > 1:
-                raise UsageError("the addresses name different peers: dial one peer at a time")
-            for raw in ids:
-                assert raw is not None
-                expected = PeerId(raw)
-        attempts = plan(await resolve(given), frozenset(self.dialers), relay_after)
-        if not attempts:
-            raise ConnectError(
-                f"none of {len(given)} addresses can be dialed: only /ip4, /ip6 and /dns with /tcp "
-                "are supported"
-            )
-        return await Race(self, expected, tuple(security)).run(attempts, timeout)
+        return await dialing.connect(
+            self,
+            addresses,
+            expected=expected,
+            security=tuple(security),
+            timeout=timeout,
+            relay_after=relay_after,
+        )
 
     async def dial_one(
         self, address: Multiaddr, expected: PeerId | None, security: Sequence[str]
     ) -> Connection:
-        """Dial and upgrade one address."""
-        started = time.monotonic()
-        try:
-            dialer = self.dialers.get(address.transport)
-            if dialer is not None:
-                connection = await dialer(address, expected, security)
-            else:
-                connection = await self._dial_tcp(address, expected, security)
-        except (PtError, OSError, TimeoutError, asyncio.CancelledError) as error:
-            self.tracer.emit("dial_failed", address=str(address), reason=reason_of(error))
-            raise
-        self.tracer.emit(
-            "dial_ok", address=str(address), seconds=round(time.monotonic() - started, 6)
-        )
-        return connection
-
-    async def _dial_tcp(
-        self, address: Multiaddr, expected: PeerId | None, security: Sequence[str]
-    ) -> Connection:
-        sock = await self.dial_socket(address)
-        try:
-            async with asyncio.timeout(self.limits.handshake_timeout):
-                return await self.adopt(
-                    sock, Route(address), initiator=True, expected=expected, security=security
-                )
-        except BaseException:
-            sock.close()
-            raise
+        """Dial and upgrade one address; its host is no name, unless its transport wants that."""
+        return await dialing.dial_one(self, address, expected, security)
 
     async def dial_socket(self, address: Multiaddr) -> socket.socket:
         """A TCP connection to host and port of `address`, from our listening port if there is one.

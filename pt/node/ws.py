@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from pt.aio.tcp import address_of
-from pt.node.resolve import resolve
+from pt.errors import ClosedError
 from pt.node.route import Route
 from pt.wire.multiaddr import Multiaddr
 
@@ -63,28 +63,29 @@ class WebSocketDialer:
         sock = await self._connect(host, port)
         local = address_of(sock.getsockname())
         tls = _any_certificate() if address.transport == "wss" else None
-        async with asyncio.timeout(self._node.limits.handshake_timeout):
-            inner = await self._sockets.dial(sock, host=host[1], tls=tls)
-            try:
-                return await self._node.adopt(
-                    inner,
-                    Route(address, local, "direct/ws"),
-                    initiator=True,
-                    expected=expected,
-                    security=security,
-                )
-            except BaseException:
-                inner.close()
-                raise
+        try:
+            async with asyncio.timeout(self._node.limits.handshake_timeout):
+                inner = await self._sockets.dial(sock, host=host[1], tls=tls)
+                try:
+                    return await self._node.adopt(
+                        inner,
+                        Route(address, local, "direct/ws"),
+                        initiator=True,
+                        expected=expected,
+                        security=security,
+                    )
+                except BaseException:
+                    inner.close()
+                    raise
+        except TimeoutError as error:
+            raise ClosedError("it took the connection, and said too little in time") from error
 
     async def _connect(self, host: tuple[str, str], port: int) -> socket.socket:
         """The first of a name's addresses that answers, of the family that the name asks for."""
         kind, name = host
-        named = kind.startswith("dns")
-        place = (
-            Multiaddr.parse(f"/{kind}/{name}/tcp/{port}") if named else Multiaddr.tcp(name, port)
-        )
-        targets = await resolve((place,))
+        resolver = self._node.resolver
+        hosts = await resolver.addresses(kind, name) if kind.startswith("dns") else [name]
+        targets = [Multiaddr.tcp(each, port) for each in hosts]
         for target in targets[:-1]:
             with contextlib.suppress(OSError, TimeoutError):
                 async with asyncio.timeout(ATTEMPT):

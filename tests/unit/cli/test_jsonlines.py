@@ -104,7 +104,8 @@ def test_every_error_has_a_stable_code() -> None:
     codes = []
     for name in errors.__all__:
         cls = getattr(errors, name)
-        codes.append(error_code(cls.__new__(cls)))
+        if issubclass(cls, errors.PtError):
+            codes.append(error_code(cls.__new__(cls)))
     assert len(set(codes)) == len(codes)
     assert all(re.fullmatch(r"[a-z]+(_[a-z]+)*", code) for code in codes)
 

@@ -9,7 +9,7 @@ import pytest
 
 import pt
 from pt.cli import main as cli
-from pt.errors import ConnectError
+from pt.errors import ConnectError, Dial
 
 ROOT = Path(__file__).parents[3]
 DEAR = ("asyncio", "cryptography", "zeroconf", "dataclasses", "noise", "ssl", "logging")
@@ -57,7 +57,7 @@ def test_an_error_is_one_line_and_its_exit_code(
 
         @staticmethod
         def run(args: object) -> int:
-            raise ConnectError("no path to x", (("/ip4/11.0.0.1/tcp/1", "refused"),))
+            raise ConnectError("no path to x", (Dial("/ip4/11.0.0.1/tcp/1", "refused"),))
 
     monkeypatch.setattr(cli, "load", lambda command: Module)
     assert cli.main(["demo"]) == 5

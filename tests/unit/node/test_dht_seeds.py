@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 
 import pytest
 
 from pt.dnsaddr.aio import TxtResolver
 from pt.dnsaddr.resolution import DnsCause
-from pt.errors import UsageError
+from pt.errors import DnsError, UsageError
 from pt.kad.messages import MAX_ADDRESSES, PeerInfo
 from pt.node.dht_seeds import DEFAULT_BOOTSTRAP, Seeds
+from pt.node.resolve import Asking, Resolver
+from pt.node.system_dns import look_up
 from pt.wire.multiaddr import Multiaddr
 from tests.unit.dnsaddr.server import running
 from tests.unit.kad.peers import peer_id
@@ -23,12 +24,17 @@ ONE, TWO, RSA = (
 )
 
 
-def found(*bootstrap: str, zone: dict[str, list[bytes]] = {}) -> tuple[list[PeerInfo], Seeds]:  # noqa: B006
+def found(
+    *bootstrap: str,
+    zone: dict[str, list[bytes]] = {},  # noqa: B006
+    ask: Asking = look_up,
+) -> tuple[list[PeerInfo], Seeds]:
     async def main() -> tuple[list[PeerInfo], Seeds]:
         async with running(zone=zone) as dns:
             seeds = Seeds(
                 [Multiaddr.parse(text) for text in bootstrap],
                 TxtResolver([("127.0.0.1", dns.port)]),
+                Resolver(ask=ask),
             )
             offered: list[PeerInfo] = []
             await seeds.find(offered.extend)
@@ -88,18 +94,17 @@ def test_names_of_hosts_are_looked_up_so_that_no_name_is_dialed() -> None:
     assert texts(offered) == {ONE: ["/ip4/127.0.0.1/tcp/4001"]}
 
 
-def test_a_host_that_has_no_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+def test_a_host_that_has_no_address() -> None:
+    async def fail(host: str, family: int) -> list[str]:
+        raise DnsError("the resolver fails", DnsCause.FAILED)
 
-    monkeypatch.setattr(socket, "getaddrinfo", fail)
     bad = f"/dns4/boot.test/tcp/4001/p2p/{ONE}"
-    offered, seeds = found(bad)
+    offered, seeds = found(bad, ask=fail)
     assert offered == []
     assert seeds.dns is not None
     assert seeds.dns.cause is DnsCause.FAILED
     zone = zone_of(all_test=[bad, f"/ip4/11.0.0.2/tcp/4001/p2p/{TWO}"])
-    offered, seeds = found("/dnsaddr/all.test", zone=zone)
+    offered, seeds = found("/dnsaddr/all.test", zone=zone, ask=fail)
     assert set(texts(offered)) == {TWO}, "what one entry lacks is no failure"
     assert seeds.dns is None
 
@@ -111,6 +116,7 @@ def test_a_failure_is_kept_until_the_name_is_found() -> None:
             seeds = Seeds(
                 [address, Multiaddr.parse(f"/ip4/11.0.0.2/tcp/1/p2p/{TWO}")],
                 TxtResolver([("127.0.0.1", server.port)]),
+                Resolver(),
             )
             offered: list[PeerInfo] = []
             await seeds.find(offered.extend)
@@ -135,6 +141,7 @@ def test_a_silent_resolver_does_not_hold_up_the_others() -> None:
                     Multiaddr.parse(f"/ip4/11.0.0.2/tcp/1/p2p/{TWO}"),
                 ],
                 TxtResolver([("127.0.0.1", server.port)]),
+                Resolver(),
             )
             first: asyncio.Future[list[PeerInfo]] = asyncio.get_running_loop().create_future()
             finding = asyncio.create_task(seeds.find(first.set_result))
@@ -147,7 +154,7 @@ def test_a_silent_resolver_does_not_hold_up_the_others() -> None:
 
 def test_an_address_has_to_say_who_is_there() -> None:
     with pytest.raises(UsageError, match="/p2p/ID"):
-        Seeds([Multiaddr.parse("/ip4/11.0.0.1/tcp/4001")], None)
+        Seeds([Multiaddr.parse("/ip4/11.0.0.1/tcp/4001")], None, Resolver())
 
 
 def test_the_public_bootstrap_peers_are_all_named() -> None:
