@@ -102,6 +102,8 @@ def offences(source: str) -> Iterator[tuple[int, str]]:
             listen = [given for given in node.keywords if given.arg == "listen"]
             if not listen or "0.0.0.0" in " ".join(words(listen[0])):
                 yield node.lineno, f"{name}(…) without listen= on loopback"
+        if name == "Amino" and not any(given.arg == "bootstrap" for given in node.keywords):
+            yield node.lineno, f"{name}(…) without its bootstrap peers asks the public DHT"
         if name in LAN and len(node.args) + len(node.keywords) < LAN[name]:
             yield node.lineno, f"{name}(…) without its interfaces"
         said = words(node)
@@ -139,6 +141,8 @@ def test_nodes_say_where_they_may_talk(path):
         ("await_(pt.connect('name', lan=False))", 1),
         ("await_(pt.connect('name', lan=False, public=False))", 0),
         ("sock.connect(('127.0.0.1', 1))", 0),
+        ("Amino(node, cache=None)", 1),
+        ("Amino(node, bootstrap=known, cache=None)", 0),
         ("LanBrowser(heard)", 1),
         ("LanBrowser(heard, LO)", 0),
         ("subprocess.run([PT, 'tcp', '--port', '22'])", 2),

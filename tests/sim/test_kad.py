@@ -16,6 +16,7 @@ from pt.kad.results import Found
 from tests.sim.loop import run
 from tests.unit.kad.network import (
     US,
+    Clique,
     Dropping,
     Forging,
     Garbage,
@@ -31,6 +32,7 @@ from tests.unit.kad.peers import address, peer, peer_id
 SIZE = 500
 KEYS = [b"/ipns/%d" % number for number in range(20)]
 BUDGET = 200_000  # bytes of a look-up
+CROWD = 60
 
 
 def validate(value: bytes) -> None:
@@ -161,7 +163,7 @@ def test_servers_that_stall_delay_a_store_by_seconds() -> None:
     run(main())
 
 
-@pytest.mark.parametrize("kind", [Dropping, Forging, Silent, Garbage, Looping, WrongType])
+@pytest.mark.parametrize("kind", [Dropping, Clique, Forging, Silent, Garbage, Looping, WrongType])
 @pytest.mark.parametrize("count", [10, 15])
 def test_sybils_around_the_key(kind: type[Server], count: int) -> None:
     """They are nearer to the key than any honest server, and there before the value is stored."""
@@ -186,17 +188,54 @@ def test_sybils_around_the_key(kind: type[Server], count: int) -> None:
     run(main())
 
 
-def test_more_sybils_than_copies_are_found_out_by_reading_back() -> None:
-    """They acknowledge the value and drop it: nothing but a read-back tells."""
-    network = Network(SIZE, seed=4)
+@pytest.mark.parametrize("kind", [Silent, Garbage, WrongType])
+def test_a_crowd_of_sybils_that_do_not_answer_is_passed_by(kind: type[Server]) -> None:
+    """Of 500 servers the 60 nearest; the value is at the honest ones behind them."""
+    network = Network(SIZE - CROWD, seed=4)
     key = KEYS[0]
-    network.sybils(key, K + 5, Dropping, bits=12)
+    sybils = {server.info.id for server in network.sybils(key, CROWD, kind, bits=12)}
 
     async def main() -> None:
         client = client_of(network)
-        assert len((await client.put_value(key, b"true")).acknowledged) == K
-        found, _ = await values(client, key)
+        began = now()
+        stored = await client.put_value(key, b"true")
+        assert now() - began < 10
+        assert len(stored.acknowledged) == K
+        assert not sybils & set(stored.acknowledged)
+        other = client_of(network)
+        async with other.get_value(key, validate) as search:
+            began = now()
+            assert (await anext(search)).value == b"true"
+            assert now() - began < 10
+        found, lookup = await values(client_of(network), key)
+        assert len(found) == K
+        assert lookup.cost.requests <= 120
+        clean(client, network)
+
+    run(main())
+
+
+@pytest.mark.parametrize("kind", [Dropping, Clique, Forging, Looping])
+@pytest.mark.parametrize("count", [K + 5, 60])
+def test_more_sybils_than_copies_are_found_out_by_reading_back(
+    kind: type[Server], count: int
+) -> None:
+    """They acknowledge the value and drop it: nothing but a read-back tells."""
+    network = Network(SIZE - count, seed=4)
+    key = KEYS[0]
+    sybils = {server.info.id for server in network.sybils(key, count, kind, bits=12)}
+
+    async def main() -> None:
+        client = client_of(network)
+        stored = await client.put_value(key, b"true")
+        assert sybils >= set(stored.acknowledged)
+        assert len(stored.acknowledged) == K
+        began = now()
+        found, lookup = await values(client, key)
         assert found == []
+        assert now() - began < 15
+        assert lookup.cost.requests <= 120
+        assert lookup.cost.received <= BUDGET
         clean(client, network)
 
     run(main())
@@ -224,17 +263,26 @@ def test_servers_that_die_during_a_look_up(when: float) -> None:
     run(main())
 
 
-def test_sybils_that_come_after_the_store_do_not_hide_the_value() -> None:
-    network = Network(SIZE, seed=5)
+@pytest.mark.parametrize("count", [12, 60])
+@pytest.mark.parametrize(
+    "kind", [Dropping, Clique, Forging, Silent, Garbage, Looping, WrongType, Refusing]
+)
+def test_sybils_that_come_after_the_store_do_not_hide_the_value(
+    kind: type[Server], count: int
+) -> None:
+    """Those who have it are met on the way, even when all the nearest are Sybils now."""
+    network = Network(SIZE - count, seed=5)
     key = KEYS[1]
 
     async def main() -> None:
         client = client_of(network)
         await client.put_value(key, b"true")
-        network.sybils(key, 12, Forging, bits=12)
+        network.sybils(key, count, kind, bits=12)
         other = client_of(network)
-        found, _ = await values(other, key)
-        assert len(found) >= K - 12
+        found, lookup = await values(other, key)
+        assert len(found) >= (K - count if count < K else 1)
+        assert all(each.value == b"true" for each in found)
+        assert lookup.cost.received <= BUDGET
         clean(other, network)
 
     run(main())

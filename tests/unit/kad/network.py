@@ -105,6 +105,15 @@ class Resetting(Server):
         return super().reply(request)
 
 
+class Clique(Server):
+    """Acknowledges everything, keeps nothing, and knows only its own kind."""
+
+    def reply(self, request: Message) -> Message:
+        if request.type in (MessageType.PUT_VALUE, MessageType.ADD_PROVIDER):
+            return request
+        return self.sized(Message(request.type, request.key, closer=tuple(self.known[:K])))
+
+
 class Forging(Server):
     """Knows only its own kind, and has a value that is not true."""
 
