@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from asyncio import FIRST_COMPLETED
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, Generic, Self, TypeVar
@@ -57,6 +58,7 @@ REQUEST_TIMEOUT: Final = 10.0
 """Seconds for one request of a look-up, with the dialing."""
 STORE_TIMEOUT: Final = 30.0
 """Seconds for storing at one server, with the dialing, as Go."""
+STORE_GRACE: Final = 3.0  # between two, once half of the servers have acknowledged
 LOOKUP_TIMEOUT: Final = 60.0
 MAX_AT_ONCE: Final = 30
 """Requests under way together, over all look-ups and stores: what they may use of sockets."""
@@ -454,16 +456,18 @@ class Client:
         acknowledged: set[PeerId] = set()
         scope = Scope(limit=len(peers))
         try:
-            tasks = [
+            todo = {
                 scope.start(self._store_at(peer, request, cost, acknowledged)) for peer in peers
-            ]
-            if tasks:
-                await asyncio.wait(tasks)
+            }
+            while todo:
+                patience = STORE_GRACE if 2 * len(acknowledged) >= len(peers) else None
+                done, todo = await asyncio.wait(todo, timeout=patience, return_when=FIRST_COMPLETED)
+                if not done:
+                    break
         finally:
             await scope.aclose()
             self.spent.add(cost)
-        in_order = tuple(peer.id for peer in peers if peer.id in acknowledged)
-        return Stored(in_order, len(peers), cost)
+        return Stored(tuple(p.id for p in peers if p.id in acknowledged), len(peers), cost)
 
     async def _store_at(
         self, peer: PeerInfo, request: Message, cost: Cost, acknowledged: set[PeerId]
