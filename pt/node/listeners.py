@@ -78,13 +78,21 @@ class Listeners:
 
     @property
     def addresses(self) -> list[Multiaddr]:
-        """Where we listen, wildcards expanded to the interfaces' addresses, without `/p2p`."""
+        """Where we listen, wildcards expanded to the interfaces' addresses, without `/p2p`.
+
+        A family without a network stands behind its wildcard with its loopback address, which is
+        told only if there is nothing else.
+        """
         found: list[Multiaddr] = []
+        spare: list[Multiaddr] = []
         for sock, suffixes in self._sockets:
             host, port = sock.getsockname()[:2]
             for suffix in suffixes:
-                found += [_with(Multiaddr.tcp(each, port), suffix) for each in expand(host)]
-        return found
+                for each in expand(host):
+                    address = _with(Multiaddr.tcp(each, port), suffix)
+                    is_spare = each != host and address.is_loopback
+                    (spare if is_spare else found).append(address)
+        return found or spare
 
     @property
     def points(self) -> list[tuple[str, int]]:

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import ifaddr
 import pytest
 
+from pt.node import listeners
 from pt.node.interfaces import expand
 
 
@@ -34,3 +35,25 @@ LINK_LOCAL_ONLY = adapter("10.0.0.7", ("fe80::2", 0, 3))
 def test_expand(monkeypatch, host, adapters, expected) -> None:
     monkeypatch.setattr(ifaddr, "get_adapters", lambda: adapters)
     assert expand(host) == expected
+
+
+@pytest.mark.parametrize(
+    ("four", "six", "expected"),
+    [
+        (["192.0.2.5"], ["::1"], ["192.0.2.5"]),
+        (["127.0.0.1"], ["2001:db8::5"], ["2001:db8::5"]),
+        (["127.0.0.1"], ["::1"], ["127.0.0.1", "::1"]),
+        (["192.0.2.5"], ["2001:db8::5"], ["192.0.2.5", "2001:db8::5"]),
+    ],
+)
+def test_loopback_is_told_only_if_there_is_nothing_else(monkeypatch, four, six, expected) -> None:
+    """Of either family: who is told of it would dial itself."""
+    behind = {"0.0.0.0": four, "::": six}
+    monkeypatch.setattr(listeners, "expand", lambda host: behind.get(host, [host]))
+    made = listeners.Listeners(lambda *_: None, None)
+    made._sockets = [
+        (SimpleNamespace(getsockname=lambda host=host: (host, 4001)), [""]) for host in behind
+    ]
+    assert [address.host[1] for address in made.addresses] == expected
+    made._sockets.append((SimpleNamespace(getsockname=lambda: ("127.0.0.1", 5)), [""]))
+    assert "127.0.0.1" in [address.host[1] for address in made.addresses], "asked for by --listen"
