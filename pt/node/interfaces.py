@@ -8,8 +8,8 @@ __all__ = ["expand"]
 def expand(host: str) -> list[str]:
     """The concrete addresses behind a listening `host`: itself, or all interfaces for a wildcard.
 
-    Loopback addresses are left out as long as the family has another; IPv6 link-local ones always, since
-    they mean nothing without the interface.
+    Loopback addresses are left out as long as the family has another; IPv6 link-local ones always,
+    since they mean nothing without the interface.
     """
     if host not in ("0.0.0.0", "::"):
         return [host]
