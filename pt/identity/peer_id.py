@@ -6,12 +6,12 @@ one (RSA, ECDSA) is hashed with SHA-256.
 
 from __future__ import annotations
 
-from pt.errors import RemoteProtocolError
+from pt.errors import CryptoFailure, RemoteProtocolError
 from pt.identity.keys import PublicKey
 from pt.wire import peertext
 from pt.wire.multihash import MAX_IDENTITY, HashCode, Multihash
 
-__all__ = ["PeerId"]
+__all__ = ["PeerId", "PeerMismatchError"]
 
 
 class PeerId:
@@ -92,3 +92,18 @@ class PeerId:
 
     def __hash__(self) -> int:
         return hash(self.raw)
+
+
+class PeerMismatchError(CryptoFailure):
+    """The peer proved an identity, but not the one we dialled."""
+
+    exit_code = 9
+
+    def __init__(self, expected: PeerId, actual: PeerId, code: int | None = None) -> None:
+        super().__init__(
+            f"this address belongs to peer {actual}, not {expected}: "
+            "take the current address, or correct its /p2p part",
+            code,
+        )
+        self.expected = expected
+        self.actual = actual

@@ -5,14 +5,13 @@ from __future__ import annotations
 from pt.noise.handshake import NoiseXX, Suite, preload, public_key
 from pt.noise.payload import NoisePayload
 from pt.noise.transport import MAX_PLAINTEXT, Opener, Sealer
-from pt.noise.upgrade import PeerMismatchError, SecureHandshake, SecureResult
+from pt.noise.upgrade import SecureHandshake, SecureResult
 
 __all__ = [
     "MAX_PLAINTEXT",
     "NoisePayload",
     "NoiseXX",
     "Opener",
-    "PeerMismatchError",
     "Sealer",
     "SecureHandshake",
     "SecureResult",

@@ -9,29 +9,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from pt.errors import CryptoFailure, LocalProtocolError, RemoteProtocolError
+from pt.errors import LocalProtocolError, RemoteProtocolError
 from pt.identity.keys import PrivateKey, PublicKey
-from pt.identity.peer_id import PeerId
+from pt.identity.peer_id import PeerId, PeerMismatchError
 from pt.noise.handshake import NoiseXX, Suite
 from pt.noise.payload import NoisePayload, choose_muxer
 
-__all__ = ["PeerMismatchError", "SecureHandshake", "SecureResult"]
+__all__ = ["SecureHandshake", "SecureResult"]
 
 _LENGTH_LEN: Final = 2
-
-
-class PeerMismatchError(CryptoFailure):
-    """The peer proved an identity, but not the one we dialled."""
-
-    exit_code = 9
-
-    def __init__(self, expected: PeerId, actual: PeerId) -> None:
-        super().__init__(
-            f"this address belongs to peer {actual}, not {expected}: "
-            "take the current address, or correct its /p2p part"
-        )
-        self.expected = expected
-        self.actual = actual
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,7 @@ PROTOCOLS = (
     "overlay",
     "dnsaddr",
     "websocket",
+    "quic",
 )
 CORES = ("wire", "identity", *PROTOCOLS)
 SHELLS = {"aio", "lan"}  # move bytes for a core; tested with a loop, often by the contract tests

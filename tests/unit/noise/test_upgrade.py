@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from pt.errors import CryptoFailure, LocalProtocolError, RemoteProtocolError
 from pt.identity.keys import KeyType, PrivateKey, PublicKey
-from pt.identity.peer_id import PeerId
+from pt.identity.peer_id import PeerId, PeerMismatchError
 from pt.noise.handshake import NoiseXX, Suite, public_key
 from pt.noise.payload import SIGNATURE_PREFIX, NoisePayload
 from pt.noise.transport import Opener, Sealer
-from pt.noise.upgrade import PeerMismatchError, SecureHandshake
+from pt.noise.upgrade import SecureHandshake
 
 ALICE, BOB = PrivateKey.generate(b"a" * 32), PrivateKey.generate(b"b" * 32)
 ALICE_ID, BOB_ID = PeerId.from_public_key(ALICE.public), PeerId.from_public_key(BOB.public)
