@@ -68,7 +68,7 @@ class AminoFacts:
     state: str
     """`starting`, `online` (the last word was an answer) or `offline`."""
     cause: str
-    """A value of `Trouble`, `dns`, `no-peers` (there is nobody to ask), `private-peers`, or ""."""
+    """A value of `Trouble`; `dns`; `no-peers`, `private-peers` or `no-tcp` when none is of use."""
     detail: str
     known: int
     """Servers in the routing table."""
