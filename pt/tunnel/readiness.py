@@ -1,7 +1,7 @@
 """When an exposer may say READY: once a stranger who finds its record would get through.
 
-The fastest medium decides. Only if relays were given, the overlay has a moment to be done, too, so
-that what READY prints for the other machine is short.
+The fastest medium decides. Only if relays were given, they and the overlay have a moment to be
+done, too, so that what READY prints for the other machine is short.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pt.wire.multiaddr import Multiaddr
 __all__ = ["Readiness"]
 
 RELAY_TIMEOUT: Final = 10.0
-"""Seconds for the first reservation at the relays that were given."""
+"""Seconds for the first reservation at the relays that were given, if there is no LAN."""
 GRACE: Final = 3.0
 """Seconds that slower media have when one has the record already."""
 OUTSIDE_WAIT: Final = 30.0
@@ -49,10 +49,12 @@ class Readiness:
         """Wait until a published path has answered."""
         publication = self._publication
         loop = asyncio.get_running_loop()
-        relayed = False
-        if relays_given and await self._relays.wait_first(RELAY_TIMEOUT):
-            relayed = await self._answers(frozenset(self._relays.addresses))
         began = loop.time()
+        relayed = False
+        on_lan = "lan" in publication.media
+        if relays_given and await self._relays.wait_first(GRACE if on_lan else RELAY_TIMEOUT):
+            relayed = await self._answers(frozenset(self._relays.addresses))
+            began = loop.time()
         while True:
             if await self._answers(frozenset(filter(_from_outside, publication.stored))):
                 return
