@@ -15,6 +15,7 @@ from pt.errors import UsageError
 from pt.identity.keys import PrivateKey
 from pt.identity.peer_id import PeerId
 from pt.node.state import StateDir
+from pt.rendezvous.name import normalise_name
 
 __all__ = ["add_arguments", "run"]
 
@@ -24,7 +25,8 @@ ACTIONS = ("show", "new", "path", "export", "forget")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.epilog = (
-        "show    the peer id (for --allow and --pin) and where the key is; makes one if needed\n"
+        "show    the peer id (for --allow) and where the key is; makes one if needed. With --id\n"
+        "        NAME the peer id under which this machine exposes that name (for --pin)\n"
         "new     a new identity in place of the old one (kept beside it); needs --force\n"
         "path    the file that holds the key\n"
         "export  the public key (libp2p protobuf, base64)\n"
@@ -49,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
     if args.action == "export":
         public = state.identity().public.to_protobuf()
         return _print(args, {"public_key": base64.b64encode(public).decode()})
-    return _show(args, state, state.identity())
+    name = read_name(args)
+    return _show(args, state, state.identity(None if name is None else normalise_name(name)))
 
 
 def _renew(state: StateDir, *, force: bool) -> PrivateKey:

@@ -9,9 +9,10 @@
     addresses.json  which addresses the hosts of relays and peers had last                 0600
     lock            empty; held while a file above is read and rewritten                  0600
 
-HASH is HMAC-SHA256(salt, purpose · name) in hex, so no file lists the names of tunnels. Exposer and
-binder of one directory are one identity, and any number of processes may share the directory. Files
-are replaced whole: written beside, synced, renamed; a crash leaves the old or the new one.
+HASH is HMAC-SHA256(salt, purpose · name) in hex, so no file lists the names of tunnels. Binders of
+one directory are one identity; an exposer has one for each name, derived from the same key. Any
+number of processes may share the directory. Files are replaced whole: written beside, synced,
+renamed; a crash leaves the old or the new one.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ import binascii
 import contextlib
 import errno
 import fcntl
+import hashlib
 import hmac
 import os
+import struct
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -45,6 +48,8 @@ MAX_PINS: Final = 4096
 MAX_CACHED_NAMES: Final = 64
 SALT_BYTES: Final = 32
 _HASH_HEX: Final = 64
+_FLOCK: Final = "hhqqi4x"
+"""struct flock: type, whence, start, length, process (0 for OFD locks)."""
 
 
 def default_path(environ: Mapping[str, str] | None = None) -> Path:
@@ -85,13 +90,13 @@ class StateDir:
         """Where the private key is, or will be."""
         return self.path / "identity.key"
 
-    def identity(self) -> PrivateKey:
-        """Our key; made at first use."""
+    def identity(self, name: str | None = None) -> PrivateKey:
+        """Our key, made at first use; with a name, the one under which we expose that name."""
         key = self._read_identity()
-        if key is not None:
-            return key
-        with self._locked():
-            return self._read_identity() or self._write_identity()
+        if key is None:
+            with self._locked():
+                key = self._read_identity() or self._write_identity()
+        return key if name is None else key.derive(b"exposer " + name.encode())
 
     def new_identity(self) -> PrivateKey:
         """Make a new key in place of the old, which stays beside it as `identity.key.old`."""
@@ -262,27 +267,33 @@ class StateDir:
     def _write(self, name: str, data: bytes) -> None:
         replace_file(self.path / name, data)
 
-    def claim(self) -> Claim | None:
-        """Be the one process that others are led to under this identity; None: another one is.
+    def claim(self, peer: PeerId) -> Claim | None:
+        """Be the one process that others are led to as `peer`, one of ours; None: another one is.
 
-        The file of the key is locked, which also works where nothing can be written; the system
-        frees it when the holder dies.
+        A byte of the file of the key is locked, which one depends on the peer; where nothing can be
+        written, the whole file for any. The system frees it when the holder dies.
         """
         path = self.identity_path
+        at = int.from_bytes(hashlib.sha256(peer.raw).digest()[:7], "big")
         try:
             try:
-                fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)  # over NFS, only that can be locked
+                fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
             except OSError as error:
                 if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
                     raise
                 fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                at = -1
         except OSError as error:
             raise file_error(error, "open", path) from error
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if at < 0 or not hasattr(fcntl, "F_OFD_SETLK"):
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            else:  # a lock of this open file, not of the process: fcntl(2), OFD locks
+                lock = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, at, 1, 0)
+                fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock)
         except OSError as error:
             os.close(fd)
-            if isinstance(error, BlockingIOError):
+            if error.errno in (errno.EAGAIN, errno.EACCES):
                 return None
             raise file_error(error, "lock", path) from error
         return Claim(fd)

@@ -150,7 +150,7 @@ class Exposer:
         loop = asyncio.get_running_loop()
         self._stopped = loop.create_future()
         self._hangups = HangupWatch(loop)
-        identity = self._state.identity()
+        identity = self._state.identity(self.name)
         await self._targets.resolve()
         self._keys = await keys_of(self.name, self._state)
         self._running = Node(
@@ -187,12 +187,12 @@ class Exposer:
             StateError: somebody else is, and relays were given.
 
         """
-        claim = self._state.claim()
+        claim = self._state.claim(self.peer_id)
         if claim is None and self.config.relays:
             raise StateError(
-                f"another `pt tcp` with the identity in {self._state.path} may be reached through "
-                "relays, which lead to one of the two only: offer all ports in one `pt tcp` "
-                "(--port N --port M), or give this one an identity of its own (--home DIR)"
+                f"another `pt tcp` of this name, with the state in {self._state.path}, may be "
+                "reached through relays, which lead to one of the two only: offer all ports in one "
+                "`pt tcp` (--port N --port M), or give this one a state of its own (--home DIR)"
             )
         return claim
 
@@ -239,9 +239,9 @@ class Exposer:
         else:
             self._emit(
                 events.Warned(
-                    message="another `pt tcp` with this identity may be reached through relays, "
-                    "so that this one is not: binders must be able to dial it directly (or start "
-                    "it with --home DIR, for an identity of its own)"
+                    message="another `pt tcp` of this name may be reached through relays, so that "
+                    "this one is not: binders must be able to dial it directly (or start it with "
+                    "--home DIR, for an identity of its own)"
                 )
             )
         if self._gate is not None:

@@ -396,37 +396,45 @@ def test_read_only_disk(tmp_path: Path) -> None:
     assert all("read-only" in line for line in lines)
 
 
+US = PeerId.from_public_key(PrivateKey.generate(b"u" * 32).public)
+NOT_US = PeerId.from_public_key(PrivateKey.generate(b"n" * 32).public)
+
+
+def test_each_name_is_exposed_under_an_identity_of_its_own(home: StateDir) -> None:
+    keys = [home.identity(), home.identity("ssh"), home.identity("web")]
+    assert len({key.public.data for key in keys}) == 3
+    again = StateDir(home.path)
+    assert [again.identity(name).public for name in (None, "ssh", "web")] == [
+        key.public for key in keys
+    ]
+    home.new_identity()
+    assert home.identity("ssh").public != keys[1].public
+
+
 def test_a_claim_is_one_holder_s_until_it_is_released(home: StateDir) -> None:
     key = home.identity()
-    claim = home.claim()
+    claim = home.claim(US)
     assert claim is not None
-    assert StateDir(home.path).claim() is None
+    assert StateDir(home.path).claim(US) is None
+    other = StateDir(home.path).claim(NOT_US)
+    assert other is not None
+    other.release()
+    assert StateDir(home.path).claim(US) is None
     assert StateDir(home.path).identity().public == key.public  # that others may read
     claim.release()
     claim.release()
-    again = StateDir(home.path).claim()
+    again = StateDir(home.path).claim(US)
     assert again is not None
     claim.release()  # not what another holds now
-    assert home.claim() is None
+    assert home.claim(US) is None
     again.release()
-
-
-def test_a_new_identity_can_be_claimed_while_another_holds_the_old_one(home: StateDir) -> None:
-    home.identity()
-    old = home.claim()
-    home.new_identity()
-    new = home.claim()
-    assert old is not None
-    assert new is not None
-    old.release()
-    assert home.claim() is None
-    new.release()
 
 
 HOLD = """
 import sys
 from pt.node.state import StateDir
-claim = StateDir(sys.argv[1]).claim()
+from pt.identity.peer_id import PeerId
+claim = StateDir(sys.argv[1]).claim(PeerId(bytes.fromhex("1220") + b"u" * 32))
 print(claim is not None, flush=True)
 sys.stdin.read()
 """
@@ -441,17 +449,17 @@ def test_a_claim_ends_with_its_process(home: StateDir) -> None:
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"True\n"
-        assert home.claim() is None
+        assert home.claim(PeerId(bytes.fromhex("1220") + b"u" * 32)) is None
         holder.kill()
         holder.wait()
-        claim = home.claim()
+        claim = home.claim(PeerId(bytes.fromhex("1220") + b"u" * 32))
         assert claim is not None
         claim.release()
 
 
 def test_there_is_nothing_to_claim_without_an_identity(home: StateDir) -> None:
     with pytest.raises(StateError, match=r"identity\.key"):
-        home.claim()
+        home.claim(US)
 
 
 @needs_mounts
