@@ -14,9 +14,9 @@ STRANGER = "12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp"
 REFUSED, NO_PATH, CHANGED = 4, 5, 9
 
 
-def peer_id(rig: Rig, home: str) -> str:
+def peer_id(rig: Rig, home: str, *argv: str) -> str:
     """The identity under a state directory, made if there is none."""
-    shown = rig.pt("key", "show", "--json", home=home)
+    shown = rig.pt("key", "show", "--json", *argv, home=home)
     assert shown.exit_code() == 0
     return str(json.loads(shown.output)["peer_id"])
 
@@ -122,7 +122,7 @@ def test_two_binders_share_one_identity(rig: Rig) -> None:
 
 
 def test_identity_outlives_the_process(rig: Rig) -> None:
-    before = peer_id(rig, "a")
+    before = peer_id(rig, "a", "--id", NAME)
     exposer = rig.expose("--port", "9")
     assert exposer.wait("ready")["peer_id"] == before
     key = [path for path in rig.home("a").rglob("*") if path.is_file()]

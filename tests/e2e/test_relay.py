@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import MIB, PtProcess, ask_echo, local_port, soak, take_waiting
+from tests.e2e.harness import MIB, NAME, PtProcess, ask_echo, local_port, soak, take_waiting
 from tests.e2e.relay_rig import (
     GapTransfer,
     Relay,
@@ -171,7 +171,7 @@ def test_a_wrong_secret_is_told_on_both_sides(rig: RelayRig) -> None:
 
 
 def test_peers_on_the_list_are_users(rig: RelayRig) -> None:
-    identity = rig.pt("key", "--json", "--home", str(rig.home("a")), host=rig.a)
+    identity = rig.pt("key", "--json", "--id", NAME, "--home", str(rig.home("a")), host=rig.a)
     assert identity.exit_code() == 0
     allow = rig.tmp / "allow"
     allow.write_text(f"# friends\n{identity.events[0]['peer_id']}  # host a\n")
