@@ -25,8 +25,7 @@ from pt.tunnel.config import ExposeConfig
 from pt.tunnel.core.messages import PROTOCOL, PROTOCOL_V1, Code
 from pt.tunnel.exposer_session import ExposerSession
 from pt.tunnel.gate import Gate
-from pt.tunnel.media.store import Store
-from pt.tunnel.media.stores import open_stores
+from pt.tunnel.media.stores import open_dht_of, open_stores
 from pt.tunnel.naming import keys_of
 from pt.tunnel.open_exposer import OpenService
 from pt.tunnel.paths import connected
@@ -152,7 +151,7 @@ class Exposer:
         self._hangups = HangupWatch(loop)
         identity = self._state.identity(self.name)
         await self._targets.resolve()
-        self._keys = await keys_of(self.name, self._state)
+        self._keys = await keys_of(self.name, self._state, is_open=self.config.open)
         self._running = Node(
             identity=identity,
             listen=self.config.listen,
@@ -247,11 +246,9 @@ class Exposer:
         if self._gate is not None:
             self._sweeper = asyncio.get_running_loop().call_later(SWEEP, self._sweep)
         await probe(self._node.addresses, self.peer_id)
-        stores: list[Store] = []
-        if not self.config.open:
-            stores = await open_stores(
-                self.config, self._state, tracer=self._tracer, on_hop=self._relays.offer
-            )
+        config, state, met = self.config, self._state, self._relays.offer
+        stores = await open_stores(config, state, tracer=self._tracer, on_hop=met)
+        dht = await open_dht_of(config, state, tracer=self._tracer, node=self._node, on_hop=met)
         self._publication = Publication(
             self._node,
             self._keys,
@@ -260,6 +257,7 @@ class Exposer:
             ports=self._targets.ports,
             lan=self.config.lan,
             stores=stores,
+            open_dht=dht,
             emit=self._emit,
         )
         await self._publication.start()

@@ -15,11 +15,14 @@ from pt.errors import PtError
 from pt.node.connection import Connection
 from pt.tunnel.lookup import Candidate
 
-__all__ = ["AT_ONCE", "HEAD_START", "hunt"]
+__all__ = ["AT_ONCE", "HEAD_START", "OPEN_AT_ONCE", "OPEN_HEAD_START", "hunt"]
 
 HEAD_START: Final = 0.3
 """Seconds that a candidate has before the next one is dialed beside it."""
 AT_ONCE: Final = 6
+OPEN_HEAD_START: Final = 0.05
+OPEN_AT_ONCE: Final = 32
+"""The same for an open tunnel: many say to offer it, and most of them are gone."""
 
 Result = Connection | PtError | OSError | TimeoutError
 

@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pt.errors import NetworkError, PtError, UsageError
 from pt.identity.peer_id import PeerId
@@ -18,6 +18,11 @@ from pt.rendezvous.record import Record, open_record
 from pt.tunnel.media.search import MailboxSearch
 from pt.tunnel.media.store import Store
 from pt.wire.multiaddr import Multiaddr
+
+if TYPE_CHECKING:
+    from pt.tunnel.media.open_dht import OpenDht
+    from pt.tunnel.media.provider_table import ProviderTable
+    from pt.tunnel.media.providers import ProviderSearch
 
 __all__ = ["LAN", "Candidate", "Lookup"]
 
@@ -61,8 +66,10 @@ class Lookup:
         self._on_found = on_found
         self._on_searched = on_searched
         self._browser: LanBrowser | None = None
-        self._searches: list[MailboxSearch] = []
+        self._searches: list[MailboxSearch | ProviderSearch] = []
         self._stores: tuple[Store, ...] = ()
+        self._open_dht: OpenDht | None = None
+        self._providers: ProviderTable | None = None
         self._keys: NameKeys | None = None
         self._started = time.monotonic()
         self._lan_heard = False
@@ -91,6 +98,27 @@ class Lookup:
             search.start(now=not self._given)
             self._searches.append(search)
 
+    def search_open(self, dht: OpenDht) -> None:
+        """Search for the providers of an open tunnel, too, and own the DHT."""
+        from pt.tunnel.media.provider_table import ProviderTable  # noqa: PLC0415
+
+        self._open_dht = dht
+        table = self._providers = ProviderTable()
+
+        def found(peer: PeerId, addresses: tuple[Multiaddr, ...]) -> None:
+            if table.add(peer, addresses):
+                self.news.set()
+                candidate = Candidate(peer, addresses, dht.medium)
+                self._on_found(candidate, time.monotonic() - self._started)
+
+        def tell(ok: bool, detail: str, seconds: float) -> None:
+            self._on_searched(dht.medium, ok, detail, seconds)
+            self.news.set()
+
+        search = dht.search(found, tell)
+        search.start(now=not self._given)
+        self._searches.append(search)
+
     @property
     def settled(self) -> bool:
         """Whether each DHT has once found somebody, or nobody, or could not be asked."""
@@ -110,16 +138,34 @@ class Lookup:
         """Stop searching."""
         await asyncio.gather(*(search.close() for search in self._searches))
         await asyncio.gather(*(store.close() for store in self._stores))
+        if self._open_dht is not None:
+            await self._open_dht.close()
         if self._browser is not None:
             await self._browser.close()
 
+    def answered(self, peer: PeerId, seconds: float) -> None:
+        """A peer was reached."""
+        self.exposers.answered(peer, seconds)
+        if self._providers is not None:
+            self._providers.answered(peer, seconds)
+
+    def failed(self, peer: PeerId) -> None:
+        """A peer was not reached, or did not let us in."""
+        now = time.time()
+        self.exposers.failed(peer, now)
+        if self._providers is not None:
+            self._providers.failed(peer, now)
+
     def candidates(self) -> list[Candidate]:
-        """Who to try, the best first: given ones, then as `Exposers` ranks them."""
+        """Who to try, the best first: given ones, then as `Exposers` ranks them, then providers."""
         found = [
             Candidate(one.peer_id, one.record.addresses, one.media[0])
             for one in self.exposers.ranked(time.time())
             if one.record.addresses
         ]
+        if self._open_dht is not None and self._providers is not None:
+            medium = self._open_dht.medium
+            found += [Candidate(*provider, medium) for provider in self._providers.ranked()]
         pins = self.exposers.pins
         return sorted([*self._given, *found], key=lambda one: one.peer_id not in pins)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pt.aio import tcp
-from pt.errors import LimitedError, PtError
+from pt.errors import ConnectError, LimitedError, PtError
 from pt.multistream.negotiation import accept_reply, lazy_open
 from pt.noise.handshake import Suite
 from pt.tunnel import events
@@ -23,7 +23,37 @@ if TYPE_CHECKING:
     from pt.node.bridge import StreamBridge
     from pt.node.connection import Connection
 
-__all__ = ["OpenTunnel"]
+__all__ = ["OpenTunnel", "check_offered"]
+
+
+async def check_offered(connection: Connection) -> None:
+    """Make sure that the peer speaks our protocol, without a connection to its service; else close.
+
+    Raises:
+        LimitedError: it is not for this connection.
+        ConnectError: the peer does not.
+        PtError, TimeoutError: it does not say.
+
+    """
+    try:
+        _check_unlimited(connection)
+        said = connection.identified or await connection.identify()
+        if PROTOCOL_V1 not in said.protocols:
+            raise ConnectError(
+                f"{connection.peer_id} offers no open tunnel: start pt tcp with --open there, too, "
+                "or leave it out here"
+            )
+    except (PtError, TimeoutError, asyncio.CancelledError):
+        connection.close("no open tunnel")
+        raise
+
+
+def _check_unlimited(connection: Connection) -> None:
+    if connection.limited:
+        raise LimitedError(
+            "the relay on the way limits connections, which the open protocol would not "
+            "survive: use one without limits (pt relay), or leave --open out on both sides"
+        )
 
 
 class OpenTunnel:
@@ -39,11 +69,7 @@ class OpenTunnel:
         on_idle: Callable[[], None],
         on_lost: Callable[[str], None],
     ) -> None:
-        if connection.limited:
-            raise LimitedError(
-                "the relay on the way limits connections, which the open protocol would not "
-                "survive: use one without limits (pt relay), or leave --open out on both sides"
-            )
+        _check_unlimited(connection)
         connection.check_open()
         self.connection = connection
         self._hangups = hangups

@@ -10,7 +10,7 @@ import contextlib
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pt.errors import NetworkError, PtError, StateError
 from pt.identity.keys import PrivateKey
@@ -27,6 +27,10 @@ from pt.tunnel.media.publisher import MailboxPublisher
 from pt.tunnel.media.store import Store
 from pt.wire.multiaddr import Multiaddr
 
+if TYPE_CHECKING:
+    from pt.tunnel.media.open_dht import OpenDht
+    from pt.tunnel.media.providers import ProviderAnnouncer
+
 __all__ = ["Publication"]
 
 FRESH_FOR: Final = LIFE / 3
@@ -41,7 +45,10 @@ NAT: Final = "nat"
 
 
 class Publication:
-    """Keeps the record of one name on the LAN, if `lan`, and on `stores`, DHTs that it owns."""
+    """Keeps the record of one name on the LAN, if `lan`, and on `stores`, DHTs that it owns.
+
+    So it does with the provider record of an open tunnel on `open_dht`, if there is one.
+    """
 
     def __init__(
         self,
@@ -53,6 +60,7 @@ class Publication:
         ports: tuple[int, ...],
         lan: bool,
         stores: Sequence[Store],
+        open_dht: OpenDht | None = None,
         emit: Callable[[events.Event], None],
     ) -> None:
         self._node = node
@@ -62,10 +70,12 @@ class Publication:
         self._ports = ports
         self._lan = lan
         self._stores = tuple(stores)
+        self._open_dht = open_dht
         self._emit = emit
         self._publisher: LanPublisher | None = None
         self._announced: tuple[Multiaddr, ...] = ()
         self._mailboxes: list[MailboxPublisher] = []
+        self._announcer: ProviderAnnouncer | None = None
         self._signed: Signed | None = None
         self._signed_at = 0.0
         self._said: tuple[Multiaddr, ...] = ()
@@ -82,18 +92,20 @@ class Publication:
     @property
     def has_stores(self) -> bool:
         """Whether there are DHTs to publish on."""
-        return bool(self._stores)
+        return bool(self._stores) or self._open_dht is not None
 
     @property
     def settled(self) -> bool:
         """Whether each medium has once succeeded or failed."""
-        return len(self._results) >= len(self._stores) + self._lan
+        wanted = len(self._stores) + self._lan + (self._open_dht is not None)
+        return len(self._results) >= wanted
 
     @property
     def stored(self) -> frozenset[Multiaddr]:
         """The addresses in what was found again on a DHT."""
         found = [each.published.record for each in self._mailboxes if each.published is not None]
-        return frozenset(address for record in found for address in record.addresses)
+        opened = () if self._announcer is None else self._announcer.published
+        return frozenset(address for record in found for address in record.addresses) | {*opened}
 
     async def start(self) -> None:
         """Publish, and go on doing so; returns when the LAN has it."""
@@ -111,13 +123,15 @@ class Publication:
         self._changed.set()
 
     async def withdraw(self) -> None:
-        """Take the record back: a goodbye on every medium that has it."""
+        """Take the record back: a goodbye on every medium that has it, and has goodbyes."""
         refresher, self._refresher = self._refresher, None
         if refresher is not None:
             refresher.cancel()
             await asyncio.wait([refresher])
         mailboxes, self._mailboxes = self._mailboxes, []
         publisher, self._publisher = self._publisher, None
+        if self._announcer is not None:
+            await self._announcer.close()
         try:
             if mailboxes:
                 goodbye = self._sign(gone=True)
@@ -133,6 +147,8 @@ class Publication:
         await self.withdraw()
         stores, self._stores = self._stores, ()
         await asyncio.gather(*(store.close() for store in stores))
+        if self._open_dht is not None:
+            await self._open_dht.close()
 
     # --- the record ----------------------------------------------------------------------------
 
@@ -201,13 +217,19 @@ class Publication:
             mailbox = MailboxPublisher(store, self._keys, self._current, tell)
             mailbox.start()
             self._mailboxes.append(mailbox)
+        if self._open_dht is not None:
+            medium = self._open_dht.medium
+            self._announcer = self._open_dht.announcer(
+                lambda: self._node.addresses, lambda *state: self._tell(medium, *state)
+            )
+            self._announcer.start()
 
     async def _refresh(self) -> None:
         """Publish when there is something to say, and again when it changes or grows old."""
         loop = asyncio.get_running_loop()
         begin_at = loop.time() + ADDRESS_WAIT
         while True:
-            waiting = bool(self._stores) and not self._mailboxes
+            waiting = self.has_stores and not (self._mailboxes or self._announcer)
             if waiting and (self._can_be_dialed or loop.time() >= begin_at):
                 self._publish()
                 waiting = False
@@ -231,6 +253,8 @@ class Publication:
             push_all(self._node)
             for mailbox in self._mailboxes:
                 mailbox.changed()
+        if self._announcer is not None:
+            self._announcer.changed()
         if not self._lan or not addresses:
             return
         if self._publisher is None:

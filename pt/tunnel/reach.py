@@ -234,14 +234,12 @@ class Reach:
         self._circuits = Circuits(node)
         self._emit(events.Started(peer_id=node.peer_id, name=config.name))
         if config.name is not None:
-            self._keys = await keys_of(config.name, self._state)
+            self._keys = await keys_of(config.name, self._state, is_open=config.open)
         self._seeker = Seeker(config, self._state, self._emit, self._pinning)
         await self._seeker.start(self._keys, self._tracer)
 
     async def _connect_once(self) -> None:
         """Reach one candidate and stand a session, or raise why not."""
-        from pt.tunnel.hunt import hunt  # noqa: PLC0415
-
         seeker = self._seeker
         assert seeker is not None
         if await self._rescue():
@@ -251,7 +249,7 @@ class Reach:
         if self._session is not None or self._open is not None:
             self._redials += 1
         failure: BaseException | None = None
-        async with contextlib.aclosing(hunt(seeker.choose, self._dial, seeker.news)) as dials:
+        async with contextlib.aclosing(seeker.hunt(self._dial)) as dials:
             async for candidate, result in dials:
                 seeker.last = candidate
                 try:
@@ -312,6 +310,10 @@ class Reach:
             timeout=REDIAL_TIMEOUT if hurry else DIAL_TIMEOUT,
             relay_after=0.0 if redial else None,
         )
+        if self.config.open:
+            from pt.tunnel.open_binder import check_offered  # noqa: PLC0415
+
+            await check_offered(connection)
         if self._seeker is not None:
             self._seeker.answered(candidate, time.monotonic() - started)
         return connection

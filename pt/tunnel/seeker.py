@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Final
 
 from pt.errors import IdentityChangedError, NotFoundError
 from pt.identity.peer_id import PeerId
+from pt.node.connection import Connection
 from pt.node.state import StateDir
 from pt.rendezvous.name import NameKeys
 from pt.trace import Tracer
 from pt.tunnel import events
 from pt.tunnel.config import BindConfig
+from pt.tunnel.hunt import OPEN_AT_ONCE, OPEN_HEAD_START, Result, hunt
 from pt.tunnel.lookup import LAN, Candidate, Lookup
-from pt.tunnel.media.stores import media_of, open_stores
+from pt.tunnel.media.stores import media_of, open_dht_of, open_stores
 from pt.tunnel.pinning import Pinning
 
 __all__ = ["Seeker"]
@@ -67,9 +68,11 @@ class Seeker:
         self._emit(events.LookingUp(media=tuple(media)))
         if keys is None:
             return
-        if not config.open:
-            stores = await open_stores(config, self._state, tracer=tracer)
-            self._lookup.search(keys, stores)
+        stores = await open_stores(config, self._state, tracer=tracer)
+        self._lookup.search(keys, stores)
+        dht = await open_dht_of(config, self._state, tracer=tracer)
+        if dht is not None:
+            self._lookup.search_open(dht)
         if config.lan:
             problem = await self._lookup.start_lan(keys)
             if problem is not None:
@@ -93,12 +96,12 @@ class Seeker:
     def answered(self, candidate: Candidate, seconds: float) -> None:
         """A candidate was reached."""
         if candidate.peer_id is not None:
-            self._lookup.exposers.answered(candidate.peer_id, seconds)
+            self._lookup.answered(candidate.peer_id, seconds)
 
     def failed(self, candidate: Candidate) -> None:
         """A candidate was not reached, or did not let us in."""
         if candidate.peer_id is not None:
-            self._lookup.exposers.failed(candidate.peer_id, time.time())
+            self._lookup.failed(candidate.peer_id)
 
     def choose(self) -> list[Candidate]:
         """Whom to dial, the best first."""
@@ -113,6 +116,14 @@ class Seeker:
         ids = [one.peer_id for one in everybody if one.peer_id is not None]
         self._strangers = [peer for peer in ids if peer not in allowed]
         return [one for one in everybody if one.peer_id is None or one.peer_id in allowed]
+
+    def hunt(
+        self, dial: Callable[[Candidate], Awaitable[Connection]]
+    ) -> AsyncGenerator[tuple[Candidate, Result], None]:
+        """Dial them; see `pt.tunnel.hunt`."""
+        if not self._config.open:
+            return hunt(self.choose, dial, self.news)
+        return hunt(self.choose, dial, self.news, head_start=OPEN_HEAD_START, at_once=OPEN_AT_ONCE)
 
     async def wait(self) -> None:
         """Wait for somebody to dial, or until all media know nobody but strangers."""

@@ -24,7 +24,7 @@ from pt.rendezvous.mailbox import Sealed
 from pt.trace import Tracer
 from pt.wire.multiaddr import Multiaddr
 
-__all__ = ["AminoStore", "open_amino"]
+__all__ = ["AminoStore", "cost", "open_amino", "public_only"]
 
 HOLDERS: Final = 8
 """Servers whose values are enough: the others most likely hold the same, and each costs 10 kB."""
@@ -42,9 +42,21 @@ def open_amino(
         node,
         bootstrap=given,
         cache=state.path / "dht_peers.json",
-        public_only=not any(each.is_private or each.is_loopback for each in bootstrap),
+        public_only=public_only(bootstrap),
         on_hop=on_hop,
     )
+
+
+def public_only(bootstrap: Sequence[Multiaddr]) -> bool:
+    """Whether the DHT that one enters there is one of the Internet."""
+    return not any(each.is_private or each.is_loopback for each in bootstrap)
+
+
+def cost(amino: Amino) -> str:
+    """What it has taken so far, for people to read."""
+    facts = amino.facts
+    kilobytes = (facts.sent + facts.received) / 1000
+    return f"{facts.requests} requests, {kilobytes:.0f} kB, {facts.most_sockets} sockets at most"
 
 
 class AminoStore:
@@ -105,11 +117,7 @@ class AminoStore:
 
     def cost(self) -> str:
         """See `Store`."""
-        facts = self._amino.facts
-        kilobytes = (facts.sent + facts.received) / 1000
-        return (
-            f"{facts.requests} requests, {kilobytes:.0f} kB, {facts.most_sockets} sockets at most"
-        )
+        return cost(self._amino)
 
     async def close(self) -> None:
         """See `Store`."""

@@ -88,6 +88,8 @@ class ProviderAnnouncer:
         *,
         public_only: bool = True,
     ) -> None:
+        self.published: tuple[Multiaddr, ...] = ()
+        """What a search last found of us."""
         self._client = client
         self._key = key
         self._addresses = addresses
@@ -176,7 +178,9 @@ class ProviderAnnouncer:
             async for peer in search:
                 if peer.id == self._client.own:
                     found = True
-                    if not set(addresses).isdisjoint(peer.addresses):
+                    there = tuple(each for each in addresses if each in peer.addresses)
+                    if there:
+                        self.published = there
                         return taken
         if found:
             raise NetworkError(f"{taken} took the record, and none of its addresses")
@@ -187,8 +191,8 @@ class ProviderSearch:
     """Looks for those who provide `key`, in rounds until it is closed.
 
     `on_found(peer, addresses)` is told each one with addresses, and again when there are more of
-    them; `on_state` how each round went, ok when somebody was found in it. Of those whom records
-    name without an address the addresses are looked for meanwhile.
+    them; `on_state` whether somebody was found, when that changes. Of those whom records name
+    without an address the addresses are looked for meanwhile.
     """
 
     def __init__(
@@ -210,11 +214,19 @@ class ProviderSearch:
         self._scope = Scope(limit=LOOK_UPS)
         self._wanted = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._said: tuple[bool, str] | None = None
+        self._began = 0.0
         self._runner: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Begin, in the background."""
-        self._wanted.set()
+    @property
+    def settled(self) -> bool:
+        """Whether a round has ended, or found somebody."""
+        return self._said is not None
+
+    def start(self, *, now: bool = True) -> None:
+        """Look from now on, in the background, or when `resume` says so."""
+        if now:
+            self._wanted.set()
         self._runner = asyncio.get_running_loop().create_task(self._run())
 
     def pause(self) -> None:
@@ -238,20 +250,18 @@ class ProviderSearch:
         while True:
             await self._wanted.wait()
             self._hurry.clear()
-            began = loop.time()
+            self._began = loop.time()
             seen: dict[PeerId, None] = {}
             left_over = False
             try:
                 left_over = await self._round(seen)
-                detail = f"{len(seen)} providers" if len(seen) != 1 else "1 provider"
-                if not seen:
-                    detail = "nobody provides this id"
+                detail = "nobody provides this id"
+                if seen:
+                    detail = f"{len(seen)} say to provide this id, and nobody knows where they are"
             except (PtError, OSError, TimeoutError) as error:
                 detail = str(error) or "no answer in time"
-            found = sum(bool(self._told.get(peer)) for peer in seen)
-            if seen:
-                detail += f", {found} with addresses"
-            self._on_state(bool(found), detail, loop.time() - began)
+            if not any(self._told.get(peer) for peer in seen):
+                self._say(False, detail)
             await asyncio.sleep(MIN_GAP)
             if left_over:
                 delay = AGAIN_FIRST
@@ -259,6 +269,11 @@ class ProviderSearch:
                 async with asyncio.timeout(_jittered(delay)):
                     await self._hurry.wait()
             delay = AGAIN_FIRST if self._hurry.is_set() else min(delay * 2, AGAIN_MOST)
+
+    def _say(self, found: bool, detail: str = "") -> None:
+        if self._said != (found, detail):
+            self._said = found, detail
+            self._on_state(found, detail, asyncio.get_running_loop().time() - self._began)
 
     async def _round(self, seen: dict[PeerId, None]) -> bool:
         """One search, collecting in `seen` who is named; whether somebody had to be left out.
@@ -301,6 +316,7 @@ class ProviderSearch:
             self._told.popitem(last=False)
         if set(merged) != set(known):
             self._on_found(peer.id, merged)
+        self._say(True)
         return True
 
     # --- providers without an address ----------------------------------------------------------

@@ -12,9 +12,11 @@ from pt.tunnel.config import BindConfig, ExposeConfig
 from pt.wire.multiaddr import Multiaddr
 
 if TYPE_CHECKING:
+    from pt.node.node import Node
+    from pt.tunnel.media.open_dht import OpenDht
     from pt.tunnel.media.store import Store
 
-__all__ = ["media_of", "open_stores"]
+__all__ = ["media_of", "open_dht_of", "open_stores"]
 
 OnHop = Callable[[PeerId, tuple[Multiaddr, ...]], None]
 
@@ -36,9 +38,12 @@ async def open_stores(
     tracer: Tracer,
     on_hop: OnHop | None = None,
 ) -> list[Store]:
-    """The DHTs for sealed records; modules are loaded for those that are used only."""
+    """The DHTs for sealed records; modules are loaded for those that are used only.
+
+    There is none for an open tunnel, whose records are not sealed: see `open_dht_of`.
+    """
     stores: list[Store] = []
-    media = media_of(config)
+    media = [] if config.open else media_of(config)
     if "overlay" in media:
         from pt.tunnel.media.overlay import OverlayStore  # noqa: PLC0415
 
@@ -50,3 +55,21 @@ async def open_stores(
         await amino.start()
         stores.append(amino)
     return stores
+
+
+async def open_dht_of(
+    config: ExposeConfig | BindConfig,
+    state: StateDir,
+    *,
+    tracer: Tracer,
+    node: Node | None = None,
+    on_hop: OnHop | None = None,
+) -> OpenDht | None:
+    """The DHT for an open tunnel, asked by `node`; None for other tunnels, or if it is left out."""
+    if not config.open or config.name is None or "amino" not in media_of(config):
+        return None
+    from pt.tunnel.media.open_dht import OpenDht  # noqa: PLC0415
+
+    dht = OpenDht(config.name, state, config.dht_bootstrap, node=node, on_hop=on_hop, tracer=tracer)
+    await dht.start()
+    return dht

@@ -51,6 +51,7 @@ def test_a_connection_that_ends_before_it_is_used(
 
     async def main() -> None:
         async with loopback() as rig:
+            rig.exposer.handle_raw(PROTOCOL_V1, lambda *_: None)
             binder, _ = binder_of(rig, tmp_path, is_open=True)
             await binder.start()
             await until(lambda: count == 2)

@@ -328,6 +328,8 @@ class Searched:
     said: Said = field(default_factory=list)
     found: dict[PeerId, tuple[Multiaddr, ...]] = field(default_factory=dict)
     calls: list[PeerId] = field(default_factory=list)
+    rounds: list[float] = field(default_factory=list)
+    """When each began."""
 
 
 @contextlib.asynccontextmanager
@@ -337,6 +339,13 @@ async def searching(network: Network, *, start: bool = True) -> AsyncIterator[Se
         made.calls.append(peer)
 
     client = client_of(network)
+    providers_ = client.providers
+
+    def counted(*what: object) -> object:
+        made.rounds.append(now())
+        return providers_(*what)
+
+    client.providers = counted
     made = Searched(
         network,
         ProviderSearch(client, KEY, found, lambda *state: made.said.append(state)),
@@ -375,13 +384,22 @@ def test_providers_come_while_the_search_runs() -> None:
             network.servers[near.id].delay = 9.0
         async with searching(network) as ours:
             await until(lambda: len(ours.found) == 2)
-            assert not ours.said
+            assert ours.client.searches, "it has not ended yet"
             assert ours.found == {provider(1).id: (DIRECT,), provider(2).id: (RELAYED,)}
-            await until(lambda: ours.said)
-            ok, detail, seconds = ours.said[0]
-            assert ok
-            assert detail == "2 providers, 2 with addresses"
-            assert 0 < seconds < 60
+            await until(lambda: len(ours.rounds) > 3)
+            [(ok, detail, seconds)] = ours.said
+            assert (ok, detail) == (True, "")
+            assert 0 < seconds < 5
+            for server in network.servers.values():
+                server.providers.clear()
+            await until(lambda: len(ours.said) > 1)
+            assert ours.said[1][:2] == (False, "nobody provides this id")
+            provide(network, provider(3))
+            await until(lambda: len(ours.said) > 2)
+            assert ours.said[2][:2] == (
+                False,
+                "1 say to provide this id, and nobody knows where they are",
+            )
         assert len(ours.calls) == 2
 
     run(main())
@@ -404,7 +422,7 @@ def test_rounds_are_ever_rarer_until_somebody_comes() -> None:
         network = Network(40)
         async with searching(network) as ours:
             await asyncio.sleep(3600)
-            rounds = len(ours.said)
+            rounds = len(ours.rounds)
             assert 3600 / (AGAIN_MOST * 1.2 + 10) <= rounds <= 3600 / (AGAIN_MOST * 0.8) + 8
             provide(network, provider(1, DIRECT))
             await until(lambda: ours.found, AGAIN_MOST * 1.2 + 10)
@@ -416,22 +434,37 @@ def test_pause_and_resume() -> None:
     async def main() -> None:
         network = Network(40)
         async with searching(network) as ours:
+            assert not ours.search.settled
             await until(lambda: ours.said)
+            assert ours.search.settled
             ours.search.pause()
             await asyncio.sleep(3600)
-            paused = len(ours.said)
-            assert paused <= 2
+            assert len(ours.rounds) <= 2
             provide(network, provider(1, DIRECT))
             asked_at = now()
             ours.search.resume()
             await until(lambda: ours.found)
             assert now() - asked_at < MIN_GAP + AGAIN_FIRST + 3
-            rounds = len(ours.said)
+            rounds = len(ours.rounds)
             began = now()
             while now() - began < 30:
                 ours.search.resume()
                 await asyncio.sleep(0.05)
-            assert len(ours.said) - rounds <= 30 / MIN_GAP
+            assert len(ours.rounds) - rounds <= 30 / MIN_GAP
+
+    run(main())
+
+
+def test_it_may_begin_later() -> None:
+    async def main() -> None:
+        network = Network(40)
+        provide(network, provider(1, DIRECT))
+        async with searching(network, start=False) as ours:
+            ours.search.start(now=False)
+            await asyncio.sleep(600)
+            assert not ours.rounds
+            ours.search.resume()
+            await until(lambda: ours.found, 10)
 
     run(main())
 
@@ -470,13 +503,13 @@ def test_the_dead_do_not_delay_the_living() -> None:
     """Those who left no address are looked for, in vain, while the one that has one is told."""
 
     async def main() -> None:
-        network = Network(80)
-        provide(network, *(provider(number) for number in range(2, 30)), provider(1, DIRECT))
+        network = Network(30)
+        provide(network, *(provider(number) for number in range(2, 16)), provider(1, DIRECT))
         async with searching(network) as ours:
             began = now()
             await until(lambda: ours.found)
             assert now() - began < 2
-            await asyncio.sleep(600)
+            await asyncio.sleep(200)
             assert list(ours.found) == [provider(1).id]
 
     run(main())
@@ -525,15 +558,12 @@ def test_of_very_many_every_one_has_its_turn() -> None:
         everyone = [provider(number, somewhere(number)) for number in range(100)]
         async with searching(network) as ours:
             await asyncio.sleep(600)
-            rounds = len(ours.said)
-            await until(lambda: len(ours.said) > rounds)
-            rounds += 1
             for near in network.nearest(KEY):
                 kept = network.servers[near.id].providers.setdefault(KEY, {})
                 for info in network.rng.sample(everyone, 35):
                     kept[info.id] = info
             await until(lambda: ours.found)
-            await until(lambda: len(ours.said) > rounds)
+            await until(lambda: not ours.client.searches)
             assert len(ours.found) == MAX_NEW
             await until(lambda: len(ours.found) == 100, 60)
 
@@ -544,17 +574,17 @@ def test_memory_is_bounded(monkeypatch) -> None:
     monkeypatch.setattr(providers, "MAX_PROVIDERS", 20)
 
     async def main() -> None:
-        network = Network(60)
+        network = Network(22)
         async with searching(network) as ours:
-            for turn in range(10):
+            for turn in range(4):
                 for server in network.servers.values():
                     server.providers.clear()
                 made = [provider(40 * turn + number, somewhere(number)) for number in range(15)]
                 bare = [provider(40 * turn + number) for number in range(15, 30)]
                 provide(network, *made, *bare)
                 ours.search.resume()
-                ours.said.clear()
-                await until(lambda: len(ours.said) >= 2)
+                ours.rounds.clear()
+                await until(lambda: len(ours.rounds) >= 3)
             assert len(ours.found) > 40
             assert len(ours.search._told) <= 20
             assert len(ours.search._tries) <= 20

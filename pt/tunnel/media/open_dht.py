@@ -1,0 +1,91 @@
+"""The public DHT as a medium of open tunnels: provider records of the Go program's topic.
+
+An exposer asks it itself, since servers take a provider record from the provider alone; a binder
+has it asked by a peer of its own, whose id says nothing.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+
+from pt.identity.keys import PrivateKey
+from pt.identity.peer_id import PeerId
+from pt.node.node import Node
+from pt.node.state import StateDir
+from pt.rendezvous.topic import provider_key
+from pt.trace import NO_TRACE, Tracer
+from pt.tunnel.media.amino import cost, open_amino, public_only
+from pt.tunnel.media.providers import OnState, ProviderAnnouncer, ProviderSearch
+from pt.wire.multiaddr import Multiaddr
+
+__all__ = ["OpenDht"]
+
+
+class OpenDht:
+    """The DHT for one id. Without `node` it is asked by one that listens nowhere.
+
+    `on_hop` is told of relays that are met on the way.
+    """
+
+    medium = "amino"
+
+    def __init__(
+        self,
+        name: str,
+        state: StateDir,
+        bootstrap: Sequence[Multiaddr],
+        *,
+        node: Node | None = None,
+        on_hop: Callable[[PeerId, tuple[Multiaddr, ...]], None] | None = None,
+        tracer: Tracer = NO_TRACE,
+    ) -> None:
+        self._key = provider_key(name)
+        self._public_only = public_only(bootstrap)
+        self._own: Node | None = None
+        if node is None:
+            identity = PrivateKey.generate(secrets.token_bytes(32))
+            self._own = node = Node(identity=identity, tracer=tracer)
+        self._amino = open_amino(node, state, bootstrap, on_hop)
+
+    async def start(self) -> None:
+        """Begin to find servers, in the background."""
+        if self._own is not None:
+            await self._own.start()
+        await self._amino.start()
+
+    def announcer(
+        self, addresses: Callable[[], Iterable[Multiaddr]], on_state: OnState
+    ) -> ProviderAnnouncer:
+        """What publishes that our node, at these addresses, provides the id."""
+
+        def tell(ok: bool, detail: str, seconds: float) -> None:
+            told = f"at {detail}; {cost(self._amino)}" if ok else self._explained(detail)
+            on_state(ok, told, seconds)
+
+        return ProviderAnnouncer(
+            self._amino.client, self._key, addresses, tell, public_only=self._public_only
+        )
+
+    def search(
+        self, on_found: Callable[[PeerId, tuple[Multiaddr, ...]], None], on_state: OnState
+    ) -> ProviderSearch:
+        """What looks for those who provide the id."""
+
+        def tell(ok: bool, detail: str, seconds: float) -> None:
+            on_state(ok, cost(self._amino) if ok else self._explained(detail), seconds)
+
+        return ProviderSearch(
+            self._amino.client, self._key, on_found, tell, public_only=self._public_only
+        )
+
+    def _explained(self, detail: str) -> str:
+        """The cause, when no server answers at all."""
+        facts = self._amino.facts
+        return facts.detail if facts.state == "offline" else detail
+
+    async def close(self) -> None:
+        """Stop."""
+        await self._amino.close()
+        if self._own is not None:
+            await self._own.close()
