@@ -17,6 +17,7 @@ from typing import Final
 
 from pt.errors import RemoteProtocolError
 from pt.overlay.adapter import Address, Node, OverlayError
+from pt.overlay.fetch import Fetch
 from pt.overlay.lookup import K, Lookup
 from pt.overlay.messages import MAX_VALUE, PART, Reply, decode_nodes, digest
 from pt.overlay.rpc import Rpc
@@ -75,6 +76,7 @@ class Walk:
         self._found = found
         self._method = "find_node" if found is None else "find_value"
         self._seen: set[bytes] = set()
+        self._fetches: dict[tuple[int, bytes], Fetch] = {}
         self._others = 0
         self._over = False
 
@@ -88,6 +90,8 @@ class Walk:
     def close(self) -> None:
         """Ask nobody else, report nothing else."""
         self._over = True
+        for fetch in self._fetches.values():
+            fetch.close()
 
     def widen(self, done: Callable[[list[Node]], None]) -> None:
         """Go on to twice as many nodes after the end, then call `done`."""
@@ -118,7 +122,8 @@ class Walk:
                 slow=partial(self._slow, node),
                 now=self._clock(),
             )
-        if self._over or self._others or not self.lookup.done:
+        fetching = any(each.active and not each.over for each in self._fetches.values())
+        if self._over or self._others or fetching or not self.lookup.done:
             return
         found = self.lookup.found()
         if not found and self._bootstrap:
@@ -162,23 +167,17 @@ class Walk:
         if len(value) == size:
             self._take(value)
         elif not value:
-            self._fetch(node, mark, size, b"")
+            fetch = self._fetches.get((size, mark))
+            if fetch is None:
+                fetch = self._fetches[size, mark] = Fetch(
+                    self._rpc, self.lookup.key, size, mark, clock=self._clock, done=self._fetched
+                )
+            fetch.add(node)
 
-    def _fetch(self, node: Node, mark: bytes, size: int, have: bytes) -> None:
-        def part(reply: Reply | None) -> None:
-            self._others -= 1
-            more = b"" if reply is None else reply.get(0, bytes)
-            got = have + more
-            if self._over or mark in self._seen:
-                pass
-            elif len(got) == size:
-                self._take(got)
-            elif more and len(got) < size:
-                self._fetch(node, mark, size, got)
-            self._step()
-
-        self._others += 1
-        self._rpc.ask(node, "fetch", self.lookup.key, mark, len(have), done=part, now=self._clock())
+    def _fetched(self, value: bytes | None) -> None:
+        if value is not None and not self._over:
+            self._take(value)
+        self._step()
 
     def _take(self, value: bytes) -> None:
         assert self._check is not None

@@ -256,7 +256,7 @@ class Overlay:
         if self._file is None or self._reader is not None or mark == self._saved:
             return
         try:
-            await asyncio.to_thread(self._file.write, state, self._storage.snapshot())
+            await asyncio.to_thread(self._file.write, state, self._storage.snapshot().items())
         except OSError as error:
             reason = error.strerror or str(error)
             if reason != self._unsaved:
