@@ -81,6 +81,21 @@ def lookups(network: Network, values: dict[bytes, bytes]) -> None:
     print(f"| packets of a look-up, both ways | {quantiles(packets)} |")
 
 
+def upkeep(network: Network) -> None:
+    """What servers send and receive in an hour in which nobody asks for anything."""
+    network.run(3600)
+    bytes_before = network.bytes.copy()
+    packets_before = network.packets.copy()
+    network.run(3600)
+    held = statistics.mean(len(server.storage) for server in network.servers.values())
+    size = [network.bytes[addr] - bytes_before[addr] for addr in network.servers]
+    packets = [network.packets[addr] - packets_before[addr] for addr in network.servers]
+    print(f"\n### An hour of upkeep of a server with {held:.0f} records, both ways\n")
+    print("| | median | p95 | p99 |\n|---|---|---|---|")
+    print(f"| bytes | {quantiles(size)} |")
+    print(f"| packets | {quantiles(packets)} |")
+
+
 def churn() -> None:
     network = Network(validate=validate)
     network.grow(SIZE)
@@ -97,6 +112,7 @@ def churn() -> None:
     )
     print("\n### Before churn")
     lookups(network, values)
+    upkeep(network)
     old = list(network.servers.values())[: SIZE // 2]
     began = network.now
     for server in old:
