@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from typing import Final, Protocol, Self
+from weakref import WeakValueDictionary
 
 from pt.aio.udp import UdpPort
 from pt.errors import LimitError, LocalProtocolError, NetworkError
@@ -109,7 +110,7 @@ class OverlayClient:
             self._rpc.next_timeout, lambda: self._rpc.handle_timeout(self._clock())
         )
         self._calls: set[asyncio.Future[None]] = set()
-        self._putting = asyncio.Lock()
+        self._putting: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
         self._closed = False
         self._port.received = self._received
 
@@ -160,8 +161,9 @@ class OverlayClient:
 
         put = Put(self._rpc, key, value, clock=self._clock, bootstrap=self._bootstrap, done=done)
         try:
-            # a server takes one value at a time from an address
-            async with asyncio.timeout(timeout), self._putting:
+            # a server takes one value of a key at a time from an address
+            lock = self._putting.setdefault(key, asyncio.Lock())
+            async with asyncio.timeout(timeout), lock:
                 put.start()
                 self._timer.arm()
                 await over
