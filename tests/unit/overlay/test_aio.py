@@ -126,7 +126,7 @@ def test_puts_of_one_client_do_not_mix_and_one_that_was_cancelled_does_no_harm()
 def test_puts_of_one_key_take_turns():
     async def main() -> None:
         async with Served() as server, OverlayClient([server.address], validate) as client:
-            values = [record(ONE, seq, LATER, size=MAX_VALUE) for seq in range(1, 5)]
+            values = [record(ONE, seq, LATER, size=MAX_VALUE - 9 * seq) for seq in range(1, 5)]
             stored = await asyncio.gather(*(client.put(KEY, value) for value in values))
             assert [one.refusals for one in stored] == [()] * 4
             assert server.storage.get(KEY, time.time()) == values[-1]
