@@ -266,7 +266,8 @@ def run_all(variants: Iterable[Variant], rounds: int, servers: int, tmp: Path) -
 HEAD: Final = """\
 # Finding each other
 
-{date}: `{command}`, commit {commit}. {cores} shared cores, Linux {kernel}, Python {python}.
+{date}: `{command}`, commit {commit}. {cores} shared cores (load {load:.1f}
+at the end, this run's own part about 1), Linux {kernel}, Python {python}.
 
 {servers} servers of go-libp2p-kad-dht in as many /16s, {relaying} of which relay with libp2p's
 limits, two nodes of kubo that do, and two `pt relay`s; {delay:g} ms one way between each of the two
@@ -292,6 +293,7 @@ def report(outcomes: Sequence[Outcome], command: str, servers: int) -> str:
     ).stdout.strip()
     head = HEAD.format(
         date=dt.datetime.now(dt.UTC).date(), command=command, commit=commit, cores=os.cpu_count(),
+        load=os.getloadavg()[2],
         kernel=platform.release(), python=platform.python_version(), servers=servers,
         relaying=RELAYING, delay=DELAY * 1000,
     )  # fmt: skip
