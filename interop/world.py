@@ -61,8 +61,8 @@ class Net:
 
     world: World
     far: Far
-    outer: dict[str, str]
-    """What the internet sees as the address of `a` and of `b`."""
+    nats: dict[str, Host]
+    """Of `a` and of `b`; what the internet sees as their addresses is `ip`."""
 
 
 @contextlib.contextmanager
@@ -88,7 +88,7 @@ def internet(tmp: Path, *, servers: int, relaying: int, delay: float = DELAY) ->
         world = World(net["a"], net["b"], tmp)
         stack.callback(world.close)
         far = _populate(net, world, tmp, servers, relaying)
-        yield Net(world, far, {name: net.router(name).ip for name in INSIDE})
+        yield Net(world, far, {name: net.router(name) for name in INSIDE})
 
 
 @contextlib.contextmanager
