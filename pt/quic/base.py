@@ -1,0 +1,307 @@
+"""What both engines do alike: events, streams' states, windows, buffers, keep-alive, deadlines."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import ClassVar, Final
+
+from pt.errors import LimitError, LocalProtocolError, ProtocolError
+from pt.identity.keys import PublicKey
+from pt.identity.peer_id import PeerId, PeerMismatchError
+from pt.quic import certificate
+from pt.quic.codes import MAX_CODE, TransportCode
+from pt.quic.engine import Config, Trace
+from pt.quic.events import (
+    Address,
+    Closed,
+    ConnectionIdIssued,
+    ConnectionIdRetired,
+    Event,
+    HandshakeDone,
+    StopSending,
+    StreamData,
+    StreamEnded,
+    StreamOpened,
+    StreamReset,
+    Writable,
+)
+from pt.quic.windows import Windows
+
+__all__ = ["Base", "StreamState"]
+
+_BAD_CERTIFICATE: Final = 0x12A
+
+PACING_QUANTUM: Final = 0.0005
+"""Seconds between bursts of a paced connection: 60 kB at 1 Gbit/s, which is what one send takes."""
+
+
+class StreamState:
+    """What the application may still do with a stream, and what waits to be sent."""
+
+    __slots__ = ("reading", "unsent", "writing")
+
+    def __init__(self) -> None:
+        self.writing = True
+        """Neither finished nor reset."""
+        self.reading = True
+        """Neither ended, reset nor stopped."""
+        self.unsent = 0
+        """Bytes accepted and not sent, as of the last look."""
+
+
+class Base:
+    """State of one connection; subclasses have the packets."""
+
+    name: ClassVar[str]
+
+    def __init__(
+        self,
+        config: Config,
+        address: Address,
+        now: float,
+        *,
+        is_client: bool,
+        expected: PeerId | None,
+    ) -> None:
+        self.is_client = is_client
+        self.peer: PeerId | None = None
+        self.address = address
+        self.terminated = False
+        self._config = config
+        self._limits = config.limits
+        self._expected = expected
+        self._events: deque[Event] = deque()
+        self._windows = Windows(config.limits)
+        self._states: dict[int, StreamState] = {}
+        self._waiting: set[int] = set()  # streams with unsent bytes
+        self._backlog = 0
+        self._ids: set[bytes] = set()
+        self._blocked: set[int] = set()  # streams that are owed a Writable
+        self._unseen: set[int] = set()  # remote streams that only a higher one opened
+        self._highest_remote = -4 + int(is_client)  # the id before the peer's first
+        self._closed: Closed | None = None
+        self._failure: ProtocolError | None = None
+        self._handshake_deadline: float | None = now + config.limits.handshake_timeout
+        self._heard = now
+        self._pinged = now
+        self._sent_at = now
+        self._trace: Trace | None = None
+
+    # --- events --------------------------------------------------------------------------------
+
+    @property
+    def connection_ids(self) -> frozenset[bytes]:
+        """See `Engine`."""
+        return frozenset(self._ids)
+
+    def _issued(self, cid: bytes) -> None:
+        if cid not in self._ids:
+            self._ids.add(cid)
+            self._events.append(ConnectionIdIssued(cid))
+
+    def _retired(self, cid: bytes) -> None:
+        if cid in self._ids:
+            self._ids.remove(cid)
+            self._events.append(ConnectionIdRetired(cid))
+
+    def _verify(self, chain: Sequence[bytes]) -> PublicKey:
+        """Check the peer's certificates, and that it is the one we expect."""
+        key = certificate.identity_key(chain, now=self._config.unix_time())
+        actual = PeerId.from_public_key(key)
+        if self._expected is not None and actual != self._expected:
+            raise PeerMismatchError(self._expected, actual, _BAD_CERTIFICATE)
+        return key
+
+    def _handshake_done(self, key: PublicKey, binding: bytes) -> None:
+        self._handshake_deadline = None
+        self.peer = PeerId.from_public_key(key)
+        self._events.append(HandshakeDone(self.peer, key, binding))
+
+    def _close_event(self, code: int, reason: str, *, application: bool, by_peer: bool) -> None:
+        """The connection is over: nothing about streams any more."""
+        if self._closed is not None:
+            return
+        self._handshake_deadline = None
+        self._events = deque(
+            event
+            for event in self._events
+            if isinstance(event, HandshakeDone | ConnectionIdIssued | ConnectionIdRetired)
+        )
+        self._closed = Closed(
+            code, application, reason, by_peer, None if by_peer else self._failure
+        )
+        self._events.append(self._closed)
+        self._states.clear()
+        self._blocked.clear()
+        self._waiting.clear()
+        self._windows = Windows(self._limits)
+        self._backlog = 0
+
+    # --- receiving -----------------------------------------------------------------------------
+
+    def _state(self, stream: int, now: float) -> StreamState | None:
+        """A stream's state; made, and told, when the peer opens it.  None: it was over before."""
+        state = self._states.get(stream)
+        if state is not None:
+            return state
+        if stream & 1 != int(self.is_client) or stream & 2:
+            return None
+        if stream <= self._highest_remote:
+            if stream not in self._unseen:
+                return None
+            self._unseen.remove(stream)
+        else:
+            # A stream opens all below it, which may be used in any order.
+            self._unseen.update(range(self._highest_remote + 4, stream, 4))
+            self._highest_remote = stream
+        self._events.append(StreamOpened(stream))
+        return self._begin(stream, now)
+
+    def _begin(self, stream: int, now: float) -> StreamState:
+        state = self._states[stream] = StreamState()
+        self._windows.open(stream, now)
+        return state
+
+    def _data(self, stream: int, data: bytes, now: float, *, fin: bool) -> bool:
+        """Bytes came; False: more than we allowed."""
+        state = self._state(stream, now)
+        if state is None:
+            return True
+        if data and not self._windows.received(stream, len(data)):
+            return False
+        if not state.reading:
+            data = b""
+        if data or fin:
+            self._events.append(StreamData(stream, data, fin))
+        if fin:
+            state.reading = False
+        return True
+
+    def _peer_reset(self, stream: int, code: int, final: int, now: float) -> None:
+        state = self._state(stream, now)
+        if state is None:
+            return
+        self._windows.reset(stream, final)
+        state.reading = False
+        self._events.append(StreamReset(stream, code))
+
+    def _peer_stopped(self, stream: int, code: int, now: float) -> None:
+        state = self._state(stream, now)
+        if state is None:
+            return
+        self._end_writing(stream, state)
+        self._drop_unsent(stream, state)
+        self._events.append(StopSending(stream, code))
+
+    def _ended(self, stream: int) -> None:
+        state = self._states.pop(stream, None)
+        if state is None:
+            return
+        self._end_writing(stream, state)
+        self._drop_unsent(stream, state)
+        self._windows.close(stream)
+        self._events.append(StreamEnded(stream))
+
+    # --- sending -------------------------------------------------------------------------------
+
+    def _room(self, stream: int, state: StreamState) -> int:
+        self._note_unsent(stream, state)
+        return max(
+            0,
+            min(self._limits.send_buffer - state.unsent, self._limits.send_total - self._backlog),
+        )
+
+    def _unsent(self, stream: int) -> int:
+        """Bytes of a stream that were accepted and not sent for the first time."""
+        raise NotImplementedError
+
+    def _note_unsent(self, stream: int, state: StreamState) -> None:
+        unsent = self._unsent(stream)
+        self._backlog += unsent - state.unsent
+        state.unsent = unsent
+        if unsent:
+            self._waiting.add(stream)
+        else:
+            self._waiting.discard(stream)
+
+    def _note_sent(self) -> None:
+        """After datagrams were built: whose bytes went, and who may write again."""
+        for stream in list(self._waiting):
+            self._note_unsent(stream, self._states[stream])
+        total = self._limits.send_total
+        if self._blocked and self._backlog < total:
+            for stream in list(self._blocked):
+                state = self._states.get(stream)
+                if state is None or not state.writing:
+                    self._blocked.discard(stream)
+                elif state.unsent <= self._limits.send_buffer // 2:
+                    self._blocked.discard(stream)
+                    self._events.append(Writable(stream))
+
+    def _end_writing(self, stream: int, state: StreamState) -> None:
+        state.writing = False
+        self._blocked.discard(stream)
+
+    def _drop_unsent(self, stream: int, state: StreamState) -> None:
+        self._backlog -= state.unsent
+        state.unsent = 0
+        self._waiting.discard(stream)
+
+    def _writable_state(self, stream: int, what: str) -> StreamState | None:
+        """The state of a stream that may be written to; None: it is over."""
+        state = self._states.get(stream)
+        if state is None:
+            if self._closed is None and not self._was_open(stream):
+                raise LocalProtocolError(f"{what} on stream {stream}, which was never opened")
+            return None
+        return state
+
+    def _was_open(self, stream: int) -> bool:
+        if stream & 1 == int(self.is_client):
+            return stream <= self._highest_remote
+        return stream < self._next_local()
+
+    def _next_local(self) -> int:
+        raise NotImplementedError
+
+    def _may_open(self, left: int) -> None:
+        if self.peer is None or self._closed is not None:
+            raise LocalProtocolError("a stream before the handshake is done, or after the end")
+        if left <= 0:
+            raise LimitError("the peer allows no more streams now")
+
+    @staticmethod
+    def _check_code(code: int) -> None:
+        if not 0 <= code <= MAX_CODE:
+            raise LocalProtocolError(f"{code} is not a QUIC error code")
+
+    # --- time ----------------------------------------------------------------------------------
+
+    def _own_timeout(self) -> float | None:
+        """The next deadline that is not the packets'."""
+        if self._closed is not None:
+            return None
+        if self._handshake_deadline is not None:
+            return self._handshake_deadline
+        return max(self._heard, self._pinged) + self._limits.keep_alive
+
+    def _not_too_soon(self, timer: float, rtt: float | None) -> float:
+        """A pacing deadline, put off so that what goes then is a train, not a single datagram."""
+        return max(timer, self._sent_at + min(PACING_QUANTUM, (rtt or 0.0) / 8))
+
+    def _ping_due(self, now: float) -> bool:
+        """Whether to send a PING; asked once a deadline."""
+        due = (
+            self._closed is None
+            and self.peer is not None
+            and now >= max(self._heard, self._pinged) + self._limits.keep_alive
+        )
+        if due:
+            self._pinged = now
+        return due
+
+    def _handshake_late(self, now: float) -> bool:
+        return self._handshake_deadline is not None and now >= self._handshake_deadline
+
+    _TIMEOUT: ClassVar[tuple[int, str]] = (TransportCode.NO_ERROR, "handshake timed out")

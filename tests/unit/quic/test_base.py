@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import pytest
+
+from pt.errors import LimitError, LocalProtocolError
+from pt.identity.peer_id import PeerId, PeerMismatchError
+from pt.quic.base import Base
+from pt.quic.certificate import CertificateError
+from pt.quic.events import (
+    Closed,
+    ConnectionIdIssued,
+    ConnectionIdRetired,
+    HandshakeDone,
+    StopSending,
+    StreamData,
+    StreamEnded,
+    StreamOpened,
+    StreamReset,
+    Writable,
+)
+from pt.quic.limits import Limits
+from tests.contract.quic_world import EPOCH, Port, World, certificate, identity
+from tests.unit.quic.forge import forge
+
+SERVER = identity("server")
+SERVER_ID = PeerId.from_public_key(SERVER.public)
+
+
+class Bare(Base):
+    """A connection without packets: `sent` says what would have gone out."""
+
+    name = "bare"
+
+    def __init__(self, *, is_client: bool = True, expected: PeerId | None = None) -> None:
+        port = Port(World(), "client", None, ("11.0.0.2", 1), limits=Limits(streams=8))  # type: ignore[arg-type]
+        super().__init__(port.config, ("11.0.0.1", 1), 0.0, is_client=is_client, expected=expected)
+        self.unsent: dict[int, int] = {}
+        self.local = 0 if is_client else 1
+
+    def _unsent(self, stream: int) -> int:
+        return self.unsent.get(stream, 0)
+
+    def _next_local(self) -> int:
+        return self.local
+
+    def taken(self) -> list[object]:
+        events = list(self._events)
+        self._events.clear()
+        return events
+
+
+def server() -> Bare:
+    return Bare(is_client=False)
+
+
+def test_the_peers_streams_are_told_once() -> None:
+    base = server()
+    assert base._data(0, b"a", 0.0, fin=False)
+    assert base._data(0, b"b", 0.0, fin=True)
+    assert base.taken() == [
+        StreamOpened(0),
+        StreamData(0, b"a", False),
+        StreamData(0, b"b", True),
+    ]
+
+
+def test_streams_may_come_in_any_order_but_not_come_back() -> None:
+    base = server()
+    base._data(12, b"x", 0.0, fin=True)
+    base._data(4, b"y", 0.0, fin=True)
+    assert [event for event in base.taken() if isinstance(event, StreamOpened)] == [
+        StreamOpened(12),
+        StreamOpened(4),
+    ]
+    base._ended(4)
+    assert base.taken() == [StreamEnded(4)]
+    base._data(4, b"late", 0.0, fin=False)
+    base._peer_reset(4, 1, 0, 0.0)
+    base._peer_stopped(4, 1, 0.0)
+    base._ended(4)
+    assert base.taken() == []
+    base._data(8, b"z", 0.0, fin=False)
+    assert base.taken()[0] == StreamOpened(8)
+
+
+def test_our_own_streams_are_not_the_peers_to_open() -> None:
+    base = server()
+    base._data(1, b"x", 0.0, fin=False)
+    base._data(2, b"x", 0.0, fin=False)
+    assert base.taken() == []
+
+
+def test_more_than_the_window_is_a_violation() -> None:
+    base = server()
+    assert base._data(0, bytes(Limits().stream_window), 0.0, fin=False)
+    assert not base._data(0, b"x", 0.0, fin=False)
+
+
+def test_nothing_empty_is_told() -> None:
+    base = server()
+    base._data(0, b"", 0.0, fin=False)
+    assert base.taken() == [StreamOpened(0)]
+
+
+def test_resets_and_stops() -> None:
+    base = server()
+    base._data(0, b"abc", 0.0, fin=False)
+    base._peer_reset(0, 7, 10, 0.0)
+    base._peer_stopped(0, 8, 0.0)
+    assert base.taken()[2:] == [StreamReset(0, 7), StopSending(0, 8)]
+    assert base._windows.freed == 7
+
+
+def test_who_waits_may_write_again_when_half_has_gone() -> None:
+    base = server()
+    base._data(0, b"a", 0.0, fin=False)
+    base.taken()
+    state = base._states[0]
+    base.unsent[0] = 512 * 1024
+    assert base._room(0, state) == 0
+    base._blocked.add(0)
+    base._note_sent()
+    assert base.taken() == []
+    base.unsent[0] = 256 * 1024
+    base._note_sent()
+    assert base.taken() == [Writable(0)]
+    assert base._backlog == 256 * 1024
+    base.unsent[0] = 0
+    base._note_sent()
+    assert base.taken() == []
+    assert base._backlog == 0
+
+
+def test_the_end_takes_streams_with_it_and_comes_once() -> None:
+    base = server()
+    base._issued(b"id")
+    base._handshake_done(SERVER.public, b"b" * 32)
+    base._data(0, b"a", 0.0, fin=False)
+    base._close_event(5, "why", application=True, by_peer=True)
+    base._close_event(6, "again", application=False, by_peer=False)
+    assert base.taken() == [
+        ConnectionIdIssued(b"id"),
+        HandshakeDone(SERVER_ID, SERVER.public, b"b" * 32),
+        Closed(5, True, "why", True),
+    ]
+    assert base._windows.held == 0
+    assert base._own_timeout() is None
+
+
+def test_connection_ids_are_told_once() -> None:
+    base = server()
+    base._issued(b"a")
+    base._issued(b"a")
+    base._retired(b"b")
+    base._retired(b"a")
+    assert base.taken() == [ConnectionIdIssued(b"a"), ConnectionIdRetired(b"a")]
+    assert base.connection_ids == frozenset()
+
+
+def test_the_peer_is_the_expected_one_or_none() -> None:
+    chain = [certificate("server").der]
+    assert Bare(expected=SERVER_ID)._verify(chain) == SERVER.public
+    assert Bare()._verify(chain) == SERVER.public
+    other = PeerId.from_public_key(identity("other").public)
+    with pytest.raises(PeerMismatchError):
+        Bare(expected=other)._verify(chain)
+
+
+def test_certificates_are_checked_against_the_wall_clock() -> None:
+    base = Bare()
+    assert base._config.unix_time() > EPOCH
+    with pytest.raises(CertificateError, match="clocks"):
+        base._verify([forge(SERVER, until=0)])
+
+
+def test_opening_needs_a_handshake_and_a_place() -> None:
+    base = Bare()
+    with pytest.raises(LocalProtocolError):
+        base._may_open(5)
+    base._handshake_done(SERVER.public, b"")
+    base._may_open(5)
+    with pytest.raises(LimitError):
+        base._may_open(0)
+
+
+def test_keep_alive_and_handshake_deadline() -> None:
+    base = Bare()
+    assert base._own_timeout() == 10.0
+    assert not base._handshake_late(9.9)
+    assert base._handshake_late(10.0)
+    base._handshake_done(SERVER.public, b"")
+    assert base._own_timeout() == 4.0
+    assert not base._ping_due(3.9)
+    assert base._ping_due(4.0)
+    assert base._own_timeout() == 8.0
+    assert not base._ping_due(4.0)
+    base._heard = 7.0
+    assert base._own_timeout() == 11.0
+
+
+def test_pacing_makes_trains() -> None:
+    base = Bare()
+    base._sent_at = 5.0
+    assert base._not_too_soon(5.00001, 0.1) == 5.0005
+    assert base._not_too_soon(5.1, 0.1) == 5.1
+    assert base._not_too_soon(5.00001, 0.0004) == pytest.approx(5.00005)
+    assert base._not_too_soon(5.00001, None) == 5.00001
