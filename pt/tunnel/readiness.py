@@ -44,6 +44,7 @@ class Readiness:
         self._peer_id = peer_id
         self._emit = emit
         self._probed: frozenset[Multiaddr] = frozenset()
+        self._answered: list[frozenset[Multiaddr]] = []
 
     async def wait(self, *, relays_given: bool) -> None:
         """Wait until a published path has answered."""
@@ -76,6 +77,8 @@ class Readiness:
 
     async def _answers(self, addresses: frozenset[Multiaddr]) -> bool:
         """Whether one of the addresses leads to us; tried once."""
+        if any(those <= addresses for those in self._answered):
+            return True
         if not addresses or addresses <= self._probed:
             return False
         self._probed |= addresses
@@ -89,6 +92,7 @@ class Readiness:
         except NetworkError as error:
             self._emit(events.Warned(message=str(error)))
             return False
+        self._answered.append(addresses)
         return True
 
 

@@ -90,6 +90,7 @@ SLOW = 10.0
         ({"lan": (0, True), "overlay": (NEVER, True)}, None, True, GRACE),
         ({"lan": (0, True), "overlay": (1.5, True)}, 1.0, True, 1.5),
         ({"lan": (0, True), "overlay": (NEVER, True)}, 1.0, True, 1.0 + GRACE),
+        ({"overlay": (1.5, True), "amino": (SLOW, False)}, 1.0, True, 1.5),
         ({"overlay": (6.5, True)}, 6.0, True, 6.5),
         ({"overlay": (NEVER, True)}, 6.0, True, 6.0 + GRACE),
         ({"amino": (4.0, True)}, None, False, 4.0),
