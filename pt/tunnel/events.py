@@ -102,7 +102,10 @@ class Searched(Event):
 
 
 class Found(Event):
-    """A verified record of the exposer, or an address the user gave."""
+    """A verified record of the exposer, or an address the user gave.
+
+    Of an open tunnel: anybody who says to be it.
+    """
 
     peer_id: PeerId
     medium: str
