@@ -79,6 +79,7 @@ class Publication:
         self._signed: Signed | None = None
         self._signed_at = 0.0
         self._said: tuple[Multiaddr, ...] = ()
+        self._pushed: tuple[Multiaddr, ...] = ()
         self._changed = asyncio.Event()
         self._refresher: asyncio.Task[None] | None = None
         self._results: dict[str, bool] = {}
@@ -109,6 +110,7 @@ class Publication:
 
     async def start(self) -> None:
         """Publish, and go on doing so; returns when the LAN has it."""
+        self._pushed = self._node.addresses
         if self._lan:
             await self._announce()
         self._refresher = asyncio.get_running_loop().create_task(self._refresh())
@@ -249,12 +251,13 @@ class Publication:
     async def _refresh_once(self) -> None:
         addresses = self._node.addresses
         old = abs(time.time() - self._signed_at) > FRESH_FOR
-        if addresses != self._said and self._said:
+        if addresses != self._pushed:
+            self._pushed = addresses
             push_all(self._node)
             for mailbox in self._mailboxes:
                 mailbox.changed()
-        if self._announcer is not None:
-            self._announcer.changed()
+            if self._announcer is not None:
+                self._announcer.changed()
         if not self._lan or not addresses:
             return
         if self._publisher is None:
