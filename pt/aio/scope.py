@@ -8,7 +8,6 @@ fail one by one without harming the others, counted, and all ended when the owne
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Coroutine
 
 from pt.errors import LimitError, PtError
@@ -75,7 +74,5 @@ class Scope:
         tasks = [task for task in self._tasks if task is not current]
         for task in tasks:
             task.cancel()
-        for task in tasks:
-            with contextlib.suppress(asyncio.CancelledError, PtError, OSError, TimeoutError):
-                await task
-            self._tasks.discard(task)
+        if tasks:
+            await asyncio.wait(tasks)

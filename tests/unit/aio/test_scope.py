@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -79,3 +80,24 @@ def test_a_task_may_close_its_own_scope() -> None:
             await done.wait()
 
     asyncio.run(scenario())
+
+
+def test_who_waits_for_the_end_of_a_task_that_does_not_end_can_be_cancelled() -> None:
+    async def scenario() -> None:
+        scope, event = Scope(), asyncio.Event()
+
+        async def stubborn() -> None:
+            while not event.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await event.wait()
+
+        scope.start(stubborn())
+        await asyncio.sleep(0)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await scope.aclose()
+        event.set()
+        await scope.aclose()
+        assert len(scope) == 0
+
+    asyncio.run(asyncio.wait_for(scenario(), 5))
