@@ -3,6 +3,10 @@
 A record counts as published when a server has acknowledged it and a look-up has found it again.
 What fails is tried again, ever later, up to RETRY_MOST. A change of the record is written at once,
 but the more often it changes the longer it waits, up to GAP_MOST, and only the last one counts.
+Tomorrow's mailbox is nobody's concern today: when it fails, it is tried again without a word.
+
+What others have in a mailbox is kept for the next writing: one who is not seen this time, since a
+server is slow, is not thrown out.
 """
 
 from __future__ import annotations
@@ -12,13 +16,15 @@ import contextlib
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass
 from typing import Final
 
+from pt.aio.scope import Scope
 from pt.errors import NetworkError, PtError
 from pt.rendezvous import ipns
 from pt.rendezvous.epoch import EpochKeys, epochs_to_publish
-from pt.rendezvous.mailbox import RENEWAL, Signed, merge, open_mailbox, pack
+from pt.rendezvous.mailbox import RENEWAL, Mailbox, Signed, merge, open_mailbox, pack
 from pt.rendezvous.name import NameKeys
 from pt.rendezvous.record import NONCE_BYTES
 from pt.tunnel.media.store import Store
@@ -37,17 +43,36 @@ RETRY_FIRST: Final = 1.0
 RETRY_MOST: Final = 60.0
 WRITES: Final = 4
 """Attempts to be in a mailbox that others write to at the same time."""
+UNSEEN: Final = 2
+"""Attempts when it is not found again, and nobody else has written: each costs three look-ups."""
 READ_TIMEOUT: Final = 20.0
 """Seconds to look for what others have put there; what is found by then counts."""
 PUT_TIMEOUT: Final = 60.0
 GOODBYE_TIMEOUT: Final = 5.0
+GOODBYE_READ: Final = 1.5
+"""Seconds of those for a look at what others have put there meanwhile."""
+
+
+_Box = tuple[int, tuple[Signed, ...]]
+
+
+@dataclass(slots=True)
+class _Day:
+    """What is known of one day's mailbox."""
+
+    epoch: EpochKeys
+    wrote: int = -1
+    """The sequence of the value that was last written there."""
+    others: tuple[Signed, ...] = ()
+    done: int = -1
+    """The sequence of our record that was found again, in this round of writing."""
 
 
 class MailboxPublisher:
     """Keeps what `make` returns in the mailboxes of today and tomorrow.
 
     `make` gives the record as it is now; `changed` says that it would give another. `on_state` is
-    told each result, the same failure once.
+    told each result of today's mailbox, the same failure once.
     """
 
     def __init__(
@@ -69,10 +94,9 @@ class MailboxPublisher:
         self._on_state = on_state
         self._wall = wall
         self._pause = pause
-        self._after: dict[int, int] = {}
-        self._epochs: dict[int, EpochKeys] = {}
+        self._days: dict[int, _Day] = {}
         self._changed = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._scope = Scope(limit=1)
         self._said = ""
         self._withdrawn = False
         self._gap = GAP_FIRST
@@ -80,7 +104,7 @@ class MailboxPublisher:
 
     def start(self) -> None:
         """Begin to publish, and go on doing so."""
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        self._scope.start(self._run())
 
     def changed(self) -> None:
         """The record is another one now, or the network is: write at once."""
@@ -88,45 +112,56 @@ class MailboxPublisher:
 
     async def withdraw(self, goodbye: Signed) -> None:
         """Write no more; put a goodbye in place of the record, if there was time to publish one."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
-        written = {} if self._withdrawn else dict(self._after)
+        await self._scope.aclose()
+        written = [day for day in self._days.values() if day.wrote >= 0 and not self._withdrawn]
         self._withdrawn = True
-        with contextlib.suppress(PtError, OSError, TimeoutError):
-            async with asyncio.timeout(GOODBYE_TIMEOUT), asyncio.TaskGroup() as group:
-                for number, seq in written.items():
-                    group.create_task(self._say_goodbye(number, seq, goodbye))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GOODBYE_TIMEOUT):
+                await asyncio.gather(*(self._say_goodbye(day, goodbye) for day in written))
 
-    async def _say_goodbye(self, number: int, seq: int, goodbye: Signed) -> None:
-        epoch = self._epoch(number)
+    async def _say_goodbye(self, day: _Day, goodbye: Signed) -> None:
+        seen: list[Signed] = []
+        newest = -1
         with contextlib.suppress(PtError, OSError, TimeoutError):
-            seen, newest = await self._read(epoch)
-            await self._put(epoch, goodbye, seen, max(seq, newest))
+            seen, newest = await self._read(day.epoch, GOODBYE_READ)
+        with contextlib.suppress(PtError, OSError, TimeoutError):
+            await self._put(day, goodbye, seen, newest)
 
     async def _run(self) -> None:
         delay = RETRY_FIRST
         while True:
             self._changed.clear()
-            loop = asyncio.get_running_loop()
-            began = loop.time()
             try:
-                mine = self._make()
-                today, *later = epochs_to_publish(self._wall())
-                detail = await self._publish(today, mine)
-                self.published = mine
-                self._tell(
-                    ok=True, detail=detail, seconds=asyncio.get_running_loop().time() - began
-                )
-                for number in later:
-                    await self._publish(number, mine)
-            except (PtError, OSError, TimeoutError) as error:
-                self._tell(ok=False, detail=str(error) or "no answer in time", seconds=0.0)
+                await self._write()
+            except (PtError, OSError, TimeoutError):
                 wait, delay = delay, min(delay * 2, RETRY_MOST)
             else:
                 wait, delay = float(RENEWAL), RETRY_FIRST
+                for day in self._days.values():
+                    day.done = -1
             await self._wait(wait * random.uniform(0.8, 1.0))  # noqa: S311  # jitter, no secret
+
+    async def _write(self) -> None:
+        """Bring both mailboxes up to date; what has succeeded already is not repeated.
+
+        Raises:
+            PtError, OSError, TimeoutError: one is not.
+
+        """
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            mine = self._make()
+            today, tomorrow = epochs_to_publish(self._wall())
+            if self._day(today).done != mine.record.seq:
+                detail = await self._publish(self._day(today), mine)
+                self.published = mine
+                self._tell(ok=True, detail=detail, seconds=loop.time() - began)
+        except (PtError, OSError, TimeoutError) as error:
+            self._tell(ok=False, detail=str(error) or "no answer in time", seconds=0.0)
+            raise
+        if self._day(tomorrow).done != mine.record.seq:
+            await self._publish(self._day(tomorrow), mine)
 
     async def _wait(self, seconds: float) -> None:
         """Until it is time again, or there is news."""
@@ -146,14 +181,14 @@ class MailboxPublisher:
             self._on_state(ok, detail, seconds)
         self._said = said
 
-    def _epoch(self, number: int) -> EpochKeys:
-        if number not in self._epochs:
-            while len(self._epochs) >= 4:
-                del self._epochs[min(self._epochs)]
-            self._epochs[number] = EpochKeys.derive(self._keys, number)
-        return self._epochs[number]
+    def _day(self, number: int) -> _Day:
+        if number not in self._days:
+            for old in [old for old in self._days if abs(old - number) > 1]:
+                del self._days[old]
+            self._days[number] = _Day(EpochKeys.derive(self._keys, number))
+        return self._days[number]
 
-    async def _publish(self, number: int, mine: Signed) -> str:
+    async def _publish(self, day: _Day, mine: Signed) -> str:
         """Write to one mailbox and find it there.
 
         Raises:
@@ -161,51 +196,69 @@ class MailboxPublisher:
             PtError, OSError, TimeoutError: no server answered, or took it.
 
         """
-        epoch = self._epoch(number)
-        for old in [old for old in self._after if old < number - 1]:
-            del self._after[old]
+        unseen = 0
         for attempt in range(WRITES):
             if attempt:
                 await self._pause(random.uniform(0.2, 0.6) * attempt)  # noqa: S311  # as above
-            seen, newest = await self._read(epoch)
-            newest = max(newest, self._after.get(number, -1))
-            detail = await self._put(epoch, mine, seen, newest)
-            if await self._is_there(epoch, mine):
+            seen, newest = await self._read(day.epoch, READ_TIMEOUT)
+            detail = await self._put(day, mine, seen, newest)
+            there, newest = await self._is_there(day.epoch, mine)
+            if there:
+                day.done = mine.record.seq
                 cost = self._store.cost()
                 return f"{detail}; {cost}" if cost else detail
-        raise NetworkError("it was stored and not found again: servers near it may be withholding")
+            unseen += newest <= day.wrote
+            if unseen == UNSEEN:
+                break
+        if unseen:
+            raise NetworkError(
+                "it was stored and not found again: servers near it may be withholding"
+            )
+        raise NetworkError(
+            "somebody who knows the name replaces it again and again: use another name, or --peer"
+        )
 
-    async def _read(self, epoch: EpochKeys) -> tuple[list[Signed], int]:
-        """What is there: all records, and the highest sequence of a value."""
+    async def _boxes(self, epoch: EpochKeys) -> AsyncGenerator[_Box, None]:
+        """Sequence and records of each value that servers have; of an unreadable one, none."""
+        async with contextlib.aclosing(self._store.values(epoch)) as values:
+            async for value in values:
+                now = self._wall()
+                with contextlib.suppress(PtError):
+                    seq = ipns.validate(value, epoch.name, now).seq
+                    signed: tuple[Signed, ...] = ()
+                    with contextlib.suppress(PtError):
+                        signed = open_mailbox(value, epoch, self._keys, now).signed
+                    yield seq, signed
+
+    async def _read(self, epoch: EpochKeys, timeout: float) -> tuple[list[Signed], int]:
+        """What is there by then: all records, and the highest sequence of a value."""
         seen: list[Signed] = []
         newest = -1
         with contextlib.suppress(TimeoutError):
-            async with (
-                asyncio.timeout(READ_TIMEOUT),
-                contextlib.aclosing(self._store.values(epoch)) as values,
-            ):
-                async for value in values:
-                    with contextlib.suppress(PtError):
-                        now = self._wall()
-                        newest = max(newest, ipns.validate(value, epoch.name, now).seq)
-                        seen += open_mailbox(value, epoch, self._keys, now).signed
+            async with asyncio.timeout(timeout), contextlib.aclosing(self._boxes(epoch)) as boxes:
+                async for seq, signed in boxes:
+                    newest = max(newest, seq)
+                    seen += signed
         return seen, newest
 
-    async def _put(self, epoch: EpochKeys, mine: Signed, seen: list[Signed], newest: int) -> str:
+    async def _put(self, day: _Day, mine: Signed, seen: list[Signed], newest: int) -> str:
         now = self._wall()
         nonce = secrets.token_bytes(NONCE_BYTES)
-        sealed = pack(merge(mine, seen, now), epoch, after=newest, now=now, nonce=nonce)
-        self._after[epoch.epoch] = sealed.seq
+        everyone = merge(mine, (*seen, *day.others), now)
+        sealed = pack(everyone, day.epoch, after=max(newest, day.wrote), now=now, nonce=nonce)
+        day.wrote, day.others = sealed.seq, everyone[1:]
         async with asyncio.timeout(PUT_TIMEOUT):
             return await self._store.put(sealed)
 
-    async def _is_there(self, epoch: EpochKeys, mine: Signed) -> bool:
+    async def _is_there(self, epoch: EpochKeys, mine: Signed) -> tuple[bool, int]:
+        """Whether a look-up finds our record, or a newer one; the highest sequence it met."""
+        newest = -1
         async with (
             asyncio.timeout(READ_TIMEOUT),
-            contextlib.aclosing(self._store.values(epoch)) as values,
+            contextlib.aclosing(self._boxes(epoch)) as boxes,
         ):
-            async for value in values:
-                with contextlib.suppress(PtError):
-                    if open_mailbox(value, epoch, self._keys, self._wall()).holds(mine):
-                        return True
-        return False
+            async for seq, signed in boxes:
+                newest = max(newest, seq)
+                if Mailbox(seq, signed).holds(mine):
+                    return True, newest
+        return False, newest

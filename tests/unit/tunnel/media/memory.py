@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 
 from pt.errors import NetworkError
 from pt.identity.keys import PrivateKey
@@ -38,6 +38,10 @@ class MemoryStore:
         self.delay = delay
         self.dead = False
         self.withholding = False
+        self.reading_hangs = self.reading_fails = False
+        self.full: set[int] = set()
+        """Days whose mailboxes take nothing."""
+        self.on_put: Callable[[Sealed], None] = lambda sealed: None
         self.planted: list[bytes] = []
         self.puts: list[tuple[float, Sealed]] = []
         self.looked: list[float] = []
@@ -46,17 +50,22 @@ class MemoryStore:
     async def put(self, sealed: Sealed) -> str:
         await asyncio.sleep(self.delay)
         self._alive()
+        if sealed.name in {EpochKeys.derive(KEYS, day).name for day in self.full}:
+            raise NetworkError("none of 3 servers took the record")
         self.puts.append((asyncio.get_running_loop().time(), sealed))
         for server in self.servers:
             old = server.get(sealed.name)
             if old is None or ipns.validate(old, sealed.name, 0).seq < sealed.seq:
                 server[sealed.name] = sealed.value
+        self.on_put(sealed)
         return f"at {len(self.servers)} of {len(self.servers)} servers"
 
     async def values(self, epoch: EpochKeys) -> AsyncGenerator[bytes, None]:
         self.looked.append(asyncio.get_running_loop().time())
-        await asyncio.sleep(self.delay)
+        await asyncio.sleep(1e6 if self.reading_hangs else self.delay)
         self._alive()
+        if self.reading_fails:
+            raise NetworkError("no server answers")
         for value in self.planted:
             yield value
         for value in {server.get(epoch.name) for server in self.servers} - {None}:

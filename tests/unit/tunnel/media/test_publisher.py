@@ -6,11 +6,13 @@ from collections.abc import Callable
 
 import pytest
 
+from pt.errors import StateError
+from pt.rendezvous import ipns
 from pt.rendezvous.epoch import EPOCH, EpochKeys, epoch_at
-from pt.rendezvous.mailbox import RENEWAL, Signed, open_mailbox
+from pt.rendezvous.mailbox import RENEWAL, Sealed, Signed, open_mailbox, pack
 from pt.tunnel.media.publisher import GAP_MOST, RETRY_MOST, MailboxPublisher
 from tests.sim.loop import run
-from tests.unit.tunnel.media.memory import KEYS, NOW, PEERS, MemoryStore, signed
+from tests.unit.tunnel.media.memory import KEYS, NOW, OTHER, PEERS, MemoryStore, signed
 
 TODAY = epoch_at(NOW)
 
@@ -185,5 +187,167 @@ def test_an_address_that_changes_all_the_time_is_published_at_a_bounded_rate(
         await asyncio.sleep(2 * GAP_MOST)
         assert rig.held()[0].record.seq == rig.seq  # the last one is there
         await rig.publisher.withdraw(signed(0, 10**6, gone=True, addresses=()))
+
+    run(scenario())
+
+
+def test_tomorrow_is_tried_again_without_a_word_about_today() -> None:
+    """Once the record is found, it is; what fails is not told, and what stands not written anew."""
+
+    async def scenario() -> None:
+        store = MemoryStore()
+        store.full = {TODAY + 1}
+        rig = Rig(store)
+        await rig.until(lambda: rig.publisher.published is not None)
+        await asyncio.sleep(600)
+        assert rig.states == [(True, "at 3 of 3 servers; cheap")]
+        assert [sealed.name for _, sealed in store.puts] == [EpochKeys.derive(KEYS, TODAY).name]
+        store.full = set()
+        await rig.until(lambda: bool(rig.held(TODAY + 1)), timeout=RETRY_MOST + 5)
+        await rig.publisher.withdraw(signed(0, 2, gone=True, addresses=()))
+
+    run(scenario())
+
+
+def test_who_is_not_seen_for_once_stays_in_the_mailbox() -> None:
+    """A look-up that is cut short must not throw others out for hours."""
+
+    async def scenario() -> None:
+        store = MemoryStore()
+        other = Rig(store, 1)
+        await other.until(lambda: len(store.puts) == 2)
+        rig = Rig(store)
+        await rig.until(lambda: rig.publisher.published is not None)
+        store.servers = [{} for _ in store.servers]
+        rig.seq = 2
+        rig.publisher.changed()
+        await rig.until(lambda: any(each.record.seq == 2 for each in rig.held()))
+        assert {each.record.peer_id for each in rig.held()} == set(PEERS[:2])
+        for each in (rig, other):
+            await each.publisher.withdraw(signed(each.who, 9, gone=True, addresses=()))
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("fault", ["reading_hangs", "reading_fails"])
+def test_a_goodbye_is_put_although_nothing_can_be_read(fault: str) -> None:
+    async def scenario() -> None:
+        store = MemoryStore()
+        other = Rig(store, 1)
+        await other.until(lambda: len(store.puts) == 2)
+        rig = Rig(store)
+        await rig.until(lambda: len(store.puts) == 4)
+        setattr(store, fault, True)
+        began = rig.wall()
+        await rig.publisher.withdraw(signed(0, 2, gone=True, addresses=()))
+        assert rig.wall() - began < 2.5
+        for number in (TODAY, TODAY + 1):
+            gone = {each.record.peer_id: each.record.gone for each in rig.held(number)}
+            assert gone == {PEERS[0]: True, PEERS[1]: False}
+        await other.publisher.withdraw(signed(1, 2, gone=True, addresses=()))
+
+    run(scenario())
+
+
+def test_a_crowd_that_withholds_costs_a_bounded_number_of_look_ups() -> None:
+    async def scenario() -> None:
+        store = MemoryStore()
+        store.withholding = True
+        rig = Rig(store)
+        await asyncio.sleep(600)
+        assert [ok for ok, _ in rig.states] == [False]
+        store.looked.clear()
+        await asyncio.sleep(3600)
+        assert len(store.looked) <= 4 * (3600 / (RETRY_MOST * 0.8))
+        await rig.publisher.withdraw(signed(0, 2, gone=True, addresses=()))
+
+    run(scenario())
+
+
+def test_somebody_who_replaces_the_mailbox_all_the_time_is_told_of() -> None:
+    async def scenario() -> None:
+        store = MemoryStore()
+
+        def replace(sealed: Sealed) -> None:
+            epoch = EpochKeys.derive(KEYS, TODAY)
+            sealed = pack((signed(4, 1),), epoch, after=sealed.seq, now=NOW, nonce=b"n" * 12)
+            for server in store.servers:
+                server[sealed.name] = sealed.value
+
+        store.on_put = replace
+        rig = Rig(store)
+        await rig.until(lambda: bool(rig.states))
+        assert not rig.states[0][0]
+        assert "somebody who knows the name replaces it" in rig.states[0][1]
+        await rig.publisher.withdraw(signed(0, 2, gone=True, addresses=()))
+
+    run(scenario())
+
+
+def test_a_locked_mailbox_is_told_of() -> None:
+    async def scenario() -> None:
+        store = MemoryStore()
+        epoch = EpochKeys.derive(KEYS, TODAY)
+        locked = pack((signed(4, 1),), epoch, after=ipns.MAX_SEQ - 1, now=NOW, nonce=b"n" * 12)
+        store.planted = [locked.value]
+        rig = Rig(store)
+        await rig.until(lambda: bool(rig.states))
+        assert not rig.states[0][0]
+        assert "locked its mailbox until the day ends" in rig.states[0][1]
+        assert store.puts == []
+        await rig.publisher.withdraw(signed(0, 2, gone=True, addresses=()))
+
+    run(scenario())
+
+
+def test_a_squatter_who_does_not_know_the_name_is_neither_kept_nor_obeyed() -> None:
+    """Values of other names, and unreadable ones, are not merged; theirs do not raise ours."""
+
+    async def scenario() -> None:
+        store = MemoryStore()
+        foreign = EpochKeys.derive(OTHER, TODAY)
+        box = pack((signed(4, 1),), foreign, after=ipns.MAX_SEQ - 1, now=NOW, nonce=b"n" * 12)
+        store.planted = [box.value, b"", b"\xff" * 10_240]
+        rig = Rig(store)
+        await rig.until(lambda: rig.publisher.published is not None)
+        assert [each.record.peer_id for each in rig.held()] == [PEERS[0]]
+        assert store.puts[0][1].seq < NOW + 10
+        await rig.publisher.withdraw(signed(0, 2, gone=True, addresses=()))
+
+    run(scenario())
+
+
+def test_a_record_that_cannot_be_made_is_told_and_tried_again() -> None:
+    """A full disk, say."""
+
+    async def scenario() -> None:
+        store = MemoryStore()
+        rig = Rig(store)
+        make, full = rig.make, [True]
+
+        def failing() -> Signed:
+            if full[0]:
+                raise StateError("cannot write seq: no space left")
+            return make()
+
+        rig.publisher._make = failing
+        await rig.until(lambda: bool(rig.states))
+        assert rig.states == [(False, "cannot write seq: no space left")]
+        full.clear()
+        full.append(False)
+        await rig.until(lambda: rig.states[-1][0], timeout=5)
+        await rig.publisher.withdraw(signed(0, 2, gone=True, addresses=()))
+
+    run(scenario())
+
+
+def test_the_end_in_the_middle_of_a_writing_says_goodbye_to_what_may_have_arrived() -> None:
+    async def scenario() -> None:
+        store = MemoryStore(delay=1.0)
+        rig = Rig(store)
+        await asyncio.sleep(1.5)  # the put is on its way
+        await rig.publisher.withdraw(signed(0, 2, gone=True, addresses=()))
+        assert [each.record.gone for each in rig.held()] == [True]
+        assert len(asyncio.all_tasks()) == 1
 
     run(scenario())
