@@ -15,6 +15,7 @@ from pt.rendezvous.exposers import Change, Exposers
 from pt.rendezvous.lan import LanBrowser, LanRecord
 from pt.rendezvous.name import NameKeys
 from pt.rendezvous.record import Record, open_record
+from pt.tunnel.media.rounds import Rounds
 from pt.tunnel.media.search import MailboxSearch
 from pt.tunnel.media.store import Store
 from pt.wire.multiaddr import Multiaddr
@@ -22,14 +23,16 @@ from pt.wire.multiaddr import Multiaddr
 if TYPE_CHECKING:
     from pt.tunnel.media.open_dht import OpenDht
     from pt.tunnel.media.provider_table import ProviderTable
-    from pt.tunnel.media.providers import ProviderSearch
 
 __all__ = ["LAN", "Candidate", "Lookup"]
 
 LAN: Final = "lan"
 MAX_INSTANCES: Final = 128
 """Announcements of candidates; the same one may come over several interfaces."""
+GIVEN_ALONE: Final = 3.0
+"""Seconds until the DHTs are asked, too, when addresses were given that do not answer."""
 _NEWS: Final = frozenset({Change.NEW, Change.UPDATED})
+_THERE: Final = _NEWS | {Change.CONFIRMED, Change.SAME}
 
 OnSearched = Callable[[str, bool, str, float], None]
 """(medium, found somebody, detail, seconds)."""
@@ -66,13 +69,14 @@ class Lookup:
         self._on_found = on_found
         self._on_searched = on_searched
         self._browser: LanBrowser | None = None
-        self._searches: list[MailboxSearch | ProviderSearch] = []
+        self._searches: list[Rounds] = []
         self._stores: tuple[Store, ...] = ()
         self._open_dht: OpenDht | None = None
         self._providers: ProviderTable | None = None
         self._keys: NameKeys | None = None
         self._started = time.monotonic()
         self._lan_heard = False
+        self._waiting: asyncio.TimerHandle | None = None
 
     async def start_lan(self, keys: NameKeys) -> NetworkError | None:
         """Search the LAN; returns why it cannot, since other media may do."""
@@ -86,17 +90,14 @@ class Lookup:
         return None
 
     def search(self, keys: NameKeys, stores: Sequence[Store]) -> None:
-        """Search these, too, and own them; with addresses given, only when those do not do."""
+        """Search these, too, and own them; addresses that were given have a while of their own."""
         self._stores = tuple(stores)
         for store in stores:
 
             def tell(found: bool, detail: str, seconds: float, medium: str = store.medium) -> None:
                 self._on_searched(medium, found, detail, seconds)
-                self.news.set()  # one who waits for all media may go on
 
-            search = MailboxSearch(store, keys, self._take, tell)
-            search.start(now=not self._given)
-            self._searches.append(search)
+            self._begin(MailboxSearch(store, keys, self._take, tell))
 
     def search_open(self, dht: OpenDht) -> None:
         """Search for the providers of an open tunnel, too, and own the DHT."""
@@ -113,35 +114,49 @@ class Lookup:
 
         def tell(ok: bool, detail: str, seconds: float) -> None:
             self._on_searched(dht.medium, ok, detail, seconds)
-            self.news.set()
 
-        search = dht.search(found, tell)
+        self._begin(dht.search(found, tell))
+
+    def _begin(self, search: Rounds) -> None:
+        search.on_round = self.news.set  # one who waits for all media may go on
         search.start(now=not self._given)
         self._searches.append(search)
+        if self._given and self._waiting is None:
+            loop = asyncio.get_running_loop()
+            self._waiting = loop.call_later(GIVEN_ALONE, self.resume)
 
     @property
-    def settled(self) -> bool:
-        """Whether each DHT has once found somebody, or nobody, or could not be asked."""
-        return all(search.settled for search in self._searches)
+    def rounds(self) -> tuple[int, ...]:
+        """How many look-ups each DHT has had."""
+        return tuple(search.rounds for search in self._searches)
 
     def pause(self) -> None:
         """Somebody was reached: ask the DHTs no more."""
+        self._end_wait()
         for search in self._searches:
             search.pause()
 
     def resume(self) -> None:
-        """Nobody who was found answers: ask the DHTs again, at once."""
+        """Nobody who was found answers: ask the DHTs again."""
         for search in self._searches:
             search.resume()
 
+    def _end_wait(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+    def hurry(self) -> None:
+        """Ask the DHTs now, whether or not their time has come."""
+        for search in self._searches:
+            search.resume()
+            search.hurry()
+
     async def close(self) -> None:
         """Stop searching."""
+        self._end_wait()
         await asyncio.gather(*(search.close() for search in self._searches))
-        await asyncio.gather(*(store.close() for store in self._stores))
-        if self._open_dht is not None:
-            await self._open_dht.close()
-        if self._browser is not None:
-            await self._browser.close()
+        media = (*self._stores, self._open_dht, self._browser)
+        await asyncio.gather(*(each.close() for each in media if each is not None))
 
     def answered(self, peer: PeerId, seconds: float) -> None:
         """A peer was reached."""
@@ -183,7 +198,7 @@ class Lookup:
         except PtError:
             return  # somebody else's tunnel
         change = self.exposers.add(record, LAN, time.time())
-        if change in _NEWS or change in (Change.CONFIRMED, Change.SAME):
+        if change in _THERE:
             self._instances[said.instance] = record.peer_id
             self._instances.move_to_end(said.instance)
             while len(self._instances) > MAX_INSTANCES:
@@ -193,8 +208,10 @@ class Lookup:
                 self._on_searched(LAN, True, "", time.monotonic() - self._started)
         self._found(record, LAN, change)
 
-    def _take(self, record: Record, medium: str) -> None:
-        self._found(record, medium, self.exposers.add(record, medium, time.time()))
+    def _take(self, record: Record, medium: str) -> bool:
+        change = self.exposers.add(record, medium, time.time())
+        self._found(record, medium, change)
+        return change in _THERE and not record.gone and bool(record.addresses)
 
     def _found(self, record: Record, medium: str, change: Change) -> None:
         if change in _NEWS and record.addresses:

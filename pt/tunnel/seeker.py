@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from operator import gt
 from typing import Final
 
 from pt.errors import IdentityChangedError, NotFoundError
@@ -23,7 +24,9 @@ from pt.tunnel.pinning import Pinning
 __all__ = ["Seeker"]
 
 STRANGERS_WAIT: Final = 15.0
-"""Seconds that media have to find the exposer that we know, when only others were found."""
+"""Seconds that DHTs have to find the exposer that we know, when only others were found."""
+LAN_WAIT: Final = 2.0
+"""The same of the local network: its machines take turns with their answers."""
 
 
 class Seeker:
@@ -68,17 +71,17 @@ class Seeker:
         self._emit(events.LookingUp(media=tuple(media)))
         if keys is None:
             return
-        stores = await open_stores(config, self._state, tracer=tracer)
-        self._lookup.search(keys, stores)
-        dht = await open_dht_of(config, self._state, tracer=tracer)
-        if dht is not None:
-            self._lookup.search_open(dht)
-        if config.lan:
+        if config.lan:  # before modules are loaded for the others
             problem = await self._lookup.start_lan(keys)
             if problem is not None:
                 if media == [LAN]:
                     raise problem
                 self._searched(LAN, False, str(problem), 0.0)
+        stores = await open_stores(config, self._state, tracer=tracer)
+        self._lookup.search(keys, stores)
+        dht = await open_dht_of(config, self._state, tracer=tracer)
+        if dht is not None:
+            self._lookup.search_open(dht)
 
     async def close(self) -> None:
         """Stop."""
@@ -109,6 +112,7 @@ class Seeker:
         if self.last is not None and self.last not in everybody:
             everybody.insert(0, self.last)
         allowed = self._pinning.allowed()
+        self._strangers = []
         if self.only is not None:
             return [one for one in everybody if one.peer_id in (None, self.only)]
         if not allowed:
@@ -131,10 +135,16 @@ class Seeker:
             await self._news()
         if self.choose():
             return
-        self._lookup.resume()
+        self._lookup.hurry()
+        before = self._lookup.rounds
+        loop = asyncio.get_running_loop()
+        lan_at = loop.time() + LAN_WAIT
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STRANGERS_WAIT):
-                while not self.choose() and not self._lookup.settled:
+                while not self.choose() and not all(map(gt, self._lookup.rounds, before)):
+                    await self._news()
+            async with asyncio.timeout_at(lan_at):
+                while self._config.lan and not self.choose():
                     await self._news()
 
     async def _news(self) -> None:

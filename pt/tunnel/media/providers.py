@@ -21,6 +21,7 @@ from pt.identity.peer_id import PeerId
 from pt.kad.aio import Client
 from pt.kad.messages import MAX_ADDRESSES, PeerInfo
 from pt.kad.results import Stored
+from pt.tunnel.media.rounds import Rounds
 from pt.wire.multiaddr import Multiaddr
 
 __all__ = ["ProviderAnnouncer", "ProviderSearch", "reachable"]
@@ -47,8 +48,6 @@ MAX_PROVIDERS: Final = 256
 AGAIN_FIRST: Final = 2.0
 AGAIN_MOST: Final = 60.0
 """Seconds between two rounds."""
-MIN_GAP: Final = 1.0
-"""Seconds between two rounds however often somebody asks for another."""
 LOOK_UPS: Final = 4
 """Providers without addresses whose addresses are looked for at the same time."""
 LOOK_UP_TIMEOUT: Final = 20.0
@@ -97,11 +96,11 @@ class ProviderAnnouncer:
         self._public_only = public_only
         self._failure = ""
         self._changed = asyncio.Event()
-        self._runner: asyncio.Task[None] | None = None
+        self._scope = Scope(limit=1)
 
     def start(self) -> None:
         """Begin, in the background."""
-        self._runner = asyncio.get_running_loop().create_task(self._run())
+        self._scope.start(self._run())
 
     def changed(self) -> None:
         """Our addresses may be others now; if so, say so at once."""
@@ -109,8 +108,7 @@ class ProviderAnnouncer:
 
     async def close(self) -> None:
         """Stop; what was published stays until it expires."""
-        await _end(self._runner)
-        self._runner = None
+        await self._scope.aclose()
 
     @property
     def _current(self) -> tuple[Multiaddr, ...]:
@@ -187,13 +185,15 @@ class ProviderAnnouncer:
         raise NetworkError(f"{taken} took the record, and a search does not find it")
 
 
-class ProviderSearch:
+class ProviderSearch(Rounds):
     """Looks for those who provide `key`, in rounds until it is closed.
 
     `on_found(peer, addresses)` is told each one with addresses, and again when there are more of
     them; `on_state` whether somebody was found, when that changes. Of those whom records name
     without an address the addresses are looked for meanwhile.
     """
+
+    first, most = AGAIN_FIRST, AGAIN_MOST
 
     def __init__(
         self,
@@ -204,6 +204,7 @@ class ProviderSearch:
         *,
         public_only: bool = True,
     ) -> None:
+        super().__init__()
         self._client = client
         self._key = key
         self._on_found = on_found
@@ -211,71 +212,36 @@ class ProviderSearch:
         self._public_only = public_only
         self._told: OrderedDict[PeerId, tuple[Multiaddr, ...]] = OrderedDict()
         self._tries: OrderedDict[PeerId, _Tries] = OrderedDict()
-        self._scope = Scope(limit=LOOK_UPS)
-        self._wanted = asyncio.Event()
-        self._hurry = asyncio.Event()
+        self._looking = Scope(limit=LOOK_UPS)
         self._said: tuple[bool, str] | None = None
         self._began = 0.0
-        self._runner: asyncio.Task[None] | None = None
-
-    @property
-    def settled(self) -> bool:
-        """Whether a round has ended, or found somebody."""
-        return self._said is not None
-
-    def start(self, *, now: bool = True) -> None:
-        """Look from now on, in the background, or when `resume` says so."""
-        if now:
-            self._wanted.set()
-        self._runner = asyncio.get_running_loop().create_task(self._run())
-
-    def pause(self) -> None:
-        """Look no more after the round under way."""
-        self._wanted.clear()
-
-    def resume(self) -> None:
-        """Look again, at once."""
-        self._wanted.set()
-        self._hurry.set()
 
     async def close(self) -> None:
         """Stop."""
-        await _end(self._runner)
-        self._runner = None
-        await self._scope.aclose()
+        await super().close()
+        await self._looking.aclose()
 
-    async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
-        delay = AGAIN_FIRST
-        while True:
-            await self._wanted.wait()
-            self._hurry.clear()
-            self._began = loop.time()
-            seen: dict[PeerId, None] = {}
-            left_over = False
-            try:
-                left_over = await self._round(seen)
-                detail = "nobody provides this id"
-                if seen:
-                    detail = f"{len(seen)} say to provide this id, and nobody knows where they are"
-            except (PtError, OSError, TimeoutError) as error:
-                detail = str(error) or "no answer in time"
-            if not any(self._told.get(peer) for peer in seen):
-                self._say(False, detail)
-            await asyncio.sleep(MIN_GAP)
-            if left_over:
-                delay = AGAIN_FIRST
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_jittered(delay)):
-                    await self._hurry.wait()
-            delay = AGAIN_FIRST if self._hurry.is_set() else min(delay * 2, AGAIN_MOST)
+    async def _round(self) -> bool:
+        self._began = asyncio.get_running_loop().time()
+        seen: dict[PeerId, None] = {}
+        left_over = False
+        try:
+            left_over = await self._search(seen)
+            detail = "nobody provides this id"
+            if seen:
+                detail = f"{len(seen)} say to provide this id, and nobody knows where they are"
+        except (PtError, OSError, TimeoutError) as error:
+            detail = str(error) or "no answer in time"
+        if not any(self._told.get(peer) for peer in seen):
+            self._say(False, detail)
+        return left_over
 
     def _say(self, found: bool, detail: str = "") -> None:
         if self._said != (found, detail):
             self._said = found, detail
             self._on_state(found, detail, asyncio.get_running_loop().time() - self._began)
 
-    async def _round(self, seen: dict[PeerId, None]) -> bool:
+    async def _search(self, seen: dict[PeerId, None]) -> bool:
         """One search, collecting in `seen` who is named; whether somebody had to be left out.
 
         Raises:
@@ -325,14 +291,14 @@ class ProviderSearch:
         """Look for its addresses, unless that was tried lately, or enough are looked for."""
         now = asyncio.get_running_loop().time()
         tries = self._tries.get(peer, _Tries())
-        if self._scope.full or now < tries.not_before:
+        if self._looking.full or now < tries.not_before:
             return
         wait = min(LOOK_AGAIN_FIRST * 2**tries.count, LOOK_AGAIN_MOST)
         self._tries[peer] = _Tries(tries.count + 1, now + LOOK_UP_TIMEOUT + wait)
         self._tries.move_to_end(peer)
         while len(self._tries) > MAX_PROVIDERS:
             self._tries.popitem(last=False)
-        self._scope.start(self._find(peer))
+        self._looking.start(self._find(peer))
 
     async def _find(self, peer: PeerId) -> None:
         async with self._client.find_peer(peer, timeout=LOOK_UP_TIMEOUT) as search:
@@ -347,16 +313,6 @@ class _Tries:
 
     count: int = 0
     not_before: float = 0.0
-
-
-async def _end(task: asyncio.Task[None] | None) -> None:
-    """Cancel a task and wait until it has ended; what it failed of is a bug, and raised."""
-    if task is None:
-        return
-    task.cancel()
-    await asyncio.wait([task])
-    if not task.cancelled() and (error := task.exception()) is not None:
-        raise error
 
 
 def _jittered(seconds: float) -> float:

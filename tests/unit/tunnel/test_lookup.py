@@ -10,9 +10,11 @@ from pt.identity.peer_id import PeerId
 from pt.rendezvous.exposers import MAX_EXPOSERS
 from pt.rendezvous.lan import LanRecord
 from pt.rendezvous.name import NameKeys
-from pt.rendezvous.record import Record, seal
-from pt.tunnel.lookup import MAX_INSTANCES, Candidate, Lookup
+from pt.rendezvous.record import Record, open_record, seal
+from pt.tunnel.lookup import GIVEN_ALONE, MAX_INSTANCES, Candidate, Lookup
 from pt.wire.multiaddr import Multiaddr
+from tests.sim.loop import run
+from tests.unit.tunnel.media.memory import MemoryStore
 
 KEYS, OTHER = NameKeys.from_master(b"m" * 32), NameKeys.from_master(b"o" * 32)
 IDENTITIES = [PrivateKey.generate(bytes([n]) * 32) for n in range(1, 5)]
@@ -148,6 +150,43 @@ def test_given_addresses_of_one_peer_are_one_candidate() -> None:
             (A, (given[0], given[2]), "peer"),
             (None, (bare,), "peer"),
         ]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("reached", [False, True])
+def test_addresses_that_were_given_have_a_while_of_their_own(reached: bool) -> None:
+    """A host that answers nothing must not hide the exposer that the DHT knows for long."""
+
+    async def scenario() -> None:
+        store = MemoryStore()
+        lookup = Lookup((Multiaddr.tcp("192.0.2.1", 1),), quiet, quiet)
+        lookup.search(KEYS, [store])
+        await asyncio.sleep(GIVEN_ALONE - 0.1)
+        assert not store.looked
+        if reached:
+            lookup.pause()
+        await asyncio.sleep(1)
+        assert bool(store.looked) == (not reached)
+        await lookup.close()
+        assert store.closed
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    run(scenario())
+
+
+def test_somebody_is_found_whose_record_is_new() -> None:
+    """A value that was stored before its exposer said goodbye on the LAN leads to nobody."""
+
+    async def scenario() -> None:
+        lookup = Lookup((), quiet, quiet)
+        lookup._keys = KEYS
+        old, new = said(0, 1), said(0, 3)
+        lookup._heard(said(0, 2, gone=True))
+        assert not lookup._take(open_record(old.sealed, KEYS, None), "amino")
+        assert lookup._take(open_record(new.sealed, KEYS, None), "amino")
+        assert lookup._take(open_record(new.sealed, KEYS, None), "amino")
+        assert not lookup._take(open_record(said(1, 1, addresses=()).sealed, KEYS, None), "amino")
 
     asyncio.run(scenario())
 

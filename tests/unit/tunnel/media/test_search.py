@@ -11,12 +11,11 @@ from pt.rendezvous.epoch import EPOCH, EpochKeys, epoch_at
 from pt.rendezvous.mailbox import Sealed, Signed, pack
 from pt.rendezvous.name import NameKeys
 from pt.rendezvous.record import Record
-from pt.tunnel.media.search import AGAIN_MOST, MailboxSearch
+from pt.tunnel.media.search import AGAIN_MOST, NOBODY, STOPPED, MailboxSearch
 from tests.sim.loop import run
 from tests.unit.tunnel.media.memory import KEYS, NOW, OTHER, PEERS, MemoryStore, signed
 
 TODAY = epoch_at(NOW)
-NOBODY = "nobody has published this name here"
 
 
 def packed(
@@ -33,6 +32,7 @@ class Rig:
         self.store = store
         self.records: list[Record] = []
         self.states: list[tuple[bool, str]] = []
+        self.refused: set[object] = set()
         start = asyncio.get_running_loop().time()
 
         def wall() -> float:
@@ -41,11 +41,16 @@ class Rig:
         self.search = MailboxSearch(
             store,
             KEYS,
-            lambda record, medium: self.records.append(record),
+            self.take,
             lambda ok, detail, seconds: self.states.append((ok, detail)),
             wall=wall,
         )
         self.search.start()
+
+    def take(self, record: Record, medium: str) -> bool:
+        assert medium == self.store.medium
+        self.records.append(record)
+        return not record.gone and (record.peer_id, record.seq) not in self.refused
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(3600):
@@ -71,7 +76,7 @@ def test_every_exposer_of_every_value_is_told() -> None:
         await rig.until(lambda: len(rig.found) == 3)
         assert rig.found == {(PEERS[0], 5), (PEERS[1], 7), (PEERS[2], 3)}
         assert rig.states == [(True, "cheap")]
-        assert rig.search.settled
+        await rig.until(lambda: rig.search.rounds == 1)
         await rig.search.close()
 
     run(scenario())
@@ -88,6 +93,7 @@ def test_a_look_up_that_finds_nobody_is_repeated_ever_later() -> None:
         assert AGAIN_MOST / 2 < gaps[-1] < AGAIN_MOST + 3
         plant(store, packed(signed(0, 1)))
         rig.search.resume()
+        rig.search.hurry()
         asked = len(store.looked)
         await rig.until(lambda: bool(rig.records))
         assert len(store.looked) <= asked + 1
@@ -190,5 +196,66 @@ def test_what_is_not_the_names_is_ignored_and_hides_nothing(bad: Callable[[], by
         await rig.until(lambda: bool(rig.records))
         assert rig.found == {(PEERS[1], 4)}
         await rig.search.close()
+
+    run(scenario())
+
+
+def test_what_is_known_to_be_old_is_not_found() -> None:
+    """A server returns what an exposer published before it stopped: nobody says that it lives."""
+
+    async def scenario() -> None:
+        store = MemoryStore()
+        store.planted = [packed(signed(0, 5)).value]
+        rig = Rig(store)
+        rig.refused = {(PEERS[0], 5)}
+        await rig.until(lambda: bool(rig.states))
+        assert rig.states == [(False, NOBODY)]
+        await rig.search.close()
+
+    run(scenario())
+
+
+def test_who_has_stopped_is_told_apart_from_nobody() -> None:
+    async def scenario() -> None:
+        store = MemoryStore()
+        plant(store, packed(signed(0, 5, gone=True, addresses=())))
+        rig = Rig(store)
+        await rig.until(lambda: bool(rig.states))
+        assert rig.states == [(False, STOPPED)]
+        assert rig.found == {(PEERS[0], 5)}
+        await rig.search.close()
+
+    run(scenario())
+
+
+def test_whoever_is_found_is_soon_looked_for_again() -> None:
+    """It may not answer, and have published where it is now."""
+
+    async def scenario() -> None:
+        store = MemoryStore()
+        rig = Rig(store)
+        await asyncio.sleep(600)
+        plant(store, packed(signed(0, 5)))
+        await rig.until(lambda: bool(rig.records))
+        asked = len(store.looked)
+        await asyncio.sleep(3)
+        assert len(store.looked) > asked
+        before = len(store.looked)
+        await asyncio.sleep(3600)
+        assert len(store.looked) - before < 3600 / (AGAIN_MOST * 0.85) + 8
+        await rig.search.close()
+
+    run(scenario())
+
+
+def test_a_store_that_hangs_for_ever_is_told_of() -> None:
+    async def scenario() -> None:
+        store = MemoryStore()
+        store.reading_hangs = True
+        rig = Rig(store)
+        await rig.until(lambda: bool(rig.states))
+        assert rig.states == [(False, "no answer in time")]
+        await rig.search.close()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
 
     run(scenario())
