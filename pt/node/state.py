@@ -109,18 +109,23 @@ class StateDir:
                 raise file_error(error, "replace", path) from error
             return self._write_identity()
 
-    def pin(self, name: str, peer: PeerId) -> None:
-        """Remember that `name` is `peer`, in place of whoever it was."""
+    def pin(self, name: str, peer: PeerId, *, first: bool = False) -> PeerId:
+        """Remember that `name` is `peer`, in place of whoever it was; who it is now.
+
+        With `first` it stays whoever it was.
+        """
         tag = self._hash("pin", name)
         with self._locked():
             pins = self._read_pins()
-            if pins.get(tag) == str(peer):
-                return
+            known = pins.get(tag)
+            if known is not None and (first or known == str(peer)):
+                return PeerId.parse(known)
             pins.pop(tag, None)
             while len(pins) >= MAX_PINS:
                 del pins[next(iter(pins))]
             pins[tag] = str(peer)
             self._write_table("known_peers", pins)
+            return peer
 
     def pinned(self, name: str) -> PeerId | None:
         """Who `name` was when it was first reached, if it ever was."""

@@ -22,6 +22,8 @@ class Pinning:
         self._config = config
         self._state = state
         self._emit = emit
+        self._unsaved: PeerId | None = None
+        """Who it was at first use, if that could not be written down."""
 
     def allowed(self) -> frozenset[PeerId]:
         """Who may answer; empty: anybody."""
@@ -30,7 +32,7 @@ class Pinning:
             return frozenset(config.pins)
         if config.any_exposer or config.open or config.name is None:
             return frozenset()
-        known = self._state.pinned(config.name)
+        known = self._state.pinned(config.name) or self._unsaved
         return frozenset() if known is None else frozenset({known})
 
     def changed(self, actual: PeerId | None) -> IdentityChangedError:
@@ -48,15 +50,25 @@ class Pinning:
         )
 
     def remember(self, peer: PeerId) -> None:
-        """Take whoever proved the name at its first use for its exposer from now on."""
+        """Take whoever proved the name at its first use for its exposer from now on.
+
+        Raises:
+            IdentityChangedError: another process was first, with somebody else.
+
+        """
         config = self._config
         if config.name is None or config.any_exposer or config.open:
             return
         if len(config.pins) > 1 or self._state.pinned(config.name) == peer:
             return
         try:
-            self._state.pin(config.name, peer)
+            known = self._state.pin(config.name, peer, first=not config.pins)
         except PtError as error:
-            self._emit(events.Warned(message=f"the exposer's key was not remembered: {error}"))
-        else:
-            self._emit(events.Pinned(peer_id=peer))
+            if self._unsaved != peer:
+                self._emit(events.Warned(message=f"the exposer's key was not remembered: {error}"))
+            self._unsaved = peer
+            return
+        self._unsaved = None
+        if known != peer:
+            raise self.changed(peer)
+        self._emit(events.Pinned(peer_id=peer))

@@ -22,8 +22,9 @@ SKIPPED = {"node_modules", "target", "out", "__pycache__"}
 # Programs that are themselves started in a namespace, never in the host's.
 IN_NAMESPACE = {"tests/e2e/lan_peer.py"}
 
-# Tests of the configuration's own rules, which import nothing that could start a node.
-VALUES_ONLY = {"tests/unit/tunnel/test_config.py"}
+# Tests of the configuration's own rules, and of a search all of whose media are in memory: they
+# import nothing that could start a node.
+VALUES_ONLY = {"tests/unit/tunnel/test_config.py", "tests/unit/tunnel/test_seeker.py"}
 STARTING_MODULES = {"pt.tunnel.exposer", "pt.tunnel.binder", "pt.api", "pt"}
 
 # What starts a node, and how a call says that it stays here.
