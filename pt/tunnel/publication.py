@@ -9,10 +9,11 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from pt.errors import NetworkError, PtError, StateError
+from pt.aio.scope import Scope
+from pt.errors import PtError, StateError
 from pt.identity.keys import PrivateKey
 from pt.node.node import Node
 from pt.node.standard import push_all
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from pt.tunnel.media.open_dht import OpenDht
     from pt.tunnel.media.providers import ProviderAnnouncer
 
-__all__ = ["Publication"]
+__all__ = ["Publication", "most_useful"]
 
 FRESH_FOR: Final = LIFE / 3
 """Seconds after which a record is made anew although nothing has changed."""
@@ -40,8 +41,24 @@ REFRESH: Final = 20.0
 ADDRESS_WAIT: Final = 3.0
 """Seconds that the DHTs wait at the start for an address that can be dialed from elsewhere."""
 MAX_SERVICES: Final = 32
+CLOCK_STEP: Final = 60.0
+"""Seconds by which a clock that is set differs from one that is only kept right."""
+EACH: Final = 5
+"""Public addresses, those through relays and those of the local network that come first."""
 NAT: Final = "nat"
 """Fact of the record: b"none" where an interface has a public address, b"some" where none has."""
+
+
+def most_useful(addresses: Iterable[Multiaddr]) -> tuple[Multiaddr, ...]:
+    """First those that lead here from elsewhere: what a record has no room for is cut at its end.
+
+    A machine may have dozens of addresses of its own, of containers, say.
+    """
+    told = tuple(addresses)
+    public = [each for each in told if each.is_public and not each.is_circuit][:EACH]
+    relayed = [each for each in told if each.is_circuit][:EACH]
+    near = [each for each in told if not each.is_public and not each.is_circuit]
+    return tuple(dict.fromkeys((*public, *relayed, *near[:EACH], *told)))
 
 
 class Publication:
@@ -81,7 +98,11 @@ class Publication:
         self._said: tuple[Multiaddr, ...] = ()
         self._pushed: tuple[Multiaddr, ...] = ()
         self._changed = asyncio.Event()
-        self._refresher: asyncio.Task[None] | None = None
+        self._scope = Scope(limit=1)
+        self._seq = 0
+        self._ahead = 0.0
+        self._unsaved = False
+        self._lan_failure: str | None = None
         self._results: dict[str, bool] = {}
         self._result = asyncio.Event()
 
@@ -111,9 +132,10 @@ class Publication:
     async def start(self) -> None:
         """Publish, and go on doing so; returns when the LAN has it."""
         self._pushed = self._node.addresses
+        self._clock_was_set()
         if self._lan:
             await self._announce()
-        self._refresher = asyncio.get_running_loop().create_task(self._refresh())
+        self._scope.start(self._refresh())
 
     async def wait(self) -> None:
         """Wait until one more medium has the record, or has failed."""
@@ -125,32 +147,27 @@ class Publication:
         self._changed.set()
 
     async def withdraw(self) -> None:
-        """Take the record back: a goodbye on every medium that has it, and has goodbyes."""
-        refresher, self._refresher = self._refresher, None
-        if refresher is not None:
-            refresher.cancel()
-            await asyncio.wait([refresher])
+        """Take the record back: a goodbye on every medium that has it, and has goodbyes.
+
+        All at once: a DHT that does not answer keeps the others waiting for nothing.
+        """
+        await self._scope.aclose()
         mailboxes, self._mailboxes = self._mailboxes, []
-        publisher, self._publisher = self._publisher, None
-        if self._announcer is not None:
-            await self._announcer.close()
-        try:
-            if mailboxes:
-                goodbye = self._sign(gone=True)
-                await asyncio.gather(*(mailbox.withdraw(goodbye) for mailbox in mailboxes))
-        except StateError as error:
-            self._emit(events.Warned(message=f"no goodbye was published: {error}"))
-        finally:
-            if publisher is not None:
-                await publisher.close()
+        goodbye = self._sign(gone=True) if mailboxes else None
+        others = (self._announcer, self._publisher)
+        self._publisher = None
+        await asyncio.gather(
+            *(each.close() for each in others if each is not None),
+            *(mailbox.withdraw(goodbye) for mailbox in mailboxes if goodbye is not None),
+        )
 
     async def close(self) -> None:
         """Withdraw and let go of the media."""
-        await self.withdraw()
-        stores, self._stores = self._stores, ()
-        await asyncio.gather(*(store.close() for store in stores))
-        if self._open_dht is not None:
-            await self._open_dht.close()
+        try:
+            await self.withdraw()
+        finally:
+            media = (*self._stores, self._open_dht)
+            await asyncio.gather(*(each.close() for each in media if each is not None))
 
     # --- the record ----------------------------------------------------------------------------
 
@@ -160,8 +177,8 @@ class Publication:
         public = any(each.is_public and not each.is_circuit for each in addresses)
         record = Record(
             peer_id=self._node.peer_id,
-            addresses=() if gone else addresses,
-            seq=self._state.next_seq(now),
+            addresses=() if gone else most_useful(addresses),
+            seq=self._next_seq(now),
             expires=int(now) + LIFE,
             services=() if gone else self._ports[:MAX_SERVICES],
             gone=gone,
@@ -170,6 +187,19 @@ class Publication:
         self._said = addresses
         self._signed_at = now
         return Signed.make(record, self._keys, self._identity)
+
+    def _next_seq(self, now: float) -> int:
+        """One above all before; a full disk is no reason not to be found where we are now."""
+        try:
+            given = self._state.next_seq(now)
+        except StateError as error:
+            given = int(now * 1000)
+            if not self._unsaved:
+                told = f"the number of the record is not written down, the clock gives it: {error}"
+                self._emit(events.Warned(message=told))
+            self._unsaved = True
+        self._seq = max(given, self._seq + 1)
+        return self._seq
 
     def _current(self) -> Signed:
         """The record as it has to be now: the same for all media."""
@@ -193,13 +223,35 @@ class Publication:
             publisher = LanPublisher(
                 instance_name(secrets.token_bytes(32)), self._full, self._sealed(), port
             )
-            await publisher.start()
-        except (NetworkError, StateError) as error:
-            self._tell("lan", False, str(error), 0.0)
+            try:
+                await publisher.start()
+            except BaseException:
+                await publisher.close()
+                raise
+        except (PtError, OSError) as error:
+            self._tell_lan(str(error), 0.0)
             return
         self._publisher = publisher
         self._announced = addresses
-        self._tell("lan", True, "", time.monotonic() - started)
+        self._tell_lan("", time.monotonic() - started)
+
+    async def _announce_again(self) -> None:
+        assert self._publisher is not None
+        started = time.monotonic()
+        addresses = self._node.addresses
+        try:
+            await self._publisher.update(self._full, self._sealed())
+        except (PtError, OSError) as error:
+            self._tell_lan(str(error), 0.0)
+            return
+        self._announced = addresses
+        self._tell_lan("", time.monotonic() - started)
+
+    def _tell_lan(self, failure: str, seconds: float) -> None:
+        """How the local network does, when that changes."""
+        if failure != self._lan_failure:
+            self._lan_failure = failure
+            self._tell("lan", not failure, failure, seconds)
 
     @property
     def _full(self) -> tuple[Multiaddr, ...]:
@@ -216,7 +268,7 @@ class Publication:
             def tell(ok: bool, detail: str, seconds: float, medium: str = store.medium) -> None:
                 self._tell(medium, ok, detail, seconds)
 
-            mailbox = MailboxPublisher(store, self._keys, self._current, tell)
+            mailbox = MailboxPublisher(store, self._keys, self._current, tell, wall=time.time)
             mailbox.start()
             self._mailboxes.append(mailbox)
         if self._open_dht is not None:
@@ -239,10 +291,16 @@ class Publication:
                 async with asyncio.timeout(begin_at - loop.time() if waiting else REFRESH):
                     await self._changed.wait()
             self._changed.clear()
-            try:
-                await self._refresh_once()
-            except (PtError, OSError, TimeoutError) as error:
-                self._tell("lan", False, str(error), 0.0)
+            await self._refresh_once()
+
+    def _clock_was_set(self) -> bool:
+        """Whether it is another time than it was said to be: then it may be another day's mailbox.
+
+        Small machines start without a clock, and learn of the time when the network is there.
+        """
+        ahead, before = time.time() - time.monotonic(), self._ahead
+        self._ahead = ahead
+        return abs(ahead - before) > CLOCK_STEP
 
     @property
     def _can_be_dialed(self) -> bool:
@@ -251,17 +309,18 @@ class Publication:
     async def _refresh_once(self) -> None:
         addresses = self._node.addresses
         old = abs(time.time() - self._signed_at) > FRESH_FOR
-        if addresses != self._pushed:
+        moved = addresses != self._pushed
+        if moved:
             self._pushed = addresses
             push_all(self._node)
-            for mailbox in self._mailboxes:
-                mailbox.changed()
             if self._announcer is not None:
                 self._announcer.changed()
+        if self._clock_was_set() or moved:
+            for mailbox in self._mailboxes:
+                mailbox.changed()
         if not self._lan or not addresses:
             return
         if self._publisher is None:
             await self._announce()
-        elif addresses != self._announced or old:
-            self._announced = addresses
-            await self._publisher.update(self._full, self._sealed())
+        elif addresses != self._announced or old or self._lan_failure:
+            await self._announce_again()
