@@ -7,7 +7,6 @@ looked at.  The parts that are replaced are private to aioquic: the contract sui
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from aioquic import tls
@@ -26,10 +25,11 @@ from aioquic.quic.connection import (
 )
 from aioquic.quic.events import ConnectionTerminated
 from aioquic.quic.packet import QuicFrameType, QuicPacketType
-from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder, QuicSentPacket
-from aioquic.quic.recovery import QuicPacketRecovery, QuicPacketSpace
+from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder
+from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.stream import QuicStream, QuicStreamSender
 
+from pt.quic.aioquic_streams import Recovery, Sender, Streams, busy
 from pt.quic.engine import Admission, Config
 from pt.quic.packets import CID_LENGTH, RESET_TOKEN, reset_token
 from pt.quic.tls import Context, Verify
@@ -39,73 +39,6 @@ __all__ = ["Connection"]
 _SPARE_IDS: Final = 8
 CLOSE_SIZE: Final = 512
 """Bytes of a CONNECTION_CLOSE in all packets that a handshake has, generously."""
-
-
-class _Sender(QuicStreamSender):
-    """Says when an acknowledgement or a loss gives its stream something to do."""
-
-    wake: Callable[[], None]
-
-    def on_data_delivery(
-        self, delivery: QuicDeliveryState, start: int, stop: int, fin: bool
-    ) -> None:
-        super().on_data_delivery(delivery, start, stop, fin)
-        if self.is_finished or delivery is not QuicDeliveryState.ACKED:
-            self.wake()
-
-    def on_reset_delivery(self, delivery: QuicDeliveryState) -> None:
-        super().on_reset_delivery(delivery)
-        self.wake()
-
-    def reset(self, error_code: int) -> None:
-        super().reset(error_code)
-        self.wake()
-
-
-class _Recovery(QuicPacketRecovery):
-    """Counts losses."""
-
-    lost = 0
-
-    def _on_packets_lost(
-        self,
-        *,
-        congestion_event: bool = True,
-        now: float,
-        packets: Iterable[QuicSentPacket],
-        persistent_congestion: bool = False,
-        space: QuicPacketSpace,
-    ) -> None:
-        lost = list(packets)
-        if congestion_event:
-            self.lost += len(lost)
-        super()._on_packets_lost(
-            congestion_event=congestion_event,
-            now=now,
-            packets=lost,
-            persistent_congestion=persistent_congestion,
-            space=space,
-        )
-
-
-class _Streams(dict[int, QuicStream]):
-    """All streams; iterating over `values` is over those whose window has moved.
-
-    That is what aioquic's loop over them is for, and its only use of `values`.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.moved: dict[int, QuicStream] = {}
-        self.over: list[int] = []
-
-    def values(self) -> Iterator[QuicStream]:  # type: ignore[override]
-        return iter(list(self.moved.values()))
-
-    def pop(self, stream_id: int) -> QuicStream:  # type: ignore[override]
-        self.moved.pop(stream_id, None)
-        self.over.append(stream_id)
-        return super().pop(stream_id)
 
 
 class Connection(QuicConnection):
@@ -128,7 +61,7 @@ class Connection(QuicConnection):
                 admission.destination if admission is not None and retried else None
             ),
         )
-        self._loss = self.recovery = _Recovery(
+        self._loss = self.recovery = Recovery(
             congestion_control_algorithm=configuration.congestion_control_algorithm,
             initial_rtt=configuration.initial_rtt,
             max_datagram_size=configuration.max_datagram_size,
@@ -142,9 +75,10 @@ class Connection(QuicConnection):
         """An address that a token has proved."""
         self.freed = 0
         """Received bytes of which nothing is held any more; moves the connection's window."""
-        self._table = _Streams()
+        self._table = Streams()
         self._streams = self._table
         self._queued: set[QuicStream] = set()
+        self._key_since = 0  # the first packet under the present key
         self.probe_outcomes: list[tuple[int, bool]] = []
         first = self._new_id(0)
         first.was_sent = True
@@ -276,6 +210,16 @@ class Connection(QuicConnection):
         self._loss._pacer._max_datagram_size = size
         self._loss._cc._max_datagram_size = size  # type: ignore[attr-defined]
 
+    def update_key_when_due(self) -> None:
+        """Take new keys before the old ones have sealed too many packets."""
+        if (
+            self._handshake_confirmed
+            and self._packet_number - self._key_since >= self.config.limits.key_update_packets
+            and self._spaces[tls.Epoch.ONE_RTT].largest_acked_packet >= self._key_since
+        ):
+            self.request_key_update()
+            self._key_since = self._packet_number
+
     def probe(self, size: int, now: float) -> list[tuple[bytes, NetworkAddress]]:
         """A datagram of exactly `size` bytes; `probe_outcomes` tells whether it arrived."""
         if self._close_event is not None or not self.path.is_validated:
@@ -373,7 +317,7 @@ class Connection(QuicConnection):
         return stream
 
     def _adopt(self, stream: QuicStream) -> None:
-        sender = _Sender(stream_id=stream.stream_id, writable=True)
+        sender = Sender(stream_id=stream.stream_id, writable=True)
         sender.wake = lambda: self.wake(stream)
         stream.sender = sender
         self._queued.add(stream)
@@ -417,7 +361,7 @@ class Connection(QuicConnection):
         try:
             super()._write_application(builder, network_path, now)
         finally:
-            self._streams_queue = [stream for stream in self._streams_queue if _busy(stream)]
+            self._streams_queue = [stream for stream in self._streams_queue if busy(stream)]
             self._queued = set(self._streams_queue)
 
     def _write_connection_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace) -> None:
@@ -479,13 +423,3 @@ class Connection(QuicConnection):
         assert stream.stream_id is not None
         if delivery is not QuicDeliveryState.ACKED and stream.stream_id in self._table:
             self._table.moved[stream.stream_id] = stream
-
-
-def _busy(stream: QuicStream) -> bool:
-    """Whether the send loop has something to do for a stream."""
-    return (
-        not stream.sender.buffer_is_empty
-        or stream.sender.reset_pending
-        or stream.receiver.stop_pending
-        or stream.is_finished
-    )

@@ -10,7 +10,7 @@ from pt.errors import LimitError, LocalProtocolError, ProtocolError
 from pt.identity.keys import PublicKey
 from pt.identity.peer_id import PeerId, PeerMismatchError
 from pt.quic import certificate
-from pt.quic.codes import MAX_CODE, TransportCode
+from pt.quic.codes import MAX_CODE
 from pt.quic.engine import Config, Trace
 from pt.quic.events import (
     Address,
@@ -39,11 +39,13 @@ PACING_QUANTUM: Final = 0.0005
 class StreamState:
     """What the application may still do with a stream, and what waits to be sent."""
 
-    __slots__ = ("reading", "unsent", "writing")
+    __slots__ = ("finished", "reading", "unsent", "writing")
 
     def __init__(self) -> None:
         self.writing = True
         """Neither finished nor reset."""
+        self.finished = False
+        """FIN was written."""
         self.reading = True
         """Neither ended, reset nor stopped."""
         self.unsent = 0
@@ -190,6 +192,7 @@ class Base:
         state = self._state(stream, now)
         if state is None:
             return
+        state.finished = False
         self._end_writing(stream, state)
         self._drop_unsent(stream, state)
         self._events.append(StopSending(stream, code))
@@ -203,18 +206,100 @@ class Base:
         self._windows.close(stream)
         self._events.append(StreamEnded(stream))
 
-    # --- sending -------------------------------------------------------------------------------
+    # --- what the application asks of a stream ------------------------------------------------
 
-    def _room(self, stream: int, state: StreamState) -> int:
+    def write(self, stream: int, data: bytes | memoryview, *, fin: bool = False) -> int:
+        """See `Engine`."""
+        state = self._known_state(stream)
+        if state is None:
+            return 0
+        if not state.writing:
+            if state.finished:
+                raise LocalProtocolError(f"write on stream {stream} after its end")
+            return 0
         self._note_unsent(stream, state)
-        return max(
-            0,
-            min(self._limits.send_buffer - state.unsent, self._limits.send_total - self._backlog),
-        )
+        room = min(self._limits.send_buffer - state.unsent, self._limits.send_total - self._backlog)
+        part = data if len(data) <= room else data[: max(0, room)]
+        whole = len(part) == len(data)
+        if len(part) or (fin and whole):
+            self._send_stream(stream, part, fin=fin and whole)
+            self._note_unsent(stream, state)
+        if not whole:
+            self._blocked.add(stream)
+        elif fin:
+            state.finished = True
+            self._end_writing(stream, state)
+        return len(part)
+
+    def finish(self, stream: int) -> None:
+        """See `Engine`."""
+        state = self._known_state(stream)
+        if state is not None and state.writing:
+            self._send_stream(stream, b"", fin=True)
+            state.finished = True
+            self._end_writing(stream, state)
+
+    def reset(self, stream: int, code: int) -> None:
+        """See `Engine`."""
+        self._check_code(code)
+        state = self._known_state(stream)
+        if state is not None and (state.writing or state.finished):
+            self._reset_stream(stream, code)
+            state.finished = False
+            self._end_writing(stream, state)
+            self._drop_unsent(stream, state)
+
+    def stop(self, stream: int, code: int) -> None:
+        """See `Engine`."""
+        self._check_code(code)
+        state = self._known_state(stream)
+        self._windows.discard(stream)
+        if state is None:
+            self._windows.drop_if_consumed(stream)
+        elif state.reading:
+            state.reading = False
+            self._stop_stream(stream, code)
+        self._freed()
+
+    def consumed(self, stream: int, count: int, now: float) -> None:
+        """See `Engine`."""
+        limit = self._windows.consumed(stream, count, now, self._rtt())
+        state = self._states.get(stream)
+        if state is None:
+            self._windows.drop_if_consumed(stream)
+        elif limit is not None and state.reading:
+            self._grant(stream, limit, now)
+        self._freed()
+
+    # What an engine does about it.
+
+    def _send_stream(self, stream: int, data: bytes | memoryview, *, fin: bool) -> None:
+        raise NotImplementedError
+
+    def _reset_stream(self, stream: int, code: int) -> None:
+        raise NotImplementedError
+
+    def _stop_stream(self, stream: int, code: int) -> None:
+        raise NotImplementedError
+
+    def _grant(self, stream: int, limit: int, now: float) -> None:
+        """Let the peer send up to `limit`."""
+        raise NotImplementedError
+
+    def _freed(self) -> None:
+        """Something was consumed."""
+
+    def _rtt(self) -> float | None:
+        raise NotImplementedError
 
     def _unsent(self, stream: int) -> int:
         """Bytes of a stream that were accepted and not sent for the first time."""
         raise NotImplementedError
+
+    def _next_local(self) -> int:
+        raise NotImplementedError
+
+    # --- sending -------------------------------------------------------------------------------
 
     def _note_unsent(self, stream: int, state: StreamState) -> None:
         unsent = self._unsent(stream)
@@ -229,13 +314,9 @@ class Base:
         """After datagrams were built: whose bytes went, and who may write again."""
         for stream in list(self._waiting):
             self._note_unsent(stream, self._states[stream])
-        total = self._limits.send_total
-        if self._blocked and self._backlog < total:
+        if self._blocked and self._backlog < self._limits.send_total:
             for stream in list(self._blocked):
-                state = self._states.get(stream)
-                if state is None or not state.writing:
-                    self._blocked.discard(stream)
-                elif state.unsent <= self._limits.send_buffer // 2:
+                if self._states[stream].unsent <= self._limits.send_buffer // 2:
                     self._blocked.discard(stream)
                     self._events.append(Writable(stream))
 
@@ -248,22 +329,17 @@ class Base:
         state.unsent = 0
         self._waiting.discard(stream)
 
-    def _writable_state(self, stream: int, what: str) -> StreamState | None:
-        """The state of a stream that may be written to; None: it is over."""
+    def _known_state(self, stream: int) -> StreamState | None:
+        """The state of a stream; None: it is over."""
         state = self._states.get(stream)
-        if state is None:
-            if self._closed is None and not self._was_open(stream):
-                raise LocalProtocolError(f"{what} on stream {stream}, which was never opened")
-            return None
+        if state is None and self._closed is None and not self._was_open(stream):
+            raise LocalProtocolError(f"stream {stream} was never opened")
         return state
 
     def _was_open(self, stream: int) -> bool:
         if stream & 1 == int(self.is_client):
             return stream <= self._highest_remote
         return stream < self._next_local()
-
-    def _next_local(self) -> int:
-        raise NotImplementedError
 
     def _may_open(self, left: int) -> None:
         if self.peer is None or self._closed is not None:
@@ -303,5 +379,3 @@ class Base:
 
     def _handshake_late(self, now: float) -> bool:
         return self._handshake_deadline is not None and now >= self._handshake_deadline
-
-    _TIMEOUT: ClassVar[tuple[int, str]] = (TransportCode.NO_ERROR, "handshake timed out")

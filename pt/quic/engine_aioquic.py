@@ -9,7 +9,6 @@ from aioquic.quic import events as theirs
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.logger import QuicLogger, QuicLoggerTrace
 
-from pt.errors import LocalProtocolError
 from pt.identity.peer_id import PeerId
 from pt.quic.aioquic_connection import Connection
 from pt.quic.base import Base
@@ -26,6 +25,9 @@ __all__ = ["Aioquic", "AioquicEngine"]
 
 # It reports every protocol error of a peer as a warning: that is ours to tell.
 logging.getLogger("quic").addHandler(logging.NullHandler())
+
+ROUNDING: Final = 1e-6
+"""Seconds: at its deadline to the last bit, the loss timer may find that nothing is lost yet."""
 
 LIBRARY_FAULTS: Final = (AssertionError, LookupError, ValueError, RuntimeError)
 """What a packet that the library did not expect might make it raise."""
@@ -170,6 +172,8 @@ class AioquicEngine(Base):
         timer, own = self._conn.get_timer(), self._own_timeout()
         if timer is not None and timer == self._conn.pacing_at:
             timer = self._not_too_soon(timer, self._conn.rtt)
+        elif timer is not None:
+            timer += ROUNDING
         if timer is None or own is None:
             return own if timer is None else timer
         return min(timer, own)
@@ -190,6 +194,7 @@ class AioquicEngine(Base):
         datagrams = self._conn.datagrams_to_send(now)
         if datagrams:
             self._sent_at = now
+            self._conn.update_key_when_due()
         if closing:
             self._last_close = datagrams
         else:
@@ -297,12 +302,9 @@ class AioquicEngine(Base):
         self._data(stream, event.data, now, fin=event.end_stream)
         window = self._windows.streams.get(stream)
         if window is not None and window.discard:
-            self._credit(stream, self._windows.moved(stream, now, self._conn.rtt))
-
-    def _credit(self, stream: int, limit: int | None) -> None:
-        self._conn.freed = self._windows.freed
-        if limit is not None:
-            self._conn.move_window(stream, limit)
+            limit = self._windows.moved(stream, now, self._conn.rtt)
+            if limit is not None:
+                self._grant(stream, limit, now)
 
     # --- streams -------------------------------------------------------------------------------
 
@@ -325,74 +327,27 @@ class AioquicEngine(Base):
 
     def _unsent(self, stream: int) -> int:
         sender = self._conn.sender(stream)
-        if sender is None or (not self._states[stream].writing and sender.reset_pending):
-            return 0
-        return sender._buffer_stop - sender.highest_offset
+        return 0 if sender is None else sender._buffer_stop - sender.highest_offset
 
-    def write(self, stream: int, data: bytes | memoryview, *, fin: bool = False) -> int:
-        """See `Engine`."""
-        state = self._writable_state(stream, "write")
-        if state is None:
-            return 0
-        if not state.writing:
-            return self._write_after_end(stream)
-        room = self._room(stream, state)
-        part = data if len(data) <= room else data[:room]
-        whole = len(part) == len(data)
-        if len(part) or (fin and whole):
-            self._conn.send_stream_data(stream, bytes(part), fin and whole)
-            self._conn.wake_id(stream)
-            self._note_unsent(stream, state)
-        if not whole:
-            self._blocked.add(stream)
-        elif fin:
-            self._end_writing(stream, state)
-        return len(part)
+    def _send_stream(self, stream: int, data: bytes | memoryview, *, fin: bool) -> None:
+        self._conn.send_stream_data(stream, bytes(data), fin)
+        self._conn.wake_id(stream)
 
-    def _write_after_end(self, stream: int) -> int:
-        sender = self._conn.sender(stream)
-        if sender is not None and sender._buffer_fin is not None and not sender.reset_pending:
-            raise LocalProtocolError(f"write on stream {stream} after its end")
-        return 0
+    def _reset_stream(self, stream: int, code: int) -> None:
+        self._conn.reset_stream(stream, code)
 
-    def finish(self, stream: int) -> None:
-        """See `Engine`."""
-        state = self._writable_state(stream, "finish")
-        if state is not None and state.writing:
-            self._conn.send_stream_data(stream, b"", end_stream=True)
-            self._conn.wake_id(stream)
-            self._end_writing(stream, state)
+    def _stop_stream(self, stream: int, code: int) -> None:
+        self._conn.stop_stream(stream, code)
+        self._conn.wake_id(stream)
 
-    def reset(self, stream: int, code: int) -> None:
-        """See `Engine`."""
-        self._check_code(code)
-        state = self._writable_state(stream, "reset")
-        if state is not None:
-            self._conn.reset_stream(stream, code)
-            self._end_writing(stream, state)
-            self._drop_unsent(stream, state)
+    def _grant(self, stream: int, limit: int, now: float) -> None:
+        self._conn.move_window(stream, limit)
 
-    def stop(self, stream: int, code: int) -> None:
-        """See `Engine`."""
-        self._check_code(code)
-        state = self._writable_state(stream, "stop")
-        if state is None:
-            self._windows.discard(stream)
-            self._windows.drop_if_consumed(stream)
-        elif not self._windows.streams[stream].discard:
-            self._windows.discard(stream)
-            if state.reading:
-                state.reading = False
-                self._conn.stop_stream(stream, code)
-                self._conn.wake_id(stream)
+    def _freed(self) -> None:
         self._conn.freed = self._windows.freed
 
-    def consumed(self, stream: int, count: int, now: float) -> None:
-        """See `Engine`."""
-        limit = self._windows.consumed(stream, count, now, self._conn.rtt)
-        if stream not in self._states:
-            self._windows.drop_if_consumed(stream)
-        self._credit(stream, limit)
+    def _rtt(self) -> float | None:
+        return self._conn.rtt
 
     def close(self, code: int, reason: str, now: float) -> None:
         """See `Engine`."""

@@ -39,5 +39,7 @@ class Limits:
     """Silence after which we send a PING: rust-libp2p gives up after 10 s, NATs after 30."""
     handshake_bytes: int = 64 * 1024
     """Handshake data that a peer may send; certificates take a few KiB."""
+    key_update_packets: int = 1_000_000
+    """Sent packets after which new keys are taken: AES-GCM's are good for 2**23 (RFC 9001)."""
     max_datagram: int = MAX_DATAGRAM_IPV4
     """What path MTU discovery goes up to; BASE_DATAGRAM turns it off."""

@@ -6,11 +6,12 @@ enough.  A size counts as too large when two probes of it are lost.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from pt.quic.limits import BASE_DATAGRAM
 
-__all__ = ["BLACK_HOLE_PTOS", "PathMtu"]
+__all__ = ["BLACK_HOLE_PTOS", "PathMtu", "Survey"]
 
 SIZES: Final = (1472, 1452, 1420, 1392, 1350, 1280)
 """Ethernet with IPv4 and IPv6, PPPoE, WireGuard, tunnels, IPv6's minimum less headers."""
@@ -78,3 +79,59 @@ class PathMtu:
         self._tries = 0
         self._in_flight = False
         self._todo = [] if again else [size for size in SIZES if self.size < size <= self._ceiling]
+
+
+class Survey:
+    """The same question for a core that begins with large datagrams and can only come down.
+
+    All sizes are tried at once, in datagrams that carry a challenge each; those that are not
+    answered are tried once more.  The largest answered one is what the path takes.
+    """
+
+    def __init__(self, ceiling: int) -> None:
+        self.result: int | None = None
+        """Known when the survey is over."""
+        self._open: dict[bytes, int] = {}
+        self._sizes = [size for size in SIZES if size <= ceiling]
+        self._best = BASE_DATAGRAM
+        self._rounds = 0
+        self._until: float | None = None
+
+    def probes(
+        self, now: float, interval: float, random: Callable[[int], bytes]
+    ) -> list[tuple[int, bytes]]:
+        """(size, challenge) of the datagrams to send now."""
+        if self.result is not None or (self._until is not None and now < self._until):
+            return []
+        self._sizes = [size for size in self._sizes if size > self._best]
+        if not self._sizes or self._rounds == TRIES:
+            self._finish()
+            return []
+        self._rounds += 1
+        self._until = now + interval
+        probes = [(size, random(8)) for size in self._sizes]
+        self._open.update((challenge, size) for size, challenge in probes)
+        return probes
+
+    def hurry(self) -> bool:
+        """Large datagrams seem to be lost: decide by the answers so far, if there are any."""
+        if self.result is None and self._best > BASE_DATAGRAM:
+            self._finish()
+        return self.result is not None
+
+    def look(self, frames: bytes) -> None:
+        """Decrypted `frames` may answer."""
+        for challenge, size in list(self._open.items()):
+            if b"\x1b" + challenge in frames:
+                del self._open[challenge]
+                self._best = max(self._best, size)
+        if self._sizes and self._best >= self._sizes[0]:
+            self._finish()
+
+    def next_timeout(self) -> float | None:
+        """When the next round is due."""
+        return self._until if self.result is None else None
+
+    def _finish(self) -> None:
+        self.result = self._best
+        self._open.clear()

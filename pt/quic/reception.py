@@ -18,9 +18,8 @@ from pt.quic.tokens import KEY_SIZE, RetryTokens
 
 __all__ = ["Decision", "Drop", "Reception", "Reply"]
 
-HALF_OPEN: Final = 256
-"""Handshakes under way at a time.  Each has what its client sent so far (`handshake_bytes` at
-most), and an engine's empty state, some 30 KiB."""
+HALF_OPEN: Final = 128
+"""Handshakes under way at a time.  What a client sends out of order in one may take 1.5 MiB."""
 
 RETRY_FROM: Final = 32
 """Handshakes under way from which on clients must show that they are where they say."""

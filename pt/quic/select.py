@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from pt.errors import UsageError
 from pt.quic.engine import EngineFactory
 
 __all__ = ["NAMES", "default", "factories"]
 
-NAMES = ("qh3", "aioquic")
+NAMES: Final = ("qh3", "aioquic")
 """The best one first."""
+
+TESTED: Final = "2.1."
+"""Releases of qh3 whose native core the engine knows; another is left alone."""
 
 
 def factories() -> list[EngineFactory]:
     """Those that can be used here."""
     from pt.quic.engine_aioquic import Aioquic  # noqa: PLC0415  # start-up cost
 
-    return [Aioquic()]
+    found: list[EngineFactory] = [Aioquic()]
+    try:
+        import qh3  # noqa: PLC0415  # may be missing
+
+        from pt.quic.engine_qh3 import Qh3  # noqa: PLC0415  # same
+    except ImportError:  # no wheel for this platform
+        return found
+    if qh3.__version__.startswith(TESTED):
+        found.insert(0, Qh3())
+    return found
 
 
 def default(name: str | None = None) -> EngineFactory:

@@ -532,6 +532,40 @@ def test_data_for_a_stopped_stream_is_thrown_away(pair: Pair) -> None:
     transfer(world, ours, theirs, payload(1_000_000), 5)
 
 
+def test_keys_are_renewed(pair: Pair) -> None:
+    """Each side after so many packets; what is sent in own packets must keep up, too."""
+    world = World(Network(loss=0.01))
+    ours, theirs = connected(world, pair, limits=Limits(key_update_packets=150))
+    for turn in range(2):
+        transfer(world, ours, theirs, payload(700_000, turn), 60)
+        transfer(world, theirs, ours, payload(700_000, turn), 60)
+    assert not ours.closed
+    assert not theirs.closed
+
+
+def test_lost_window_updates_are_repeated(pair: Pair) -> None:
+    """Every second datagram with the reader's updates is lost, and the sender says nothing."""
+    world = World()
+    ours, theirs = connected(world, pair)
+    theirs.read_at_once = False
+    data = payload(3_000_000)
+    stream = ours.open()
+    stream.send(data, fin=True)
+    world.poke(ours.port)
+    world.run(2)
+    there = theirs.streams[stream.id]
+    while not there.fin:
+        world.network.loss = 1.0
+        there.read()
+        world.poke(theirs.port)
+        world.settle()
+        world.network.loss = 0.0
+        before = len(there.received)
+        world.run(8, lambda: len(there.received) > before)  # noqa: B023  # run at once
+        world.run(0.5)
+    assert bytes(there.received) == data
+
+
 # --- bad networks ----------------------------------------------------------------------------
 
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from pt.quic.pmtu import RAISE_AFTER, SIZES, TRIES, PathMtu
+from pt.quic.pmtu import RAISE_AFTER, SIZES, TRIES, PathMtu, Survey
 
 
 def search(ceiling: int, path: int) -> tuple[PathMtu, int]:
@@ -62,3 +62,53 @@ def test_a_new_path_is_searched_at_once() -> None:
     pmtu.path_changed()
     assert pmtu.size == 1200
     assert pmtu.probe(5.0) == 1472
+
+
+# --- all sizes at once -----------------------------------------------------------------------
+
+
+def survey(ceiling: int, path: int) -> tuple[Survey, int]:
+    """Run one to its end; the size found, and how many probes it took."""
+    asked = Survey(ceiling)
+    numbers = iter(range(1000))
+    now, count = 0.0, 0
+    while asked.result is None:
+        probes = asked.probes(now, 0.1, lambda size: next(numbers).to_bytes(size, "big"))
+        count += len(probes)
+        for size, challenge in probes:
+            if size <= path:
+                asked.look(b"\x02\x00" + b"\x1b" + challenge)
+        now = asked.next_timeout() or now
+    assert asked.next_timeout() is None
+    assert asked.probes(now, 0.1, bytes) == []
+    return asked, count
+
+
+def test_a_survey_of_an_ethernet() -> None:
+    asked, count = survey(1472, 1500)
+    assert (asked.result, count) == (1472, len(SIZES))
+
+
+def test_a_survey_asks_twice_for_what_is_not_answered() -> None:
+    asked, count = survey(1472, 1400)
+    assert (asked.result, count) == (1392, len(SIZES) + 3)
+
+
+def test_a_survey_of_a_path_that_takes_nothing_large() -> None:
+    asked, count = survey(1472, 1200)
+    assert (asked.result, count) == (1200, 2 * len(SIZES))
+
+
+def test_a_survey_below_its_ceiling() -> None:
+    assert survey(1452, 9000)[0].result == 1452
+    assert survey(1200, 9000)[0].result == 1200
+
+
+def test_a_survey_in_a_hurry_needs_an_answer() -> None:
+    asked = Survey(1472)
+    numbers = iter(range(100))
+    probes = asked.probes(0.0, 0.1, lambda size: next(numbers).to_bytes(size, "big"))
+    assert not asked.hurry()
+    asked.look(b"\x1b" + probes[-1][1])
+    assert asked.hurry()
+    assert asked.result == probes[-1][0]

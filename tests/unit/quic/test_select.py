@@ -25,5 +25,6 @@ def test_an_engine_that_is_not_there() -> None:
 
 def test_without_the_native_library_python_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "qh3._hazmat", None)
-    monkeypatch.delitem(sys.modules, "pt.quic.engine_qh3", raising=False)
+    for module in ("engine_qh3", "qh3_connection"):
+        monkeypatch.delitem(sys.modules, f"pt.quic.{module}", raising=False)
     assert select.default().name == "aioquic"

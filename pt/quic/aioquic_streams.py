@@ -1,0 +1,93 @@
+"""aioquic's streams and recovery, with hooks: who has something to do, and how much was lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from aioquic.quic.packet_builder import QuicDeliveryState, QuicSentPacket
+from aioquic.quic.recovery import QuicPacketRecovery, QuicPacketSpace
+from aioquic.quic.stream import QuicStream, QuicStreamSender
+
+__all__ = ["Recovery", "Sender", "Streams", "busy"]
+
+
+class Sender(QuicStreamSender):
+    """Says when an acknowledgement or a loss gives its stream something to do."""
+
+    wake: Callable[[], None]
+
+    def on_data_delivery(
+        self, delivery: QuicDeliveryState, start: int, stop: int, fin: bool
+    ) -> None:
+        """See the library."""
+        super().on_data_delivery(delivery, start, stop, fin)
+        if self.is_finished or delivery is not QuicDeliveryState.ACKED:
+            self.wake()
+
+    def on_reset_delivery(self, delivery: QuicDeliveryState) -> None:
+        """See the library."""
+        super().on_reset_delivery(delivery)
+        self.wake()
+
+    def reset(self, error_code: int) -> None:
+        """See the library."""
+        super().reset(error_code)
+        self.wake()
+
+
+class Recovery(QuicPacketRecovery):
+    """Counts losses."""
+
+    lost = 0
+
+    def _on_packets_lost(
+        self,
+        *,
+        congestion_event: bool = True,
+        now: float,
+        packets: Iterable[QuicSentPacket],
+        persistent_congestion: bool = False,
+        space: QuicPacketSpace,
+    ) -> None:
+        lost = list(packets)
+        if congestion_event:
+            self.lost += len(lost)
+        super()._on_packets_lost(
+            congestion_event=congestion_event,
+            now=now,
+            packets=lost,
+            persistent_congestion=persistent_congestion,
+            space=space,
+        )
+
+
+class Streams(dict[int, QuicStream]):
+    """All streams; iterating over `values` is over those whose window has moved.
+
+    That is what aioquic's loop over them is for, and its only use of `values`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.moved: dict[int, QuicStream] = {}
+        self.over: list[int] = []
+
+    def values(self) -> Iterator[QuicStream]:  # type: ignore[override]
+        """Those in `moved`."""
+        return iter(list(self.moved.values()))
+
+    def pop(self, stream_id: int) -> QuicStream:  # type: ignore[override]
+        """Remove a stream of which both directions are over."""
+        self.moved.pop(stream_id, None)
+        self.over.append(stream_id)
+        return super().pop(stream_id)
+
+
+def busy(stream: QuicStream) -> bool:
+    """Whether the send loop has something to do for a stream."""
+    return (
+        not stream.sender.buffer_is_empty
+        or stream.sender.reset_pending
+        or stream.receiver.stop_pending
+        or stream.is_finished
+    )

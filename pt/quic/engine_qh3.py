@@ -1,0 +1,490 @@
+"""The fast engine: qh3's native core; 2 to 3 Gbit/s with UDP_GRO and UDP_SEGMENT."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Final
+
+from pt.errors import LimitError, ProtocolError
+from pt.identity.peer_id import PeerId
+from pt.quic.base import Base
+from pt.quic.codes import TransportCode
+from pt.quic.credit import Credit
+from pt.quic.engine import Admission, Config, Engine, Stats, Train
+from pt.quic.events import Address, Event, PathChanged, StreamsAvailable
+from pt.quic.limits import BASE_DATAGRAM, MAX_DATAGRAM_IPV6
+from pt.quic.moves import Moves
+from pt.quic.pmtu import BLACK_HOLE_PTOS, Survey
+from pt.quic.qh3_connection import Connection, FaultError, VersionError
+from pt.quic.trains import group
+
+__all__ = ["Qh3", "Qh3Engine"]
+
+BURST: Final = 512
+"""Datagrams that one call of `trains` yields at most."""
+
+EARLY_LIMIT: Final = 64 * 1024
+"""Bytes of datagrams that are looked at before the handshake is done; it takes a tenth."""
+
+OPEN_LIMIT: Final = 4096
+"""Packets that a survey of the path's MTU looks into, at most: some 40 ms of work."""
+
+_HANDSHAKE_PTOS: Final = 2
+_STREAM_FRAME: Final = 0x08
+_SPIN: Final = 0.0005
+_MAX_SPIN: Final = 0.1
+_FRAME_ROOM: Final = 1000
+_OVER: Final = frozenset({"closing", "draining", "terminated"})
+
+
+class Qh3Engine(Base):
+    """`Engine` over one `Connection`."""
+
+    name: ClassVar[str] = "qh3"
+
+    def __init__(
+        self,
+        config: Config,
+        address: Address,
+        now: float,
+        *,
+        admission: Admission | None = None,
+        expected: PeerId | None = None,
+    ) -> None:
+        super().__init__(config, address, now, is_client=admission is None, expected=expected)
+        ipv6 = ":" in address[0]
+        self._ceiling = config.limits.max_datagram
+        if ipv6:
+            self._ceiling = min(self._ceiling, MAX_DATAGRAM_IPV6)
+        self._conn = Connection(
+            config, self._verify, admission, now, ceiling=self._ceiling, ipv6=ipv6
+        )
+        self._moves = Moves(address)
+        self._survey = Survey(self._ceiling)
+        self._credit = Credit(config.limits.stream_window)
+        self._brake = config.limits.connection_window // 2
+        self._early = EARLY_LIMIT
+        self._opened = 0
+        self._last_from_peer = b""
+        self._handled = (-1.0, 0.0)  # a core's deadline, and how long to leave it alone
+        self._could_open = 0
+        self._ids = {self._conn.host_cid}
+        self._clients_id: bytes | None = None
+        if admission is not None:
+            self._clients_id = admission.destination
+            self._ids.add(admission.destination)
+
+    # --- receiving -----------------------------------------------------------------------------
+
+    def receive(self, data: bytes, segment: int, address: Address, now: float) -> None:
+        """See `Engine`."""
+        if self.terminated or not data:
+            return
+        conn = self._conn
+        self._handled = (-1.0, 0.0)
+        if address == self._moves.address:
+            self._moves.received(len(data))
+            if conn.confirmed:
+                self._received(data, segment, now)
+            else:
+                self._received_early(data, segment, now)
+        elif not self.is_client and conn.confirmed:
+            self._received_elsewhere(data, segment, address, now)
+        conn.follow_updates()
+        self._after(now)
+
+    def _received(self, data: bytes, segment: int, now: float) -> None:
+        if self._conn.feed(data, segment, now):
+            self._heard = now
+            self._last_from_peer = data[(len(data) - 1) // segment * segment :]
+            if self._looking():
+                for at in range(0, len(data), segment):
+                    self._look(data[at : at + segment])
+
+    def _received_early(self, data: bytes, segment: int, now: float) -> None:
+        # The core keeps handshake bytes that come out of order one by one.
+        self._early -= len(data)
+        if self._early < 0 and not self._conn.done:
+            return
+        for at in range(0, len(data), segment):
+            try:
+                good = self._conn.receive_early(
+                    data[at : at + segment], now, lambda: self._drain(now)
+                )
+            except VersionError as error:
+                self._failure = error
+                self._gone(TransportCode.VERSION_NEGOTIATION_ERROR, str(error), by_peer=False)
+                return
+            if good:
+                self._heard = now
+
+    def _received_elsewhere(self, data: bytes, segment: int, address: Address, now: float) -> None:
+        """Take datagrams from another address than the client's: it may have moved."""
+        conn = self._conn
+        for at in range(0, len(data), segment):
+            datagram = data[at : at + segment]
+            number = conn.number(datagram)
+            if not conn.feed(datagram, len(datagram), now):
+                continue
+            self._heard = now
+            if self._last_from_peer:
+                conn.note_number(self._last_from_peer)
+            newest = conn.newest_received
+            conn.note_number(datagram)
+            if number is not None and number >= newest and address != self._moves.address:
+                self._moves.move(address, len(datagram), now, max(3 * self._pto(), 1.0))
+                self._last_from_peer = datagram
+                self._moved(now)
+
+    def _moved(self, now: float) -> None:
+        if self._moves.validated and self._moves.proved != self.address:
+            self.address = self._moves.proved
+            self._events.append(PathChanged(self.address))
+
+    def _looking(self) -> bool:
+        """Whether packets are to be opened here, too: something of ours may be answered."""
+        if not self._moves.validated:
+            return True
+        return self._survey.next_timeout() is not None and self._opened < OPEN_LIMIT
+
+    def _look(self, datagram: bytes) -> None:
+        self._opened += 1
+        frames = self._conn.frames_of(datagram)
+        self._survey.look(frames)
+        self._moves.look(frames)
+
+    def _after(self, now: float) -> None:
+        """What any input may have changed."""
+        self._drain(now)
+        conn = self._conn
+        if conn.done and self.peer is None and self._closed is None:
+            assert conn.tls.identity is not None
+            self._handshake_done(conn.tls.identity, conn.tls.binding)
+            self._could_open = self._left()
+        if conn.confirmed:
+            if self._clients_id is not None:
+                self._retired(self._clients_id)
+                self._clients_id = None
+            self._moved(now)
+            if self._survey.result is not None and self._survey.result < self._size():
+                conn.apply_parameters(self._survey.result)
+        if not self._events and conn.core.state == "terminated":
+            self._end()
+
+    # --- events --------------------------------------------------------------------------------
+
+    def next_event(self) -> Event | None:
+        """See `Engine`."""
+        return self._events.popleft() if self._events else None
+
+    def _drain(self, now: float) -> None:
+        """Take the core's events, as long as there is room for what they bring."""
+        conn = self._conn
+        if self._windows.held >= self._brake and conn.core.state not in _OVER:
+            return
+        for event in conn.events():
+            self._take(event, now)
+            if self._windows.held >= self._brake:
+                break
+
+    def _take(self, event: tuple[Any, ...], now: float) -> None:
+        match event:
+            case ("stream_data", stream, data, fin):
+                self._stream_data(stream, data, now, fin=fin)
+            case ("stream_reset", stream, code, final):
+                self._credit.close(stream)
+                self._peer_reset(stream, code, final, now)
+            case ("stop_sending", stream, code):
+                self._peer_stopped(stream, code, now)
+            case ("stream_finished", stream):
+                self._credit.close(stream)
+                self._ended(stream)
+            case ("peer_blocked", int(stream), limit):
+                self._credit.blocked(stream, limit)
+            case _:
+                self._take_rare(event)
+
+    def _take_rare(self, event: tuple[Any, ...]) -> None:
+        match event:
+            case ("crypto_data", epoch, _, data):
+                self._crypto(epoch, data)
+            case ("handshake_done",):
+                self._conn.confirm()
+            case ("streams_available", False, _):
+                left = self._left()
+                if self.peer is not None and left > self._could_open:
+                    self._events.append(StreamsAvailable(left))
+                self._could_open = left
+            case ("connection_id_issued", cid):
+                self._issued(cid)
+            case ("connection_id_retired", cid):
+                self._retired(cid)
+            case ("peer_closed", application, code, _, reason):
+                self._close_event(code, _text(reason), application=application, by_peer=True)
+            case ("protocol_error", code, _, reason):
+                self._close_event(code, reason, application=False, by_peer=False)
+            case ("connection_terminated", code, _, reason):
+                # Without a word before: nobody there any more, or a stateless reset.
+                text = _text(reason) or "the peer has forgotten the connection"
+                self._close_event(code, text, application=False, by_peer=not reason)
+                self._end()
+            case _:  # pings, tokens, credit that the core uses by itself
+                pass
+
+    def _stream_data(self, stream: int, data: bytes, now: float, *, fin: bool) -> None:
+        if self._closed is not None:
+            return
+        if not self._data(stream, data, now, fin=fin):
+            self._violation("more than flow control allows")
+            return
+        window = self._windows.streams.get(stream)
+        if window is not None:
+            if fin:
+                self._credit.close(stream)
+            else:
+                self._credit.received(stream, window.received, now, self._pto())
+
+    def _violation(self, reason: str) -> None:
+        self._conn.close(TransportCode.FLOW_CONTROL_ERROR, _STREAM_FRAME, reason)
+        self._close_event(
+            TransportCode.FLOW_CONTROL_ERROR, reason, application=False, by_peer=False
+        )
+
+    def _crypto(self, epoch: int, data: bytes) -> None:
+        if self._closed is not None:
+            return
+        try:
+            self._conn.crypto(epoch, data)
+        except ProtocolError as error:
+            self._failure = error
+            self._conn.fail(error)
+            code = TransportCode.INTERNAL_ERROR if error.code is None else error.code
+            self._close_event(code, "handshake failed", application=False, by_peer=False)
+
+    def _gone(self, code: int, reason: str, *, by_peer: bool) -> None:
+        """Over, without a farewell."""
+        self._close_event(code, reason, application=False, by_peer=by_peer)
+        self._end()
+
+    def _end(self) -> None:
+        for cid in list(self._ids):
+            self._retired(cid)
+        self.terminated = True
+
+    # --- sending -------------------------------------------------------------------------------
+
+    def trains(self, now: float) -> list[Train]:
+        """See `Engine`."""
+        if self.terminated:
+            return []
+        moves = self._moves
+        most = BURST
+        room = moves.room()
+        if room is not None:
+            most = min(most, room // self._size())
+        own = self._own_packets(now) if self._closed is None and self._conn.confirmed else []
+        try:
+            datagrams = self._conn.poll(now, most) if most else []
+        except FaultError as error:
+            self._failure = error
+            self._conn.fail(error)
+            self._close_event(1, str(error), application=False, by_peer=False)
+            datagrams = []
+        if datagrams or own:
+            self._sent_at = now
+            self._handled = (-1.0, 0.0)
+        datagrams += own
+        moves.sent(sum(map(len, datagrams)))
+        self._note_sent()
+        address = moves.address
+        return group((datagram, address) for datagram in datagrams)
+
+    def _own_packets(self, now: float) -> list[bytes]:
+        """What the core does not send: window updates, path challenges."""
+        packets: list[bytes | None] = []
+        conn = self._conn
+        moves = self._moves
+        challenge = moves.challenge(now, max(self._pto(), 0.05), self._config.random)
+        if challenge is not None:
+            room = moves.room() or 0
+            packets.append(conn.seal(b"\x1a" + challenge, size=min(BASE_DATAGRAM, room)))
+        if moves.validated:
+            while frames := self._credit.frames(_FRAME_ROOM):
+                packets.append(conn.seal(frames))
+            if self._opened < OPEN_LIMIT:
+                interval = max(self._pto(), 0.05)
+                for size, data in self._survey.probes(now, interval, self._config.random):
+                    packets.append(conn.seal(b"\x1a" + data, size=size))
+        return [packet for packet in packets if packet is not None]
+
+    # --- time ----------------------------------------------------------------------------------
+
+    def next_timeout(self) -> float | None:
+        """See `Engine`."""
+        if self.terminated:
+            return None
+        deadlines = [
+            self._core_timeout(),
+            self._own_timeout(),
+            self._moves.next_timeout(),
+            self._credit.next_timeout(),
+        ]
+        if self._conn.confirmed and self._closed is None:
+            deadlines.append(self._survey.next_timeout())
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    def _core_timeout(self) -> float | None:
+        timer = self._conn.core.get_timer()
+        if timer is None:
+            return None
+        kind, deadline = timer
+        room = self._moves.room()
+        if room is not None and room < self._size() and kind not in {"idle", "close"}:
+            return None  # it could not send; what comes from there makes room
+        handled, pause = self._handled
+        if deadline <= handled:
+            return handled + pause  # it has had its turn, and could not send
+        if kind == "pacing":
+            return self._not_too_soon(deadline, self._rtt())
+        return deadline
+
+    def handle_timeout(self, now: float) -> None:
+        """See `Engine`."""
+        if self.terminated:
+            return
+        conn = self._conn
+        if self._handshake_late(now):
+            reason = "handshake timed out"
+            conn.close(TransportCode.NO_ERROR, 0, reason)
+            self._close_event(TransportCode.NO_ERROR, reason, application=False, by_peer=False)
+        if self._ping_due(now):
+            conn.core.send_ping(0)
+        timer = conn.core.get_timer()
+        if timer is not None and timer[1] <= now:
+            conn.core.handle_timer(now)
+            pause = self._handled[1]
+            self._handled = (now, min(2 * pause, _MAX_SPIN) or _SPIN)
+            self._check_black_hole()
+        self._credit.expire(now)
+        self._moves.expire(now)
+        self._after(now)
+
+    def _check_black_hole(self) -> None:
+        conn = self._conn
+        if conn.peer is None or self._size() == BASE_DATAGRAM or not conn.core.pto_count:
+            return
+        if self._survey.result is None and self._survey.hurry():
+            return
+        if conn.core.pto_count >= (BLACK_HOLE_PTOS if conn.confirmed else _HANDSHAKE_PTOS):
+            conn.apply_parameters(BASE_DATAGRAM)
+
+    def _pto(self) -> float:
+        rtt = self._rtt()
+        return 0.2 if rtt is None else 2 * rtt + 0.025
+
+    # --- streams -------------------------------------------------------------------------------
+
+    def _left(self) -> int:
+        peer_limit, _, opened, _ = self._conn.core.stream_limits
+        return max(0, peer_limit - opened)
+
+    @property
+    def streams_left(self) -> int:
+        """See `Engine`."""
+        return self._left() if self.peer is not None and self._closed is None else 0
+
+    def open_stream(self) -> int:
+        """See `Engine`."""
+        self._may_open(self._left())
+        try:
+            stream = self._conn.core.open_stream(False)  # unidirectional
+        except (ValueError, RuntimeError) as error:
+            raise LimitError(f"no stream can be opened: {error}") from error
+        self._could_open = self._left()
+        self._begin(stream, self._heard)
+        return stream
+
+    def _next_local(self) -> int:
+        return self._conn.core.stream_limits[2] * 4 + int(not self.is_client)
+
+    def _unsent(self, stream: int) -> int:
+        return self._conn.core.get_send_buffer_size(stream)
+
+    def _send_stream(self, stream: int, data: bytes | memoryview, *, fin: bool) -> None:
+        try:
+            self._conn.core.send_stream(stream, data, fin)
+        except (ValueError, RuntimeError):
+            # The peer has stopped it, or the connection is ending: events on their way tell.
+            return
+
+    def _reset_stream(self, stream: int, code: int) -> None:
+        try:
+            self._conn.core.reset_stream(stream, code)
+        except (ValueError, RuntimeError):
+            return
+
+    def _stop_stream(self, stream: int, code: int) -> None:
+        try:
+            self._conn.core.stop_sending(stream, code)
+        except (ValueError, RuntimeError):
+            return
+
+    def _grant(self, stream: int, limit: int, now: float) -> None:
+        offset = self._windows.streams[stream].received
+        self._credit.tell(stream, limit, offset, now, self._pto())
+
+    def consumed(self, stream: int, count: int, now: float) -> None:
+        """See `Engine`."""
+        braked = self._windows.held >= self._brake
+        super().consumed(stream, count, now)
+        if braked:
+            self._drain(now)
+
+    def close(self, code: int, reason: str, now: float) -> None:
+        """See `Engine`."""
+        self._check_code(code)
+        if self._closed is None:
+            self._conn.close(code, None, reason)
+            self._close_event(code, reason, application=True, by_peer=False)
+            self._after(now)
+
+    # --- figures -------------------------------------------------------------------------------
+
+    def _rtt(self) -> float | None:
+        return self._conn.core.smoothed_rtt
+
+    def _size(self) -> int:
+        size: int = self._conn.core.active_path[5]
+        return size
+
+    def stats(self) -> Stats:
+        """See `Engine`."""
+        core = self._conn.core
+        return Stats(
+            rtt=core.smoothed_rtt,
+            congestion_window=core.congestion_window,
+            bytes_in_flight=core.bytes_in_flight,
+            datagram_size=self._size(),
+            held=self._windows.held,
+            backlog=self._backlog,
+            lost=core.loss_total,
+        )
+
+
+def _text(reason: bytes) -> str:
+    return reason.decode("utf-8", "replace")
+
+
+class Qh3:
+    """The `EngineFactory`."""
+
+    name = "qh3"
+
+    def connect(
+        self, config: Config, address: Address, now: float, *, expected: PeerId | None = None
+    ) -> Engine:
+        """See `EngineFactory`."""
+        return Qh3Engine(config, address, now, expected=expected)
+
+    def accept(self, config: Config, admission: Admission, address: Address, now: float) -> Engine:
+        """See `EngineFactory`."""
+        return Qh3Engine(config, address, now, admission=admission)
