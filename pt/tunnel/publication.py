@@ -80,6 +80,8 @@ class Publication:
         open_dht: OpenDht | None = None,
         emit: Callable[[events.Event], None],
     ) -> None:
+        self.news = asyncio.Event()
+        """Set when a medium has the record, or has failed; whoever waits clears it."""
         self._node = node
         self._keys = keys
         self._identity = identity
@@ -104,7 +106,6 @@ class Publication:
         self._unsaved = False
         self._lan_failure: str | None = None
         self._results: dict[str, bool] = {}
-        self._result = asyncio.Event()
 
     @property
     def media(self) -> tuple[str, ...]:
@@ -136,11 +137,6 @@ class Publication:
         if self._lan:
             await self._announce()
         self._scope.start(self._refresh())
-
-    async def wait(self) -> None:
-        """Wait until one more medium has the record, or has failed."""
-        await self._result.wait()
-        self._result.clear()
 
     def changed(self) -> None:
         """Our addresses are others now."""
@@ -212,7 +208,7 @@ class Publication:
 
     def _tell(self, medium: str, ok: bool, detail: str, seconds: float) -> None:
         self._results[medium] = ok
-        self._result.set()
+        self.news.set()
         self._emit(events.Published(medium=medium, ok=ok, detail=detail, seconds=round(seconds, 3)))
 
     async def _announce(self) -> None:

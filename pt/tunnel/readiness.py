@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
+from pt.aio.scope import Scope
 from pt.errors import NetworkError
 from pt.identity.peer_id import PeerId
 from pt.node.relays import Relays
@@ -22,11 +23,23 @@ from pt.wire.multiaddr import Multiaddr
 __all__ = ["Readiness"]
 
 RELAY_TIMEOUT: Final = 10.0
-"""Seconds for the first reservation at the relays that were given, if there is no LAN."""
+"""Seconds for the first reservation at the relays that were given, if nothing else works."""
 GRACE: Final = 3.0
 """Seconds that slower media have when one has the record already."""
 OUTSIDE_WAIT: Final = 30.0
 """Seconds to find an address that leads here from other networks."""
+PROBE_AGAIN: Final = 10.0
+"""Seconds from the beginning of a probe to the next one of the same addresses."""
+MAX_PROBES: Final = 4
+MAX_REMEMBERED: Final = 32
+NOT_OUTSIDE: Final = (
+    "published, but without a relay or a public address: only machines of this network can "
+    "connect. Give a relay with --relay"
+)
+NOT_ANSWERING: Final = (
+    "published, but no address that leads here from other networks answers: if others do not get "
+    "through either, check that the port is forwarded, or give a relay with --relay"
+)
 
 
 class Readiness:
@@ -43,57 +56,90 @@ class Readiness:
         self._relays = relays
         self._peer_id = peer_id
         self._emit = emit
-        self._probed: frozenset[Multiaddr] = frozenset()
-        self._answered: list[frozenset[Multiaddr]] = []
+        self._scope = Scope(limit=MAX_PROBES)
+        self._probed: dict[frozenset[Multiaddr], float] = {}
+        """When what is probed, or has failed, may be tried again."""
+        self._answered: set[frozenset[Multiaddr]] = set()
+        self._warned: set[str] = set()
+        self._relayed: frozenset[Multiaddr] = frozenset()
+        self._began = 0.0
 
     async def wait(self, *, relays_given: bool) -> None:
         """Wait until a published path has answered."""
+        try:
+            await self._wait(relays_given=relays_given)
+        finally:
+            await self._scope.aclose()
+
+    async def _wait(self, *, relays_given: bool) -> None:
         publication = self._publication
         loop = asyncio.get_running_loop()
-        began = loop.time()
-        relayed = False
-        on_lan = "lan" in publication.media
-        if relays_given and await self._relays.wait_first(GRACE if on_lan else RELAY_TIMEOUT):
-            relayed = await self._answers(frozenset(self._relays.addresses))
-            began = loop.time()
+        self._began = loop.time()
+        asking = self._scope.start(self._await_relay()) if relays_given else None
         while True:
-            if await self._answers(frozenset(filter(_from_outside, publication.stored))):
+            outside = frozenset(filter(_from_outside, publication.stored))
+            if self._leads_here(outside):
                 return
-            age = loop.time() - began
-            here = relayed or not publication.has_stores or "lan" in publication.media
-            if here and (publication.settled or age >= GRACE or not relays_given):
-                return
+            asked = asking is None or asking.done()
+            age = loop.time() - self._began
+            self._probe(self._relayed)
+            here = self._leads_here(self._relayed) or (asked and not publication.has_stores)
+            if here or "lan" in publication.media:
+                settled = publication.settled and not len(self._scope)
+                if settled or age >= GRACE or not relays_given:
+                    return
             if publication.stored and age >= OUTSIDE_WAIT:
-                self._emit(
-                    events.Warned(
-                        message="published, but without a relay or a public address: only "
-                        "machines of this network can connect. Give a relay with --relay"
-                    )
-                )
+                self._warn(NOT_ANSWERING if outside else NOT_OUTSIDE)
                 return
+            self._probe(outside)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(GRACE - age if age < GRACE else GRACE):
-                    await publication.wait()
+                    await publication.news.wait()
+            publication.news.clear()
 
-    async def _answers(self, addresses: frozenset[Multiaddr]) -> bool:
-        """Whether one of the addresses leads to us; tried once."""
-        if any(those <= addresses for those in self._answered):
-            return True
-        if not addresses or addresses <= self._probed:
-            return False
-        self._probed |= addresses
-        circuits = tuple(each for each in addresses if each.is_circuit)
-        direct = tuple(addresses - set(circuits))
+    async def _await_relay(self) -> None:
+        """The first reservation; slower media have GRACE from then on."""
+        if await self._relays.wait_first(RELAY_TIMEOUT):
+            self._relayed = frozenset(self._relays.addresses)
+            self._began = asyncio.get_running_loop().time()
+        self._wake()
+
+    def _wake(self) -> None:
+        """Look again, once the task that says so has ended."""
+        asyncio.get_running_loop().call_soon(self._publication.news.set)
+
+    def _leads_here(self, addresses: frozenset[Multiaddr]) -> bool:
+        """Whether some of them have answered."""
+        return any(those <= addresses for those in self._answered)
+
+    def _probe(self, addresses: frozenset[Multiaddr]) -> None:
+        """Dial these in the background, those through relays apart, unless it was done lately."""
+        now = asyncio.get_running_loop().time()
+        circuits = frozenset(each for each in addresses if each.is_circuit)
+        for those, dial in ((addresses - circuits, probe), (circuits, probe_relayed)):
+            if those and self._probed.get(those, now) <= now and not self._scope.full:
+                if len(self._probed) >= MAX_REMEMBERED:
+                    self._probed.clear()
+                self._probed[those] = now + PROBE_AGAIN
+                self._scope.start(self._dial(those, dial))
+
+    async def _dial(
+        self,
+        addresses: frozenset[Multiaddr],
+        dial: Callable[[tuple[Multiaddr, ...], PeerId], Awaitable[None]],
+    ) -> None:
         try:
-            if direct:
-                await probe(direct, self._peer_id)
-            else:
-                await probe_relayed(circuits, self._peer_id)
+            await dial(tuple(addresses), self._peer_id)
         except NetworkError as error:
-            self._emit(events.Warned(message=str(error)))
-            return False
-        self._answered.append(addresses)
-        return True
+            self._warn(str(error))
+        else:
+            self._answered.add(addresses)
+        self._wake()
+
+    def _warn(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            self._emit(events.Warned(message=message))
 
 
 def _from_outside(address: Multiaddr) -> bool:

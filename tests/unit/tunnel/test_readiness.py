@@ -11,13 +11,14 @@ from pt.errors import NetworkError
 from pt.identity.keys import PrivateKey
 from pt.identity.peer_id import PeerId
 from pt.tunnel import events, readiness
-from pt.tunnel.readiness import GRACE, OUTSIDE_WAIT, RELAY_TIMEOUT, Readiness
+from pt.tunnel.readiness import GRACE, OUTSIDE_WAIT, PROBE_AGAIN, RELAY_TIMEOUT, Readiness
 from pt.wire.multiaddr import Multiaddr
 from tests.sim.loop import run
 
 ME = PeerId.from_public_key(PrivateKey.generate(b"\1" * 32).public)
 RELAY = PeerId.from_public_key(PrivateKey.generate(b"\2" * 32).public)
 CIRCUIT = Multiaddr.parse(f"/ip4/11.0.0.1/tcp/4001/p2p/{RELAY}/p2p-circuit")
+PUBLIC = Multiaddr.parse("/ip4/11.0.0.9/tcp/4001")
 INSIDE = Multiaddr.parse("/ip4/192.168.1.2/tcp/4001")
 
 
@@ -28,7 +29,7 @@ class Media:
     said: dict[str, tuple[float, bool]]
     addresses: frozenset[Multiaddr] = frozenset({INSIDE})
     results: dict[str, bool] = field(default_factory=dict)
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    news: asyncio.Event = field(default_factory=asyncio.Event)
 
     def start(self) -> None:
         for medium, (after, ok) in self.said.items():
@@ -39,7 +40,7 @@ class Media:
 
     def tell(self, medium: str, ok: bool) -> None:
         self.results[medium] = ok
-        self.changed.set()
+        self.news.set()
 
     @property
     def media(self) -> tuple[str, ...]:
@@ -56,10 +57,6 @@ class Media:
     @property
     def stored(self) -> frozenset[Multiaddr]:
         return self.addresses if set(self.media) - {"lan"} else frozenset()
-
-    async def wait(self) -> None:
-        await self.changed.wait()
-        self.changed.clear()
 
 
 @dataclass
@@ -127,6 +124,80 @@ def test_a_path_that_does_not_answer_is_told_and_another_awaited(
     assert told[0] == "no answer"
 
 
+def test_relays_that_are_silent_do_not_hold_up_another_medium(monkeypatch) -> None:
+    monkeypatch.setattr(readiness, "probe", answers_as(PUBLIC))
+    media = Media({"overlay": (NEVER, True), "amino": (2.0, True)}, frozenset({INSIDE, PUBLIC}))
+    took, told = ready_after(media, FakeRelays(), given=True)
+    assert took == pytest.approx(2)
+    assert told == []
+
+
+def test_a_public_address_that_does_not_answer_does_not_hide_a_relay_that_does(monkeypatch) -> None:
+    """A port that the router forwards, and does not lead back to itself."""
+    monkeypatch.setattr(readiness, "probe", refuses)
+    monkeypatch.setattr(readiness, "probe_relayed", answers)
+    media = Media({"amino": (2.0, True)}, frozenset({PUBLIC, CIRCUIT}))
+    took, told = ready_after(media, FakeRelays(), given=False)
+    assert took == pytest.approx(2)
+    assert told in ([], ["no answer"])
+
+
+@pytest.mark.parametrize("relay", [None, 0.5])
+def test_a_probe_that_hangs_does_not_hold_up_the_lan(monkeypatch, relay: float | None) -> None:
+    monkeypatch.setattr(readiness, "probe", hangs)
+    monkeypatch.setattr(readiness, "probe_relayed", hangs)
+    media = Media({"lan": (0, True), "amino": (1.0, True)}, frozenset({PUBLIC, CIRCUIT}))
+    took, told = ready_after(media, FakeRelays(relay), given=relay is not None)
+    assert took == pytest.approx(0 if relay is None else relay + GRACE)
+    assert told == []
+
+
+def test_a_path_that_does_not_answer_yet_is_tried_again(monkeypatch) -> None:
+    tries: list[float] = []
+
+    async def later(addresses, peer) -> None:
+        tries.append(asyncio.get_running_loop().time())
+        if len(tries) < 3:
+            raise NetworkError("no answer")
+
+    monkeypatch.setattr(readiness, "probe_relayed", later)
+    media = Media({"amino": (1.0, True)}, frozenset({CIRCUIT}))
+    took, told = ready_after(media, FakeRelays(), given=False)
+    assert took == pytest.approx(1 + 2 * PROBE_AGAIN, abs=2 * GRACE)
+    assert told == ["no answer"]
+
+
+def test_ready_is_not_called_a_matter_of_relays_when_there_is_a_public_address(monkeypatch) -> None:
+    monkeypatch.setattr(readiness, "probe", refuses)
+    media = Media({"amino": (1.0, True)}, frozenset({PUBLIC, INSIDE}))
+    took, told = ready_after(media, FakeRelays(), given=False)
+    assert took == pytest.approx(OUTSIDE_WAIT, abs=GRACE)
+    assert told == ["no answer", readiness.NOT_ANSWERING]
+
+
+@pytest.mark.parametrize("said", [{}, {"lan": (0, False)}])
+def test_without_a_dht_the_first_reservation_is_awaited(monkeypatch, said) -> None:
+    """An open tunnel with relays, or a LAN that fails."""
+    monkeypatch.setattr(readiness, "probe_relayed", answers)
+    assert ready_after(Media(said), FakeRelays(2.0), given=True)[0] == pytest.approx(2)
+    assert ready_after(Media(said), FakeRelays(), given=True)[0] == pytest.approx(RELAY_TIMEOUT)
+    assert ready_after(Media(said), FakeRelays(), given=False)[0] == pytest.approx(0)
+
+
+def test_memory_of_probes_is_bounded(monkeypatch) -> None:
+    """Addresses that change for days before anything answers."""
+    monkeypatch.setattr(readiness, "probe", refuses)
+
+    async def scenario() -> None:
+        made = Readiness(Media({}), FakeRelays(), ME, lambda _: None)
+        for number in range(500):
+            made._probe(frozenset({Multiaddr.tcp(f"11.1.{number // 250}.{number % 250}", 1)}))
+            await asyncio.sleep(1)
+        assert len(made._probed) <= readiness.MAX_REMEMBERED
+
+    run(scenario())
+
+
 def ready_after(media: Media, relays: FakeRelays, given: bool) -> tuple[float, list[str]]:
     """Seconds until READY, and the warnings before it."""
     told: list[events.Event] = []
@@ -136,6 +207,7 @@ def ready_after(media: Media, relays: FakeRelays, given: bool) -> tuple[float, l
         began = loop.time()
         media.start()
         await Readiness(media, relays, ME, told.append).wait(relays_given=given)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
         return loop.time() - began
 
     took = run(scenario())
@@ -146,6 +218,17 @@ def ready_after(media: Media, relays: FakeRelays, given: bool) -> tuple[float, l
 async def answers(addresses, peer) -> None:
     assert tuple(addresses) == (CIRCUIT,)
     assert peer == ME
+
+
+def answers_as(*known: Multiaddr):
+    async def answer(addresses, peer) -> None:
+        assert set(addresses) == set(known)
+
+    return answer
+
+
+async def hangs(addresses, peer) -> None:
+    await asyncio.sleep(1e6)
 
 
 async def refuses(addresses, peer) -> None:
