@@ -21,8 +21,8 @@ from pt.tunnel.events import Event, Warned
 
 __all__ = ["Runnable", "run_tunnel"]
 
-CLOSE_TIMEOUT: Final = 3.0
-"""Seconds for farewells (mDNS goodbye, GO_AWAY) once nothing is left to carry."""
+CLOSE_TIMEOUT: Final = 6.0
+"""Seconds for farewells (GO_AWAY, goodbyes on media: 5 s at most) once nothing is left to carry."""
 SILENT: Final = 0.2
 """Seconds of draining that need no explanation."""
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)

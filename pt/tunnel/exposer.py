@@ -132,7 +132,7 @@ class Exposer:
         elif "amino" not in media:
             direct = [each for each in self.addresses if not each.is_circuit]
             relayed = [each for each in self.addresses if each.is_circuit]
-            if not self.config.lan and direct:
+            if "lan" not in media and direct:
                 parts.append(f"--peer {direct[0]}")
             parts += [f"--peer {each}" for each in relayed[:RELAYS_TOLD]]
         return " ".join(parts)
@@ -149,6 +149,13 @@ class Exposer:
         loop = asyncio.get_running_loop()
         self._stopped = loop.create_future()
         self._hangups = HangupWatch(loop)
+        try:
+            await self._start()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _start(self) -> None:
         identity = self._state.identity(self.name)
         await self._targets.resolve()
         self._keys = await keys_of(self.name, self._state, is_open=self.config.open)
@@ -172,12 +179,8 @@ class Exposer:
             on_news=self._on_relay,
         )
         await self._node.start()
-        try:
-            self._claim = self._claim_relays()
-            await self._open_doors(identity, strength)
-        except BaseException:
-            await self.close()
-            raise
+        self._claim = self._claim_relays()
+        await self._open_doors(identity, strength)
 
     def _claim_relays(self) -> Claim | None:
         """Be the one that is reached through relays under our peer id: it has one place at each.
