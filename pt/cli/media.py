@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pt.cli.options import relays_from
+from pt.cli.options import addresses_from, relays_from
 from pt.errors import UsageError
 from pt.wire.multiaddr import Multiaddr
 
@@ -82,12 +82,16 @@ def media_from(args: argparse.Namespace, environ: Mapping[str, str] | None = Non
             if given:
                 raise UsageError(f"--lan-only and {option} contradict each other: give one")
         return Media(lan=True, public=False, relays=(), bootstrap=())
-    relays = relays_from(args.relay, env)
-    bootstrap = _bootstrap_from(args.bootstrap, env)
     network = args.network or env.get("PT_NETWORK")
-    public = not (args.no_public or network)
-    if public and not args.bootstrap:
-        public = env.get("PT_NO_PUBLIC", "").lower() not in _TRUE
+    if network:
+        env = {}  # what it names is of other networks
+    relays = relays_from(args.relay, env)
+    bootstrap = addresses_from(args.bootstrap, "PT_BOOTSTRAP", env)
+    wanted = bool(args.bootstrap) and any(map(_is_dht_peer, bootstrap))
+    unwanted = env.get("PT_NO_PUBLIC", "").lower() in _TRUE and not wanted
+    public = not (args.no_public or network or unwanted)
+    if not public and not args.bootstrap:
+        bootstrap = tuple(each for each in bootstrap if not _is_dht_peer(each))
     if network:
         more_relays, more_servers = _read_network(network)
         relays = tuple(dict.fromkeys((*relays, *more_relays)))
@@ -95,24 +99,25 @@ def media_from(args: argparse.Namespace, environ: Mapping[str, str] | None = Non
     return Media(lan=not args.no_lan, public=public, relays=relays, bootstrap=bootstrap)
 
 
-def _bootstrap_from(texts: list[str], env: Mapping[str, str]) -> tuple[Multiaddr, ...]:
-    if not texts:
-        texts = env.get("PT_BOOTSTRAP", "").replace(",", " ").split()
-    return tuple(Multiaddr.parse(text) for text in texts)
+def _is_dht_peer(address: Multiaddr) -> bool:
+    """Whether it is of the public DHT, not of the overlay."""
+    return address.peer_id_bytes is not None
 
 
 def _read_network(path: str) -> tuple[list[Multiaddr], list[Multiaddr]]:
     """The relays and the overlay's servers that a file lists; # begins a comment."""
     try:
         with Path(path).expanduser().open("rb") as file:
-            text = file.read(MAX_NETWORK_FILE + 1).decode()
+            data = file.read(MAX_NETWORK_FILE + 1)
     except OSError as error:
         reason = error.strerror or error
         raise UsageError(f"cannot read {path} given by --network: {reason}") from error
+    if len(data) > MAX_NETWORK_FILE:
+        raise UsageError(f"{path} given by --network is over {MAX_NETWORK_FILE} bytes long")
+    try:
+        text = data.decode()
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} given by --network is not text: put addresses in it") from error
-    if len(text) > MAX_NETWORK_FILE:
-        raise UsageError(f"{path} given by --network is over {MAX_NETWORK_FILE} bytes long")
     relays: list[Multiaddr] = []
     servers: list[Multiaddr] = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -124,7 +129,7 @@ def _read_network(path: str) -> tuple[list[Multiaddr], list[Multiaddr]]:
                 address = Multiaddr.parse(word)
             except UsageError as error:
                 raise UsageError(f"{path}, line {number}: {error}") from error
-            (servers if address.peer_id_bytes is None else relays).append(address)
+            (relays if address.peer_id_bytes is not None else servers).append(address)
     if not relays and not servers:
         raise UsageError(
             f"{path} given by --network lists no relay: put one address a line in it, as pt relay "

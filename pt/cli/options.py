@@ -27,6 +27,7 @@ __all__ = [
     "add_general",
     "add_identity",
     "add_relay",
+    "addresses_from",
     "configure_logging",
     "parse_forward",
     "parse_service",
@@ -215,7 +216,7 @@ def peers_from(
         UsageError: one is not a multiaddr.
 
     """
-    return _addresses(texts, "PT_PEER", environ)
+    return addresses_from(texts, "PT_PEER", environ)
 
 
 def relays_from(
@@ -227,12 +228,18 @@ def relays_from(
         UsageError: one is not a multiaddr.
 
     """
-    return _addresses(texts, "PT_RELAY", environ)
+    return addresses_from(texts, "PT_RELAY", environ)
 
 
-def _addresses(
-    texts: list[str] | None, variable: str, environ: Mapping[str, str] | None
+def addresses_from(
+    texts: list[str] | None, variable: str, environ: Mapping[str, str] | None = None
 ) -> tuple[Multiaddr, ...]:
+    """Return the addresses of an option, or else those of an environment variable.
+
+    Raises:
+        UsageError: one is not a multiaddr.
+
+    """
     env = os.environ if environ is None else environ
     if not texts:
         texts = env.get(variable, "").replace(",", " ").split()

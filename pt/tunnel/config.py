@@ -20,6 +20,7 @@ __all__ = [
     "ExposeConfig",
     "Forward",
     "Service",
+    "TunnelConfig",
     "default_listen",
 ]
 
@@ -103,28 +104,17 @@ class Service(Facts):
         return self.host, self.port if self.target_port is None else self.target_port
 
 
-class ExposeConfig(Facts):
-    """What `Exposer` does."""
-
-    hidden = frozenset({"relay_secret"})
+class TunnelConfig(Facts):
+    """What both ends are told: the name, and where they look for each other."""
 
     name: str | None
-    services: tuple[Service, ...]
     open: bool = False
     """Speak the unauthenticated protocol of the Go program instead of ours."""
-    allow: frozenset[PeerId] = frozenset()
-    """If not empty, only these peers get in, on top of knowing the name."""
-    listen: tuple[Multiaddr, ...] = ()
-    """None given: `default_listen`."""
     lan: bool = True
-    """Announce on the local network by mDNS."""
-    announce: tuple[Multiaddr, ...] = ()
-    """Addresses to publish besides those of the interfaces (a forwarded port, say)."""
+    """Use the local network, by mDNS."""
     relays: tuple[Multiaddr, ...] = ()
-    """Relays to be reached through, each ending in its /p2p/ID."""
-    relay_secret: str | None = None
-    """The secret of the relays' operator, who then sets no limits, as a rule."""
-
+    """Relays, each ending in its /p2p/ID: to be reached through, or to try besides those that the
+    exposer names."""
     public: bool = False
     """Use the public DHT; the command line and the library turn it on."""
     bootstrap: tuple[Multiaddr, ...] = ()
@@ -132,20 +122,8 @@ class ExposeConfig(Facts):
 
     def _check(self) -> None:
         self.__dict__["name"] = _checked_name(self.name, is_open=self.open)
-        if not self.services:
-            raise UsageError("nothing to expose: give at least one --port")
-        if len(self.services) > MAX_SERVICES:
-            raise UsageError(f"more than {MAX_SERVICES} ports: start a second pt tcp for the rest")
-        ports = [service.port for service in self.services]
-        for port in ports:
-            if ports.count(port) > 1:
-                raise UsageError(f"port {port} is given twice: binders could not tell them apart")
         _check_relays(self.relays)
         _check_bootstrap(self.bootstrap, public=self.public)
-        if self.relay_secret is not None and not self.relays:
-            raise UsageError("a relay's secret without a relay: give --relay MULTIADDR, too")
-        if not self.listen:
-            self.__dict__["listen"] = default_listen()
 
     @property
     def overlay_seeds(self) -> tuple[Multiaddr, ...]:
@@ -156,6 +134,37 @@ class ExposeConfig(Facts):
     def dht_bootstrap(self) -> tuple[Multiaddr, ...]:
         """Peers of the public DHT to start from; empty: the well-known ones."""
         return tuple(each for each in self.bootstrap if each.peer_id_bytes is not None)
+
+
+class ExposeConfig(TunnelConfig):
+    """What `Exposer` does."""
+
+    hidden = frozenset({"relay_secret"})
+
+    services: tuple[Service, ...]
+    allow: frozenset[PeerId] = frozenset()
+    """If not empty, only these peers get in, on top of knowing the name."""
+    listen: tuple[Multiaddr, ...] = ()
+    """None given: `default_listen`."""
+    announce: tuple[Multiaddr, ...] = ()
+    """Addresses to publish besides those of the interfaces (a forwarded port, say)."""
+    relay_secret: str | None = None
+    """The secret of the relays' operator, who then sets no limits, as a rule."""
+
+    def _check(self) -> None:
+        super()._check()
+        if not self.services:
+            raise UsageError("nothing to expose: give at least one --port")
+        if len(self.services) > MAX_SERVICES:
+            raise UsageError(f"more than {MAX_SERVICES} ports: start a second pt tcp for the rest")
+        ports = [service.port for service in self.services]
+        for port in ports:
+            if ports.count(port) > 1:
+                raise UsageError(f"port {port} is given twice: binders could not tell them apart")
+        if self.relay_secret is not None and not self.relays:
+            raise UsageError("a relay's secret without a relay: give --relay MULTIADDR, too")
+        if not self.listen:
+            self.__dict__["listen"] = default_listen()
 
 
 class Forward(Facts):
@@ -172,52 +181,30 @@ class Forward(Facts):
         _check_port(self.remote_port, "the remote port", lowest=0)
 
 
-class BindConfig(Facts):
+class BindConfig(TunnelConfig):
     """What `Binder` does."""
 
-    name: str | None
     forwards: tuple[Forward, ...] = ()
     stdio: bool = False
     """Serve this process's stdin and stdout as the one connection."""
     stdio_port: int = 0
     peers: tuple[Multiaddr, ...] = ()
     """Addresses to try besides (with `lan` unset: instead of) the look-up."""
-    relays: tuple[Multiaddr, ...] = ()
-    """Relays to try besides those that the exposer names, each ending in its /p2p/ID."""
     pins: tuple[PeerId, ...] = ()
     """Who may be the exposer; none given: who it was at first use."""
     any_exposer: bool = False
     """Anybody who proves the name may."""
-    open: bool = False
-    lan: bool = True
     once: bool = False
     """End when the exposer is lost instead of looking for it for ever."""
     timeout: float | None = None
     """Seconds to find the exposer; None waits for ever."""
 
-    public: bool = False
-    """Use the public DHT; the command line and the library turn it on."""
-    bootstrap: tuple[Multiaddr, ...] = ()
-    """Peers of the DHT (with /p2p) instead of the well-known ones; overlay servers (on /udp)."""
-
     def _check(self) -> None:
-        self.__dict__["name"] = _checked_name(self.name, is_open=self.open)
+        super()._check()
         _check_port(self.stdio_port, "the remote port", lowest=0)
-        _check_relays(self.relays)
-        _check_bootstrap(self.bootstrap, public=self.public)
         taken = [(fwd.host, fwd.local_port) for fwd in self.forwards if fwd.local_port]
         for host, port in taken:
             if taken.count((host, port)) > 1:
                 raise UsageError(f"local port {port} is given twice: give every forward its own")
         if self.timeout is not None and not self.timeout > 0:
             raise UsageError("the timeout must be more than 0 seconds")
-
-    @property
-    def overlay_seeds(self) -> tuple[Multiaddr, ...]:
-        """Where the overlay's servers are."""
-        return (*self.relays, *(each for each in self.bootstrap if each.peer_id_bytes is None))
-
-    @property
-    def dht_bootstrap(self) -> tuple[Multiaddr, ...]:
-        """Peers of the public DHT to start from; empty: the well-known ones."""
-        return tuple(each for each in self.bootstrap if each.peer_id_bytes is not None)

@@ -121,5 +121,7 @@ class AminoStore:
 
     async def close(self) -> None:
         """See `Store`."""
-        await self._amino.close()
-        await self._node.close()
+        try:
+            await self._amino.close()
+        finally:
+            await self._node.close()

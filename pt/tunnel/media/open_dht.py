@@ -86,6 +86,8 @@ class OpenDht:
 
     async def close(self) -> None:
         """Stop."""
-        await self._amino.close()
-        if self._own is not None:
-            await self._own.close()
+        try:
+            await self._amino.close()
+        finally:
+            if self._own is not None:
+                await self._own.close()

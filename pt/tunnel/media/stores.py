@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pt.identity.peer_id import PeerId
 from pt.node.state import StateDir
 from pt.trace import Tracer
-from pt.tunnel.config import BindConfig, ExposeConfig
+from pt.tunnel.config import TunnelConfig
 from pt.wire.multiaddr import Multiaddr
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ __all__ = ["media_of", "open_dht_of", "open_stores"]
 OnHop = Callable[[PeerId, tuple[Multiaddr, ...]], None]
 
 
-def media_of(config: ExposeConfig | BindConfig) -> list[str]:
+def media_of(config: TunnelConfig) -> list[str]:
     """What the user's options leave of the media."""
     media = ["lan"] if config.lan else []
     if config.overlay_seeds and not config.open:
@@ -32,7 +32,7 @@ def media_of(config: ExposeConfig | BindConfig) -> list[str]:
 
 
 async def open_stores(
-    config: ExposeConfig | BindConfig,
+    config: TunnelConfig,
     state: StateDir,
     *,
     tracer: Tracer,
@@ -52,13 +52,12 @@ async def open_stores(
         from pt.tunnel.media.amino import AminoStore  # noqa: PLC0415
 
         amino = AminoStore(state, config.dht_bootstrap, on_hop=on_hop, tracer=tracer)
-        await amino.start()
-        stores.append(amino)
+        stores.append(await _started(amino))
     return stores
 
 
 async def open_dht_of(
-    config: ExposeConfig | BindConfig,
+    config: TunnelConfig,
     state: StateDir,
     *,
     tracer: Tracer,
@@ -71,5 +70,23 @@ async def open_dht_of(
     from pt.tunnel.media.open_dht import OpenDht  # noqa: PLC0415
 
     dht = OpenDht(config.name, state, config.dht_bootstrap, node=node, on_hop=on_hop, tracer=tracer)
-    await dht.start()
+    return await _started(dht)
+
+
+class _Dht(Protocol):
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+Dht = TypeVar("Dht", bound=_Dht)
+
+
+async def _started(dht: Dht) -> Dht:
+    """Start it; nothing is left of one that does not start."""
+    try:
+        await dht.start()
+    except BaseException:
+        await dht.close()
+        raise
     return dht
