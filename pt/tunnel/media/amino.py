@@ -27,7 +27,7 @@ from pt.wire.multiaddr import Multiaddr
 __all__ = ["AminoStore", "cost", "open_amino", "public_only"]
 
 HOLDERS: Final = 8
-"""Servers whose values are enough: the others most likely hold the same, and each costs 10 kB."""
+"""Servers whose values are enough at first: the others most likely hold the same, at 10 kB each."""
 
 
 def open_amino(
@@ -90,7 +90,9 @@ class AminoStore:
             raise NetworkError(f"none of {stored.asked} servers of the DHT took the record")
         return f"at {len(stored.acknowledged)} of {stored.asked} servers"
 
-    async def values(self, epoch: EpochKeys) -> AsyncGenerator[bytes, None]:
+    async def values(
+        self, epoch: EpochKeys, *, thorough: bool = False
+    ) -> AsyncGenerator[bytes, None]:
         """See `Store`."""
 
         def checked(value: bytes) -> None:
@@ -106,7 +108,7 @@ class AminoStore:
                         seen.add(found.value)
                         yield found.value
                     holders += 1
-                    if holders == HOLDERS:
+                    if holders == HOLDERS and not thorough:
                         return
         except NetworkError as error:
             raise self._explained(error) from error

@@ -74,11 +74,12 @@ class MailboxSearch(Rounds):
     async def _look(self, number: int) -> bool | str:
         """One mailbox: whether somebody was found, or why no server answered."""
         epoch = EpochKeys.derive(self._keys, number)
+        again = self.rounds > 0  # what was found before did not do
         found = False
         try:
             async with (
                 asyncio.timeout(LOOKUP_TIMEOUT),
-                contextlib.aclosing(self._store.values(epoch)) as values,
+                contextlib.aclosing(self._store.values(epoch, thorough=again)) as values,
             ):
                 async for value in values:
                     found = self._take(value, epoch) or found

@@ -26,10 +26,12 @@ class Store(Protocol):
         """
         ...
 
-    def values(self, epoch: EpochKeys) -> AsyncGenerator[bytes, None]:
+    def values(self, epoch: EpochKeys, *, thorough: bool = False) -> AsyncGenerator[bytes, None]:
         """Every distinct value that servers hold, valid in form and signature, as they come.
 
-        To be closed (`contextlib.aclosing`), which ends the look-up.
+        Unless `thorough`, it may end when enough servers have answered: those next to the key may
+        be a crowd that is quick to return an old value. To be closed (`contextlib.aclosing`), which
+        ends the look-up.
 
         Raises:
             PtError, OSError, TimeoutError: no server answered.

@@ -259,3 +259,21 @@ def test_a_store_that_hangs_for_ever_is_told_of() -> None:
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     run(scenario())
+
+
+def test_a_crowd_that_is_quick_to_return_an_old_value_is_asked_past() -> None:
+    """When what the first servers had does not do, all of them are asked."""
+
+    async def scenario() -> None:
+        store = MemoryStore(servers=20)
+        store.enough = 8
+        plant(store, packed(signed(0, 5)))
+        plant(store, packed(signed(0, 6), seq=int(NOW) + 1), *range(8, 20))
+        rig = Rig(store)
+        await rig.until(lambda: rig.search.rounds == 1)
+        assert rig.found == {(PEERS[0], 5)}
+        await rig.until(lambda: rig.search.rounds == 2)
+        assert rig.found == {(PEERS[0], 5), (PEERS[0], 6)}
+        await rig.search.close()
+
+    run(scenario())
