@@ -20,6 +20,9 @@ __all__ = ["AT_ONCE", "HEAD_START", "OPEN_AT_ONCE", "OPEN_HEAD_START", "hunt"]
 HEAD_START: Final = 0.3
 """Seconds that a candidate has before the next one is dialed beside it."""
 AT_ONCE: Final = 6
+MOST: Final = 512
+"""Attempts of one hunt: whoever publishes ever new addresses must not keep it from beginning anew,
+and from trying others a second time."""
 OPEN_HEAD_START: Final = 0.05
 OPEN_AT_ONCE: Final = 32
 """The same for an open tunnel: many say to offer it, and most of them are gone."""
@@ -47,7 +50,7 @@ async def hunt(
     try:
         while True:
             news.clear()
-            fresh = [one for one in choose() if _attempt(one) not in tried]
+            fresh = [one for one in choose() if _attempt(one) not in tried][: MOST - len(tried)]
             if fresh and len(running) < at_once and (loop.time() >= next_at or not running):
                 one = fresh.pop(0)
                 tried.add(_attempt(one))

@@ -29,6 +29,9 @@ __all__ = ["LAN", "Candidate", "Lookup"]
 LAN: Final = "lan"
 MAX_INSTANCES: Final = 128
 """Announcements of candidates; the same one may come over several interfaces."""
+LAN_SILENCE: Final = 5.0
+"""Seconds after which it is told that nobody is heard on the local network."""
+SILENT: Final = "nobody announces this name here"
 GIVEN_ALONE: Final = 3.0
 """Seconds until the DHTs are asked, too, when addresses were given that do not answer."""
 _NEWS: Final = frozenset({Change.NEW, Change.UPDATED})
@@ -77,6 +80,7 @@ class Lookup:
         self._started = time.monotonic()
         self._lan_heard = False
         self._waiting: asyncio.TimerHandle | None = None
+        self._silence: asyncio.TimerHandle | None = None
 
     async def start_lan(self, keys: NameKeys) -> NetworkError | None:
         """Search the LAN; returns why it cannot, since other media may do."""
@@ -87,7 +91,12 @@ class Lookup:
         except NetworkError as error:
             return error
         self._browser = browser
+        self._silence = asyncio.get_running_loop().call_later(LAN_SILENCE, self._silent)
         return None
+
+    def _silent(self) -> None:
+        if not self._lan_heard:
+            self._on_searched(LAN, False, SILENT, LAN_SILENCE)
 
     def search(self, keys: NameKeys, stores: Sequence[Store]) -> None:
         """Search these, too, and own them; addresses that were given have a while of their own."""
@@ -142,8 +151,9 @@ class Lookup:
             search.resume()
 
     def _end_wait(self) -> None:
-        if self._waiting is not None:
-            self._waiting.cancel()
+        for timer in (self._waiting, self._silence):
+            if timer is not None:
+                timer.cancel()
 
     def hurry(self) -> None:
         """Ask the DHTs now, whether or not their time has come."""

@@ -8,7 +8,7 @@ import pytest
 from pt.errors import ConnectError
 from pt.identity.keys import PrivateKey
 from pt.identity.peer_id import PeerId
-from pt.tunnel.hunt import AT_ONCE, HEAD_START, hunt
+from pt.tunnel.hunt import AT_ONCE, HEAD_START, MOST, hunt
 from pt.tunnel.lookup import Candidate
 from pt.wire.multiaddr import Multiaddr
 from tests.sim.loop import run
@@ -142,5 +142,24 @@ def test_not_all_are_dialed_together_and_each_once() -> None:
             seen = [who async for who, _ in results]
         assert len(seen) == len(world.dialed) == 20
         assert world.most == AT_ONCE
+
+    run(scenario())
+
+
+def test_ever_new_addresses_of_somebody_do_not_make_it_endless() -> None:
+    """Another one, which failed at first, has its second turn in the next hunt."""
+
+    async def scenario() -> None:
+        world = World({}, failing_after=0.01)
+        number = 0
+
+        def ever_new() -> list[Candidate]:
+            nonlocal number
+            number += 1
+            return [candidate(0, 1 + number % 60_000)]
+
+        async with contextlib.aclosing(hunt(ever_new, world.dial, world.news)) as results:  # type: ignore[arg-type]
+            seen = [who async for who, _ in results]
+        assert len(seen) == MOST
 
     run(scenario())

@@ -11,7 +11,16 @@ from pt.rendezvous.exposers import MAX_EXPOSERS
 from pt.rendezvous.lan import LanRecord
 from pt.rendezvous.name import NameKeys
 from pt.rendezvous.record import Record, open_record, seal
-from pt.tunnel.lookup import GIVEN_ALONE, MAX_INSTANCES, Candidate, Lookup
+from pt.tunnel import lookup as lookup_module
+from pt.tunnel.lookup import (
+    GIVEN_ALONE,
+    LAN,
+    LAN_SILENCE,
+    MAX_INSTANCES,
+    SILENT,
+    Candidate,
+    Lookup,
+)
 from pt.wire.multiaddr import Multiaddr
 from tests.sim.loop import run
 from tests.unit.tunnel.media.memory import MemoryStore
@@ -189,6 +198,35 @@ def test_somebody_is_found_whose_record_is_new() -> None:
         assert not lookup._take(open_record(said(1, 1, addresses=()).sealed, KEYS, None), "amino")
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("after", [1.0, 60.0])
+def test_a_lan_on_which_nobody_is_heard_is_told_of(
+    monkeypatch: pytest.MonkeyPatch, after: float
+) -> None:
+    class Browser:
+        def __init__(self, heard: object) -> None:
+            pass
+
+        async def start(self) -> None:
+            pass
+
+        close = start
+
+    monkeypatch.setattr(lookup_module, "LanBrowser", Browser)
+
+    async def scenario() -> None:
+        told: list[tuple[str, bool, str]] = []
+        lookup = Lookup((), quiet, lambda *state: told.append(state[:3]))
+        assert await lookup.start_lan(KEYS) is None
+        await asyncio.sleep(after)
+        lookup._heard(said(0, 1))
+        await asyncio.sleep(60)
+        silent = [(LAN, False, SILENT)] * (after > LAN_SILENCE)
+        assert told == [*silent, (LAN, True, "")]
+        await lookup.close()
+
+    run(scenario())
 
 
 @pytest.mark.parametrize(
