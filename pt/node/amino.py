@@ -23,7 +23,7 @@ from typing import Final
 
 from pt.aio.scope import Scope
 from pt.dnsaddr.aio import TxtResolver
-from pt.errors import NetworkError, StateError
+from pt.errors import Dial, DnsError, NetworkError, StateError
 from pt.identity.peer_id import PeerId
 from pt.kad.aio import Client
 from pt.kad.diversity import public
@@ -33,6 +33,7 @@ from pt.kad.results import Progress
 from pt.node.connection import Connection
 from pt.node.dht_connections import DhtConnections, Trouble
 from pt.node.dht_seeds import DEFAULT_BOOTSTRAP, Seeds
+from pt.node.diagnosis import outcome_of
 from pt.node.files import damaged, make_directory, read_file, replace_file
 from pt.node.node import Node
 from pt.node.relays import hop_addresses
@@ -122,7 +123,7 @@ class Amino:
     ) -> None:
         self.on_hop = on_hop
         self._node = node
-        self._seeds = Seeds(bootstrap, resolver, node.resolver)
+        self._seeds = Seeds(bootstrap, resolver, node.resolver, self._nameless)
         self._cache = cache
         self._public_only = public_only
         self._on_change = on_change
@@ -305,6 +306,9 @@ class Amino:
         self._tell()  # of the DNS, perhaps
 
     # --- relays ----------------------------------------------------------------------------------
+
+    def _nameless(self, address: Multiaddr, error: DnsError) -> None:
+        self._node.dials.note(Dial(str(address), str(error), outcome_of(error)), self._now())
 
     def _identified(self, connection: Connection) -> None:
         """A peer said who it is: a server of the DHT that relays is worth knowing."""

@@ -39,7 +39,11 @@ class Seeds:
     """
 
     def __init__(
-        self, bootstrap: Sequence[Multiaddr], txt: TxtResolver | None, names: Resolver
+        self,
+        bootstrap: Sequence[Multiaddr],
+        txt: TxtResolver | None,
+        names: Resolver,
+        on_failure: Callable[[Multiaddr, DnsError], None] = lambda *_: None,
     ) -> None:
         for address in bootstrap:
             if address.peer_id_bytes is None and address.components[0][0] != "dnsaddr":
@@ -47,6 +51,7 @@ class Seeds:
         self._bootstrap = tuple(bootstrap)
         self._txt = txt
         self._names = names
+        self._on_failure = on_failure
         self._known: dict[PeerId, tuple[Multiaddr, ...]] = {}
         self._failures: dict[Multiaddr, DnsError] = {}
 
@@ -67,6 +72,7 @@ class Seeds:
         except DnsError as error:
             self._failures.pop(address, None)  # the last failure is the last entry
             self._failures[address] = error
+            self._on_failure(address, error)
             offer(())
         else:
             self._failures.pop(address, None)

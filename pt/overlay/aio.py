@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-import socket
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Final, Protocol, Self
 from weakref import WeakValueDictionary
 
 from pt.aio.udp import UdpPort
-from pt.errors import LimitError, LocalProtocolError, NetworkError
+from pt.errors import LimitError, LocalProtocolError, NetworkError, PtError
 from pt.overlay.adapter import ID_LEN, Address
 from pt.overlay.address import overlay_host
 from pt.overlay.messages import MAX_VALUE
@@ -28,7 +27,7 @@ from pt.overlay.upkeep import REPUBLISH
 from pt.overlay.walk import Found, Put, Stored, Walk, best_first, checker
 from pt.wire.multiaddr import Multiaddr
 
-__all__ = ["MAX_CALLS", "OverlayClient", "OverlayServer", "Port", "UdpPort", "resolve"]
+__all__ = ["MAX_CALLS", "LookUp", "OverlayClient", "OverlayServer", "Port", "UdpPort", "resolve"]
 
 SETTLE: Final = 0.1
 """Seconds that a get waits after its first value, so as to give the best of the early ones."""
@@ -37,7 +36,9 @@ PUT_TIMEOUT: Final = 60.0
 MAX_CALLS: Final = 16
 """Gets and puts of one client at a time."""
 MAX_ANSWERS: Final = 8
-_FAMILIES: Final = {"dns": 0, "dns4": socket.AF_INET, "dns6": socket.AF_INET6}
+
+LookUp = Callable[[str, str], Awaitable[list[str]]]
+"""(dns, dns4 or dns6; host) to IP addresses; raises PtError."""
 
 
 class Port(Protocol):
@@ -99,7 +100,8 @@ class OverlayClient:
         wall: Callable[[], float] = time.time,
     ) -> None:
         """Begin with the servers at `bootstrap`; needs a running loop, sends nothing yet."""
-        self._bootstrap = tuple(bootstrap)
+        self.bootstrap = tuple(bootstrap)
+        """Where calls begin from now on, besides the servers that have answered."""
         self._validate = validate
         self._wall = wall
         self._port = port if port is not None else UdpPort()
@@ -134,7 +136,7 @@ class OverlayClient:
             raise LocalProtocolError("a client that was closed")
         if len(self._calls) >= MAX_CALLS:
             raise LimitError(f"no more than {MAX_CALLS} look-ups at a time")
-        if not self._bootstrap and not len(self._rpc.table):
+        if not self.bootstrap and not len(self._rpc.table):
             raise NetworkError("no relay of the overlay is known; name one with --bootstrap")
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._calls.add(over)
@@ -159,7 +161,7 @@ class OverlayClient:
             results.append(stored)
             _end(over)
 
-        put = Put(self._rpc, key, value, clock=self._clock, bootstrap=self._bootstrap, done=done)
+        put = Put(self._rpc, key, value, clock=self._clock, bootstrap=self.bootstrap, done=done)
         try:
             # a server takes one value of a key at a time from an address
             lock = self._putting.setdefault(key, asyncio.Lock())
@@ -203,7 +205,7 @@ class OverlayClient:
             self._rpc,
             key,
             clock=self._clock,
-            bootstrap=self._bootstrap,
+            bootstrap=self.bootstrap,
             done=done,
             check=checker(self._validate, key, self._wall),
             found=found,
@@ -339,28 +341,26 @@ class OverlayServer:
         await self.close()
 
 
-async def resolve(addresses: Iterable[Multiaddr]) -> tuple[list[Address], list[str]]:
+async def resolve(
+    addresses: Iterable[Multiaddr], look_up: LookUp
+) -> tuple[list[Address], list[str]]:
     """Where relays with these addresses serve the overlay, and why some are not known, for people.
 
-    Names are looked up, `MAX_ANSWERS` addresses of each are taken.
+    Names are looked up, all at once, and `MAX_ANSWERS` addresses of each are taken.
     """
-    found: dict[Address, None] = {}
-    failures: list[str] = []
-    for each in addresses:
-        host = overlay_host(each)
-        if host is None:
-            failures.append(f"{each}: no relay can be asked over UDP there")
-            continue
-        kind, name, port = host
-        if kind not in _FAMILIES:
-            found[(name, port)] = None
-            continue
-        try:
-            infos = await asyncio.get_running_loop().getaddrinfo(
-                name, port, family=_FAMILIES[kind], type=socket.SOCK_DGRAM
-            )
-        except OSError as error:
-            failures.append(f"{each}: {error.strerror or error}; check the name and the DNS")
-            continue
-        found.update(dict.fromkeys((str(info[4][0]), port) for info in infos[:MAX_ANSWERS]))
-    return list(found), failures
+    results = await asyncio.gather(*(_resolved(each, look_up) for each in addresses))
+    found = [each for result in results if not isinstance(result, str) for each in result]
+    return list(dict.fromkeys(found)), [result for result in results if isinstance(result, str)]
+
+
+async def _resolved(address: Multiaddr, look_up: LookUp) -> list[Address] | str:
+    host = overlay_host(address)
+    if host is None:
+        return f"{address}: no relay can be asked over UDP there"
+    kind, name, port = host
+    if not kind.startswith("dns"):
+        return [(name, port)]
+    try:
+        return [(each, port) for each in (await look_up(kind, name))[:MAX_ANSWERS]]
+    except PtError as error:
+        return f"{address}: {error}"

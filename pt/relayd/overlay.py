@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Final
 from pt.aio.scope import Scope
 from pt.errors import LocalPortError
 from pt.overlay.address import overlay_host
-from pt.overlay.aio import OverlayServer, Port, UdpPort, resolve
+from pt.overlay.aio import LookUp, OverlayServer, Port, UdpPort, resolve
 from pt.overlay.messages import MAX_VALUE
 from pt.overlay.state import State
 from pt.overlay.storage import Storage
@@ -75,11 +75,13 @@ class Overlay:
         home: Path,
         emit: Callable[[Event], None],
         *,
+        look_up: LookUp,
         own: Iterable[Multiaddr] = (),
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._port = port
         self._emit = emit
+        self._look_up = look_up
         self._own = frozenset(own)
         self._wall = wall
         self._storage = Storage(validate, max_value=MAX_VALUE)
@@ -171,7 +173,7 @@ class Overlay:
         ]
         first = True
         while others:
-            found, failures = await resolve(others)
+            found, failures = await resolve(others, self._look_up)
             self._server.join(found)
             for failure in failures:
                 self._warn(f"a relay of the overlay cannot be asked: {failure}")

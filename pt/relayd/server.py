@@ -222,7 +222,13 @@ class RelayServer:
         from pt.relayd.overlay import Overlay, open_port  # noqa: PLC0415
 
         port = open_port(node, self.config.listen)
-        self._overlay = Overlay(port, self._state.path, self._emit, own=self.addresses)
+        self._overlay = Overlay(
+            port,
+            self._state.path,
+            self._emit,
+            look_up=node.resolver.addresses,
+            own=self.addresses,
+        )
         self._overlay.start(self.config.bootstrap)
 
     async def wait(self) -> None:

@@ -27,6 +27,7 @@ from pt.tunnel.exposer_session import ExposerSession
 from pt.tunnel.gate import Gate
 from pt.tunnel.media.stores import open_dht_of, open_stores
 from pt.tunnel.naming import keys_of
+from pt.tunnel.network import Network
 from pt.tunnel.open_exposer import OpenService
 from pt.tunnel.paths import connected
 from pt.tunnel.probe import probe
@@ -71,7 +72,9 @@ class Exposer:
         self.config = config
         self.name = config.name or generate_name(secrets.token_bytes(16))
         self._state = state
-        self._emit = on_event
+        given = (*config.relays, *config.bootstrap)
+        self._network = Network(state, given, on_event, tracer)
+        self._emit = self._network.emit
         self._tracer = tracer
         self._targets = Targets(config.services)
         self._stopped: asyncio.Future[None] | None = None
@@ -159,12 +162,11 @@ class Exposer:
         identity = self._state.identity(self.name)
         await self._targets.resolve()
         self._keys = await keys_of(self.name, self._state, is_open=self.config.open)
-        self._running = Node(
-            identity=identity,
+        self._running = self._network.make_node(
+            identity,
             listen=self.config.listen,
             security=security(),
             congestion=congestion(),
-            tracer=self._tracer,
         )
         self._node.announce = self.config.announce
         strength = self._serve()  # before anybody can ask for it
@@ -250,8 +252,8 @@ class Exposer:
             self._sweeper = asyncio.get_running_loop().call_later(SWEEP, self._sweep)
         await probe(self._node.addresses, self.peer_id)
         config, state, met = self.config, self._state, self._relays.offer
-        stores = await open_stores(config, state, tracer=self._tracer, on_hop=met)
-        dht = await open_dht_of(config, state, tracer=self._tracer, node=self._node, on_hop=met)
+        stores = await open_stores(config, state, self._network, on_hop=met)
+        dht = await open_dht_of(config, state, self._network, node=self._node, on_hop=met)
         self._publication = Publication(
             self._node,
             self._keys,
@@ -264,9 +266,9 @@ class Exposer:
             emit=self._emit,
         )
         await self._publication.start()
-        await Readiness(self._publication, self._relays, self.peer_id, self._emit).wait(
-            relays_given=bool(self.config.relays)
-        )
+        await Readiness(
+            self._publication, self._relays, self.peer_id, self._emit, self._network.resolver
+        ).wait(relays_given=bool(self.config.relays))
         self._emit(
             events.Ready(
                 peer_id=self.peer_id, addresses=self.addresses, bind_command=self.bind_command
@@ -347,6 +349,7 @@ class Exposer:
             await self._relays.close()
         if self._running is not None:
             await self._running.close()
+        await self._network.close()
         if self._hangups is not None:
             self._hangups.close()
         if self._stopped is not None and not self._stopped.done():

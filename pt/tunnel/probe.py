@@ -13,6 +13,7 @@ from pt.errors import NetworkError, PtError
 from pt.identity.keys import PrivateKey
 from pt.identity.peer_id import PeerId
 from pt.node.node import Node
+from pt.node.resolve import Resolver
 from pt.wire.multiaddr import Multiaddr
 
 __all__ = ["probe", "probe_relayed"]
@@ -43,8 +44,10 @@ async def probe(addresses: Sequence[Multiaddr], peer_id: PeerId) -> None:
         await prober.close()
 
 
-async def probe_relayed(addresses: Sequence[Multiaddr], peer_id: PeerId) -> None:
-    """Dial ourselves through relays.
+async def probe_relayed(
+    addresses: Sequence[Multiaddr], peer_id: PeerId, resolver: Resolver | None = None
+) -> None:
+    """Dial ourselves through relays; `resolver` knows their names.
 
     Raises:
         NetworkError: none lets us through.
@@ -52,7 +55,7 @@ async def probe_relayed(addresses: Sequence[Multiaddr], peer_id: PeerId) -> None
     """
     from pt.node.circuits import Circuits  # noqa: PLC0415
 
-    prober = _stranger()
+    prober = _stranger(resolver)
     circuits = Circuits(prober)
     try:
         connection = await prober.connect(addresses, expected=peer_id, timeout=RELAYED_TIMEOUT)
@@ -66,5 +69,5 @@ async def probe_relayed(addresses: Sequence[Multiaddr], peer_id: PeerId) -> None
         await circuits.close()
 
 
-def _stranger() -> Node:
-    return Node(identity=PrivateKey.generate(secrets.token_bytes(32)))
+def _stranger(resolver: Resolver | None = None) -> Node:
+    return Node(identity=PrivateKey.generate(secrets.token_bytes(32)), resolver=resolver)

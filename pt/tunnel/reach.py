@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pt.node.node import Node
     from pt.rendezvous.name import NameKeys
     from pt.tunnel.lookup import Candidate
+    from pt.tunnel.network import Network
     from pt.tunnel.open_binder import OpenTunnel
     from pt.tunnel.paths import Paths
     from pt.tunnel.seeker import Seeker
@@ -95,6 +96,7 @@ class Reach:
         self._circuits: Circuits | None = None
         self._path_lost = asyncio.Event()
         self._node: Node | None = None
+        self._network: Network | None = None
         self._seeker: Seeker | None = None
         self._keys: NameKeys | None = None
         self._security: tuple[str, ...] = ()
@@ -157,6 +159,8 @@ class Reach:
             await self._node.close()
         if self._circuits is not None:
             await self._circuits.close()
+        if self._network is not None:
+            await self._network.close()
 
     # --- finding and keeping the exposer -------------------------------------------------------
 
@@ -186,7 +190,7 @@ class Reach:
                 if deadline is not None and not self._was_up and loop.time() >= deadline:
                     raise self._given_up(error) from error
                 if self.config.once:
-                    raise
+                    raise self._explained(error) from error
                 pause = delay * random.uniform(0.7, 1.3)  # noqa: S311  # jitter, not a secret
                 self._emit(events.Retrying(delay=round(pause, 3), reason=str(error) or "timeout"))
                 if self._seeker is not None:
@@ -212,31 +216,39 @@ class Reach:
 
     def _given_up(self, error: BaseException) -> PtError:
         if self._seeker is not None and self._seeker.last is None:
-            return self._seeker.not_found()
+            error = self._seeker.not_found()
+        error = self._explained(error)
         if isinstance(error, PtError):
             return error
         name, seconds = self.config.name or "the peer", self.config.timeout
         return NotFoundError(f"{name!r} did not answer within {seconds:g} s")
 
+    def _explained(self, error: BaseException) -> BaseException:
+        """The same, or what is in the way of everything."""
+        return error if self._network is None else self._network.explain(error)
+
     async def _prepare(self) -> None:
         """Load what the search and the session need, while the ports already listen."""
         from pt.node.circuits import Circuits  # noqa: PLC0415  # listening does not wait for it
-        from pt.node.node import Node  # noqa: PLC0415
         from pt.tunnel.naming import keys_of  # noqa: PLC0415
+        from pt.tunnel.network import Network  # noqa: PLC0415
         from pt.tunnel.seeker import Seeker  # noqa: PLC0415
         from pt.tunnel.settings import congestion, security  # noqa: PLC0415
 
         config = self.config
         self._security = security()
-        node = Node(identity=self._state.identity(), congestion=congestion(), tracer=self._tracer)
+        given = (*config.peers, *config.relays, *config.bootstrap)
+        network = self._network = Network(self._state, given, self._emit, self._tracer)
+        self._emit = network.emit
+        node = network.make_node(self._state.identity(), congestion=congestion())
         await node.start()
         self._node = node
         self._circuits = Circuits(node)
         self._emit(events.Started(peer_id=node.peer_id, name=config.name))
         if config.name is not None:
             self._keys = await keys_of(config.name, self._state, is_open=config.open)
-        self._seeker = Seeker(config, self._state, self._emit, self._pinning)
-        await self._seeker.start(self._keys, self._tracer)
+        self._seeker = Seeker(config, self._state, self._emit, self._pinning, network)
+        await self._seeker.start(self._keys)
 
     async def _connect_once(self) -> None:
         """Reach one candidate and stand a session, or raise why not."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -15,6 +16,7 @@ from pt.aio.scope import Scope
 from pt.errors import NetworkError
 from pt.identity.peer_id import PeerId
 from pt.node.relays import Relays
+from pt.node.resolve import Resolver
 from pt.tunnel import events
 from pt.tunnel.probe import probe, probe_relayed
 from pt.tunnel.publication import Publication
@@ -51,11 +53,13 @@ class Readiness:
         relays: Relays,
         peer_id: PeerId,
         emit: Callable[[events.Event], None],
+        resolver: Resolver | None = None,
     ) -> None:
         self._publication = publication
         self._relays = relays
         self._peer_id = peer_id
         self._emit = emit
+        self._resolver = resolver
         self._scope = Scope(limit=MAX_PROBES)
         self._probed: dict[frozenset[Multiaddr], float] = {}
         """When what is probed, or has failed, may be tried again."""
@@ -116,7 +120,10 @@ class Readiness:
         """Dial these in the background, those through relays apart, unless it was done lately."""
         now = asyncio.get_running_loop().time()
         circuits = frozenset(each for each in addresses if each.is_circuit)
-        for those, dial in ((addresses - circuits, probe), (circuits, probe_relayed)):
+        relayed = probe_relayed
+        if self._resolver is not None:
+            relayed = functools.partial(probe_relayed, resolver=self._resolver)
+        for those, dial in ((addresses - circuits, probe), (circuits, relayed)):
             if those and self._probed.get(those, now) <= now and not self._scope.full:
                 if len(self._probed) >= MAX_REMEMBERED:
                     self._probed.clear()

@@ -13,12 +13,12 @@ from pt.identity.peer_id import PeerId
 from pt.node.connection import Connection
 from pt.node.state import StateDir
 from pt.rendezvous.name import NameKeys
-from pt.trace import Tracer
 from pt.tunnel import events
 from pt.tunnel.config import BindConfig
 from pt.tunnel.hunt import OPEN_AT_ONCE, OPEN_HEAD_START, Result, hunt
 from pt.tunnel.lookup import LAN, Candidate, Lookup
 from pt.tunnel.media.stores import media_of, open_dht_of, open_stores
+from pt.tunnel.network import Network
 from pt.tunnel.pinning import Pinning
 
 __all__ = ["Seeker"]
@@ -38,6 +38,7 @@ class Seeker:
         state: StateDir,
         emit: Callable[[events.Event], None],
         pinning: Pinning,
+        network: Network,
     ) -> None:
         self.last: Candidate | None = None
         """Who was dialed last: a candidate still, whatever becomes of its record."""
@@ -47,6 +48,7 @@ class Seeker:
         self._state = state
         self._emit = emit
         self._pinning = pinning
+        self._network = network
         self._quiet = False
         self._strangers: list[PeerId] = []
         self._details: dict[str, str] = {}
@@ -59,7 +61,7 @@ class Seeker:
         """Set when `choose` may have another answer."""
         return self._lookup.news
 
-    async def start(self, keys: NameKeys | None, tracer: Tracer) -> None:
+    async def start(self, keys: NameKeys | None) -> None:
         """Search; `keys` are those of the name, if there is one.
 
         Raises:
@@ -77,9 +79,9 @@ class Seeker:
                 if media == [LAN]:
                     raise problem
                 self._searched(LAN, False, str(problem), 0.0)
-        stores = await open_stores(config, self._state, tracer=tracer)
+        stores = await open_stores(config, self._state, self._network)
         self._lookup.search(keys, stores)
-        dht = await open_dht_of(config, self._state, tracer=tracer)
+        dht = await open_dht_of(config, self._state, self._network)
         if dht is not None:
             self._lookup.search_open(dht)
 

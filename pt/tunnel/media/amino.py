@@ -21,7 +21,7 @@ from pt.node.state import StateDir
 from pt.rendezvous import ipns
 from pt.rendezvous.epoch import EpochKeys
 from pt.rendezvous.mailbox import Sealed
-from pt.trace import Tracer
+from pt.tunnel.network import Network
 from pt.wire.multiaddr import Multiaddr
 
 __all__ = ["AminoStore", "cost", "open_amino", "public_only"]
@@ -68,11 +68,11 @@ class AminoStore:
         self,
         state: StateDir,
         bootstrap: Sequence[Multiaddr],
+        network: Network,
         *,
         on_hop: Callable[[PeerId, tuple[Multiaddr, ...]], None] | None = None,
-        tracer: Tracer,
     ) -> None:
-        self._node = Node(identity=PrivateKey.generate(secrets.token_bytes(32)), tracer=tracer)
+        self._node = network.make_node(PrivateKey.generate(secrets.token_bytes(32)))
         self._amino = open_amino(self._node, state, bootstrap, on_hop)
 
     async def start(self) -> None:

@@ -14,9 +14,9 @@ from pt.identity.peer_id import PeerId
 from pt.node.node import Node
 from pt.node.state import StateDir
 from pt.rendezvous.topic import provider_key
-from pt.trace import NO_TRACE, Tracer
 from pt.tunnel.media.amino import cost, open_amino, public_only
 from pt.tunnel.media.providers import OnState, ProviderAnnouncer, ProviderSearch
+from pt.tunnel.network import Network
 from pt.wire.multiaddr import Multiaddr
 
 __all__ = ["OpenDht"]
@@ -35,17 +35,16 @@ class OpenDht:
         name: str,
         state: StateDir,
         bootstrap: Sequence[Multiaddr],
+        network: Network,
         *,
         node: Node | None = None,
         on_hop: Callable[[PeerId, tuple[Multiaddr, ...]], None] | None = None,
-        tracer: Tracer = NO_TRACE,
     ) -> None:
         self._key = provider_key(name)
         self._public_only = public_only(bootstrap)
         self._own: Node | None = None
         if node is None:
-            identity = PrivateKey.generate(secrets.token_bytes(32))
-            self._own = node = Node(identity=identity, tracer=tracer)
+            self._own = node = network.make_node(PrivateKey.generate(secrets.token_bytes(32)))
         self._amino = open_amino(node, state, bootstrap, on_hop)
 
     async def start(self) -> None:

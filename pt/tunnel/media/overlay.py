@@ -11,17 +11,19 @@ import contextlib
 from collections.abc import AsyncGenerator, Sequence
 from typing import Final
 
-from pt.errors import NetworkError
+from pt.errors import NetworkError, PtError
+from pt.overlay.address import overlay_address
 from pt.overlay.aio import OverlayClient, resolve
 from pt.rendezvous.epoch import EpochKeys
 from pt.rendezvous.mailbox import Sealed
 from pt.tunnel.media.stored import validate
+from pt.tunnel.network import Network
 from pt.wire.multiaddr import Multiaddr
 
 __all__ = ["OverlayStore"]
 
-RESOLVE_TIMEOUT: Final = 5.0
 MAX_SEEDS: Final = 32
+MAX_ADDRESSES: Final = 64
 
 
 class OverlayStore:
@@ -29,16 +31,23 @@ class OverlayStore:
 
     medium = "overlay"
 
-    def __init__(self, seeds: Sequence[Multiaddr]) -> None:
-        self._seeds = tuple(seeds)[:MAX_SEEDS]
+    def __init__(self, seeds: Sequence[Multiaddr], network: Network) -> None:
+        self._seeds = tuple(dict.fromkeys(seeds))[:MAX_SEEDS]
+        self._names = tuple(each for each in self._seeds if overlay_address(each) is None)
+        self._missing = set(self._names)
+        """Those of them that are not resolved."""
+        self._network = network
+        self._resolver = network.resolver
         self._client: OverlayClient | None = None
-        self._unresolved = False
-        self._lock = asyncio.Lock()
+        self._finding: asyncio.Task[None] | None = None
+        self._failures: list[str] = []
 
     async def put(self, sealed: Sealed) -> str:
         """See `Store`."""
         client = await self._open()
         stored = await client.put(sealed.overlay_key, sealed.value)
+        if stored.acknowledged or stored.refusals:
+            self._network.answered(self._seeds[0])
         if not stored.acknowledged:
             raise NetworkError(self._why(stored.asked, stored.refusals))
         return f"at {stored.acknowledged} of {stored.asked} relays"
@@ -46,6 +55,7 @@ class OverlayStore:
     def _why(self, asked: int, refusals: Sequence[str]) -> str:
         if refusals:
             return f"{asked} relays refused the record: {', '.join(refusals)}"
+        self._missing = set(self._names)  # they may stand for something else by now
         where = ", ".join(str(seed) for seed in self._seeds[:3])
         return f"no relay answers on UDP ({where}): is UDP blocked, or --no-overlay set there?"
 
@@ -61,7 +71,9 @@ class OverlayStore:
             async for each in found:
                 nobody = False
                 yield each.value
-        if nobody and client.counts.get("datagrams in", 0) == before:
+        if client.counts.get("datagrams in", 0) > before:
+            self._network.answered(self._seeds[0])
+        elif nobody:
             raise NetworkError(self._why(0, ()))
 
     def cost(self) -> str:
@@ -70,32 +82,45 @@ class OverlayStore:
 
     async def close(self) -> None:
         """See `Store`."""
+        if self._finding is not None:
+            self._finding.cancel()
+            await asyncio.wait([self._finding])
         if self._client is not None:
             await self._client.close()
 
     async def _open(self) -> OverlayClient:
-        async with self._lock:
-            if self._client is None or self._unresolved:
-                seeds = await self._resolve()
-                if self._client is not None:
-                    await self._client.close()
-                self._client = OverlayClient(seeds, validate)
-            return self._client
-
-    async def _resolve(self) -> list[tuple[str, int]]:
-        """The addresses of the seeds, those of names too.
+        """The client; it waits for names only if nothing else is known.
 
         Raises:
-            NetworkError: none is known.
+            NetworkError: no relay's address is known.
 
         """
-        seeds: list[tuple[str, int]] = []
-        failures: list[str] = []
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(RESOLVE_TIMEOUT):
-                seeds, failures = await resolve(self._seeds)
-        self._unresolved = bool(failures) or not seeds
-        if not seeds:
-            why = "; ".join(failures) or "the DNS does not answer"
-            raise NetworkError(f"no relay's address is known: {why}")
-        return seeds
+        client = self._client
+        if client is None:
+            plain = [found for each in self._seeds if (found := overlay_address(each))]
+            client = self._client = OverlayClient(plain, validate)
+        if self._missing and (self._finding is None or self._finding.done()):
+            self._finding = asyncio.get_running_loop().create_task(self._find(client))
+        if not client.bootstrap and self._finding is not None:
+            await asyncio.shield(self._finding)
+        if not client.bootstrap:
+            raise NetworkError(f"no relay's address is known: {'; '.join(self._failures)}")
+        return client
+
+    async def _find(self, client: OverlayClient) -> None:
+        """Resolve the names, and use what each stands for at once."""
+        self._failures = []
+        await asyncio.gather(*(self._find_one(client, each) for each in list(self._missing)))
+
+    async def _find_one(self, client: OverlayClient, seed: Multiaddr) -> None:
+        try:
+            entries = await self._resolver.expand(seed)
+        except PtError as error:
+            self._failures.append(f"{seed}: {error}")
+            return
+        found, failures = await resolve(entries, self._resolver.addresses)
+        if found:
+            self._missing.discard(seed)
+            client.bootstrap = tuple(dict.fromkeys((*found, *client.bootstrap)))[:MAX_ADDRESSES]
+        else:
+            self._failures += failures

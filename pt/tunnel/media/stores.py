@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pt.identity.peer_id import PeerId
 from pt.node.state import StateDir
-from pt.trace import Tracer
 from pt.tunnel.config import TunnelConfig
 from pt.wire.multiaddr import Multiaddr
 
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from pt.node.node import Node
     from pt.tunnel.media.open_dht import OpenDht
     from pt.tunnel.media.store import Store
+    from pt.tunnel.network import Network
 
 __all__ = ["media_of", "open_dht_of", "open_stores"]
 
@@ -34,8 +34,8 @@ def media_of(config: TunnelConfig) -> list[str]:
 async def open_stores(
     config: TunnelConfig,
     state: StateDir,
+    network: Network,
     *,
-    tracer: Tracer,
     on_hop: OnHop | None = None,
 ) -> list[Store]:
     """The DHTs for sealed records; modules are loaded for those that are used only.
@@ -47,11 +47,11 @@ async def open_stores(
     if "overlay" in media:
         from pt.tunnel.media.overlay import OverlayStore  # noqa: PLC0415
 
-        stores.append(OverlayStore(config.overlay_seeds))
+        stores.append(OverlayStore(config.overlay_seeds, network))
     if "amino" in media:
         from pt.tunnel.media.amino import AminoStore  # noqa: PLC0415
 
-        amino = AminoStore(state, config.dht_bootstrap, on_hop=on_hop, tracer=tracer)
+        amino = AminoStore(state, config.dht_bootstrap, network, on_hop=on_hop)
         stores.append(await _started(amino))
     return stores
 
@@ -59,8 +59,8 @@ async def open_stores(
 async def open_dht_of(
     config: TunnelConfig,
     state: StateDir,
+    network: Network,
     *,
-    tracer: Tracer,
     node: Node | None = None,
     on_hop: OnHop | None = None,
 ) -> OpenDht | None:
@@ -69,7 +69,7 @@ async def open_dht_of(
         return None
     from pt.tunnel.media.open_dht import OpenDht  # noqa: PLC0415
 
-    dht = OpenDht(config.name, state, config.dht_bootstrap, node=node, on_hop=on_hop, tracer=tracer)
+    dht = OpenDht(config.name, state, config.dht_bootstrap, network, node=node, on_hop=on_hop)
     return await _started(dht)
 
 

@@ -13,6 +13,7 @@ import pytest
 from pt.aio.udp import UdpPort
 from pt.errors import LocalPortError, LocalProtocolError
 from pt.identity.keys import PrivateKey
+from pt.node.resolve import Resolver
 from pt.overlay.address import overlay_address
 from pt.overlay.aio import OverlayClient
 from pt.overlay.state import State, dump, dump_record
@@ -341,7 +342,7 @@ def test_overlays_without_a_file_can_be_written_to(tmp_path):
     async def main() -> None:
         said = []
         port = UdpPort(("127.0.0.1", 0))
-        one = Overlay(port, tmp_path / "new" / "home", said.append)
+        one = Overlay(port, tmp_path / "new" / "home", said.append, look_up=Resolver().addresses)
         one.start(())
         assert one.view().records == 0
         await one.close()
