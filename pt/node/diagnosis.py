@@ -132,6 +132,8 @@ def reason_of(error: BaseException) -> str:
 def outcome_of(error: BaseException) -> DialOutcome:
     """How far a dial got that ended with this error."""
     if isinstance(error, DnsError):
+        if error.cause is DnsCause.UNREACHABLE:
+            return DialOutcome.NO_ROUTE
         return DialOutcome.NO_NAME if error.cause.is_answer else DialOutcome.NO_DNS
     if isinstance(error, TimeoutError):
         return DialOutcome.SILENT
@@ -164,17 +166,21 @@ class DialLog:
             self._dials.popitem(last=False)
 
     def recent(self, now: float) -> tuple[Dial, ...]:
-        """Those that still say something, oldest first."""
-        return tuple(dial for at, dial in self._dials.values() if now - at < FRESH)
+        """Those that still say something, oldest first: none from before the network went away."""
+        lost = {_is_six(dial): at for at, dial in self._dials.values() if _shows_no_network(dial)}
+        return tuple(
+            dial
+            for at, dial in self._dials.values()
+            if now - at < FRESH
+            and (at >= lost.get(_is_six(dial), at) or dial.outcome is DialOutcome.NO_ROUTE)
+        )
 
 
 def diagnose(dials: Iterable[Dial]) -> Diagnosis | None:
     """What is in the way of everything; None if something got through, or nothing can be said."""
     tried = tuple(each for each in dials if each.outcome is not DialOutcome.UNKNOWN)
-    if any(each.outcome is DialOutcome.ANSWERED for each in tried):
-        return None
     tried = _telling(tried)
-    if not tried:
+    if not tried or any(each.outcome is DialOutcome.ANSWERED for each in tried):
         return None
     routed = tuple(each for each in tried if each.outcome is not DialOutcome.NO_ROUTE)
     unrouted = tuple(each for each in tried if each.outcome is DialOutcome.NO_ROUTE)
@@ -282,10 +288,19 @@ def _advice(dials: tuple[Dial, ...]) -> str:
 
 
 def _telling(dials: tuple[Dial, ...]) -> tuple[Dial, ...]:
-    """The dials of public addresses; of others if there are none."""
-    near = {each: _address(each) for each in dials}
-    kept = [each for each in dials if not near[each].is_loopback]
-    return tuple(each for each in kept if not near[each].is_private) or tuple(kept or dials)
+    """The dials of public addresses and names; of others if there are none."""
+    outside = tuple(each for each in dials if not _address(each).is_loopback)
+    return tuple(filter(_is_far, outside)) or outside or dials
+
+
+def _is_far(dial: Dial) -> bool:
+    address = _address(dial)
+    host = address.host
+    return address.is_public or (host is not None and host[0].startswith("dns"))
+
+
+def _shows_no_network(dial: Dial) -> bool:
+    return dial.outcome is DialOutcome.NO_ROUTE and _is_far(dial)
 
 
 def _address(dial: Dial) -> Multiaddr:
@@ -305,7 +320,7 @@ def _party(dial: Dial) -> str:
 def _places(dials: tuple[Dial, ...]) -> str:
     """Two of the hosts, and how many more there are."""
     hosts = Counter(
-        f"{host[1]} port {address.tcp_port}"
+        f"{host[1]} port {address.tcp_port}" if address.tcp_port else host[1]
         for address in map(_address, dials)
         if (host := address.host) is not None
     )

@@ -118,18 +118,11 @@ async def _find(node: Node, address: Multiaddr, expected: PeerId | None) -> tupl
         ConnectError: nothing of that can be dialed.
 
     """
-    started = asyncio.get_running_loop().time()
-    party = party_of(address, expected)
     try:
         found = await node.resolver.expand(address)
     except DnsError as error:
+        party = party_of(address, expected)
         _note(node, Dial(str(address), str(error), outcome_of(error), party))
-        raise
-    except asyncio.CancelledError:
-        waited = asyncio.get_running_loop().time() - started
-        if waited >= LONG:
-            reason = f"no answer from the DNS within {waited:.1f} s; check this machine's DNS"
-            _note(node, Dial(str(address), reason, DialOutcome.NO_DNS, party))
         raise
     wanted = None if expected is None else expected.raw
     usable = [each for each in found if each.peer_id_bytes in (None, wanted) or wanted is None]

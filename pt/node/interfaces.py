@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import socket
+import struct
+from typing import Final
+
 __all__ = ["expand"]
+
+_SIOCGIFFLAGS: Final = 0x8913  # linux/sockios.h
+_IFF_RUNNING: Final = 0x40
+_NAME_LEN: Final = 16
 
 
 def expand(host: str) -> list[str]:
     """The concrete addresses behind a listening `host`: itself, or all interfaces for a wildcard.
 
     Loopback addresses are left out as long as the family has another; IPv6 link-local ones always,
-    since they mean nothing without the interface.
+    since they mean nothing without the interface. Interfaces that are down have none.
     """
     if host not in ("0.0.0.0", "::"):
         return [host]
@@ -19,6 +29,8 @@ def expand(host: str) -> list[str]:
     usual: list[str] = []
     loopback: list[str] = []
     for adapter in ifaddr.get_adapters():
+        if not _is_running(adapter.name):
+            continue
         for address in adapter.ips:
             six = isinstance(address.ip, tuple)
             if six != wanted_six:
@@ -28,3 +40,15 @@ def expand(host: str) -> list[str]:
                 continue
             (loopback if text.startswith("127.") or text == "::1" else usual).append(text)
     return usual or loopback
+
+
+def _is_running(name: str) -> bool:
+    """Whether an interface is up and has a carrier; also if the system does not say (netdevice(7)).
+
+    An interface whose cable is pulled keeps its addresses for a while.
+    """
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        request = struct.pack("16s24x", name.encode()[: _NAME_LEN - 1])
+        (flags,) = struct.unpack_from("H", fcntl.ioctl(sock, _SIOCGIFFLAGS, request), _NAME_LEN)
+        return bool(flags & _IFF_RUNNING)
+    return True

@@ -379,7 +379,8 @@ def candidates(given: Sequence[Multiaddr]) -> list[Candidate]:
     by_relay: dict[PeerId, list[Multiaddr]] = {}
     for address in given:
         raw_id = address.peer_id_bytes
-        if raw_id is None or address.transport not in ("tcp", "ws", "wss"):
+        usable = address.transport in ("tcp", "ws", "wss") or address.is_dnsaddr
+        if raw_id is None or not usable:
             raise UsageError(
                 f"{address} is not a relay's address: give one like "
                 "/ip4/192.0.2.1/tcp/4001/p2p/12D3…, as pt relay prints it"
@@ -389,7 +390,9 @@ def candidates(given: Sequence[Multiaddr]) -> list[Candidate]:
 
 
 def _same_place(address: Multiaddr, connection: Connection) -> bool:
-    """Whether the connection was dialed at this address (or at a name, which we keep)."""
+    """Whether the connection was dialed at this address (or at a host's name, which we keep)."""
+    if address.is_dnsaddr:
+        return False  # it may stand for what the relay is reached at by other means
     bare = address.without_peer()
     return bare == connection.remote_addr.without_peer() or _is_named(address)
 

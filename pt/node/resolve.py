@@ -54,7 +54,7 @@ def is_named(address: Multiaddr) -> bool:
     host = address.host
     if host is None or address.is_circuit:
         return False
-    return host[0] == "dnsaddr" or (host[0] in _FAMILIES and address.transport == "tcp")
+    return address.is_dnsaddr or (host[0] in _FAMILIES and address.transport == "tcp")
 
 
 class Resolver:
@@ -80,6 +80,7 @@ class Resolver:
         self._ask = ask
         self._follow = follow or _follow
         self._running: dict[tuple[str, int], asyncio.Task[list[str]]] = {}
+        self._since: dict[tuple[str, int], float] = {}
         self._silent: dict[str, None] = {}
         self._warned: set[str] = set()
         self._saving: asyncio.Task[None] | None = None
@@ -93,6 +94,10 @@ class Resolver:
         if self._saving is not None:
             await asyncio.wait([self._saving])
 
+    def unanswered(self, now: float) -> dict[str, float]:
+        """Hosts and /dnsaddr that are being looked up, and for how many seconds."""
+        return {key: now - since for (key, _), since in self._since.items()}
+
     async def expand(self, address: Multiaddr) -> list[Multiaddr]:
         """What an address stands for: itself, unless it `is_named`.
 
@@ -104,7 +109,7 @@ class Resolver:
             return [address]
         host = address.host
         assert host is not None
-        if host[0] == "dnsaddr":
+        if address.is_dnsaddr:
             return await self._expand_dnsaddr(address)
         port = address.tcp_port
         assert port is not None
@@ -148,6 +153,7 @@ class Resolver:
         if task is None:
             task = asyncio.get_running_loop().create_task(self._look_up(key, family))
             self._running[key, family] = task
+            self._since[key, family] = asyncio.get_running_loop().time()
             task.add_done_callback(lambda done: self._done(key, family, done))
         known = self._known(key, family)
         if not known:
@@ -168,7 +174,7 @@ class Resolver:
         return self._use_known(key, known, reason)
 
     def _done(self, key: str, family: int, task: asyncio.Task[list[str]]) -> None:
-        del self._running[key, family]
+        del self._running[key, family], self._since[key, family]
         if not task.cancelled():
             task.exception()  # whoever waited was told
 
@@ -268,7 +274,7 @@ def _key(address: Multiaddr) -> str | None:
     host = via.host
     if host is None or not host[0].startswith("dns"):
         return None
-    return str(via) if host[0] == "dnsaddr" else _bare(host[1])
+    return str(via) if via.is_dnsaddr else _bare(host[1])
 
 
 def _bare(host: str) -> str:

@@ -26,9 +26,10 @@ RESOLV_CONF: Final = Path("/etc/resolv.conf")
 MAX_CONF: Final = 1 << 16
 MAX_SERVERS: Final = 3
 """As the C library."""
-QUICK: Final = 2.0
+QUICK: Final = 0.9
 """Seconds within which a resolver that is silent is not given up."""
 INSTEAD: Final = "or give an address with /ip4/ or /ip6/ instead of the name"
+CONNECT: Final = "connect this machine to a network"
 
 _slots: Final = threading.BoundedSemaphore(MAX_THREADS)
 _NO_RECORD: Final = frozenset(
@@ -122,10 +123,10 @@ def explain(
     named = "the resolver" if len(servers) == 1 else "the resolvers"
     named = f"{named} {' and '.join(servers)}"
     if not servers:
-        why, step = "this machine names no DNS resolver (/etc/resolv.conf)", "connect it"
+        why, step = "this machine names no DNS resolver (/etc/resolv.conf)", CONNECT
         cause = DnsCause.NO_RESOLVER
     elif not routed:
-        why, step = f"there is no route to {named}", "connect this machine to a network"
+        why, step = f"there is no route to {named}", CONNECT
         cause = DnsCause.UNREACHABLE
     elif code == socket.EAI_AGAIN and seconds >= QUICK:
         why, step = f"no answer from {named}", "check the network's DNS"

@@ -52,7 +52,8 @@ def _check_port(port: int, what: str, *, lowest: int) -> None:
 
 def _check_relays(relays: tuple[Multiaddr, ...]) -> None:
     for relay in relays:
-        if relay.peer_id_bytes is None or relay.transport not in ("tcp", "ws", "wss"):
+        usable = relay.transport in ("tcp", "ws", "wss") or relay.is_dnsaddr
+        if relay.peer_id_bytes is None or not usable:
             raise UsageError(
                 f"{relay} is not a relay's address: give one like "
                 "/ip4/192.0.2.1/tcp/4001/p2p/12D3…, as pt relay prints it"

@@ -250,7 +250,7 @@ class Exposer:
             )
         if self._gate is not None:
             self._sweeper = asyncio.get_running_loop().call_later(SWEEP, self._sweep)
-        await probe(self._node.addresses, self.peer_id)
+        await probe(self._node.addresses, self.peer_id, self.config.listen)
         config, state, met = self.config, self._state, self._relays.offer
         stores = await open_stores(config, state, self._network, on_hop=met)
         dht = await open_dht_of(config, state, self._network, node=self._node, on_hop=met)

@@ -239,7 +239,7 @@ def _grouped(peers: tuple[Multiaddr, ...]) -> Iterator[Candidate]:
     """
     by_peer: dict[PeerId | None, list[Multiaddr]] = {}
     for address in peers:
-        if not address.transport:
+        if not address.transport and not address.is_dnsaddr:
             raise UsageError(
                 f"cannot dial {address}: give an address like /ip4/192.0.2.1/tcp/4001/p2p/12D3…"
             )

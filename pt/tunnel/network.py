@@ -10,13 +10,22 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from pt.errors import ConnectError, Dial, DialOutcome, DnsError, NetworkError, NotFoundError
+from pt.errors import (
+    ConnectError,
+    Dial,
+    DialOutcome,
+    DnsError,
+    NetworkError,
+    NotFoundError,
+    PtError,
+)
 from pt.identity.keys import PrivateKey
 from pt.node.address_book import AddressBook
-from pt.node.diagnosis import Cause, Diagnosis, DialLog, diagnose
+from pt.node.diagnosis import Cause, Diagnosis, DialLog, diagnose, outcome_of
 from pt.node.node import Node
 from pt.node.resolve import Resolver
 from pt.node.state import StateDir
+from pt.node.system_dns import INSTEAD
 from pt.node.upgrade import PT_SECURITY, SECURITY
 from pt.trace import Tracer
 from pt.tunnel import events
@@ -26,6 +35,8 @@ __all__ = ["Network"]
 
 SETTLE: Final = 1.0
 """Seconds from a failure to the judgement: others that are under way belong to it."""
+LONG: Final = 1.0
+"""Seconds of waiting for the DNS that say something."""
 _FAILURES: Final = (NotFoundError, ConnectError, NetworkError, OSError)  # TimeoutError is the last
 
 
@@ -71,9 +82,11 @@ class Network:
         self._nodes.append(node)
         return node
 
-    def answered(self, address: Multiaddr) -> None:
-        """Somebody answered who is not dialed by a node."""
+    def note(self, address: Multiaddr, failure: PtError | None) -> None:
+        """How it went with an address that is not dialed by a node."""
         dial = Dial(str(address), "", DialOutcome.ANSWERED)
+        if failure is not None:
+            dial = Dial(str(address), str(failure), outcome_of(failure))
         self.dials.note(dial, asyncio.get_running_loop().time())
 
     async def close(self) -> None:
@@ -120,7 +133,18 @@ class Network:
         if any(map(_reaches_out, self._nodes)):
             self._told = None
             return None
-        return diagnose(self.dials.recent(asyncio.get_running_loop().time()))
+        now = asyncio.get_running_loop().time()
+        waiting = [
+            Dial(
+                name if name.startswith("/") else f"/dns/{name}",
+                f"could not look up {name}: no answer from the DNS within {seconds:.1f} s; check "
+                f"this machine's DNS, {INSTEAD}",
+                DialOutcome.NO_DNS,
+            )
+            for name, seconds in self.resolver.unanswered(now).items()
+            if seconds >= LONG
+        ]
+        return diagnose((*self.dials.recent(now), *waiting))
 
     def _warn(self, message: str) -> None:
         if not self._closed:

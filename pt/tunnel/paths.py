@@ -140,7 +140,7 @@ class Paths:
         """The exposer can (also) be dialed there."""
         for address in addresses:
             bare = address if address.is_circuit else address.without_peer()
-            if bare is None or bare in self._known or not bare.transport:
+            if bare is None or bare in self._known or not (bare.transport or bare.is_dnsaddr):
                 continue
             if len(self._known) >= MAX_KNOWN:
                 self._known.pop(next(iter(self._known)))

@@ -20,16 +20,23 @@ __all__ = ["probe", "probe_relayed"]
 
 TIMEOUT: Final = 5.0
 RELAYED_TIMEOUT: Final = 10.0
+_ALL: Final = frozenset({("ip4", "0.0.0.0"), ("ip6", "::")})
 
 
-async def probe(addresses: Sequence[Multiaddr], peer_id: PeerId) -> None:
-    """Dial our own listeners.
+async def probe(
+    addresses: Sequence[Multiaddr], peer_id: PeerId, listen: Sequence[Multiaddr] = ()
+) -> None:
+    """Dial our own listeners; `listen` is what was asked for: all interfaces are not loopback.
 
     Raises:
         NetworkError: none answers as us.
 
     """
     direct = tuple(each for each in addresses if not each.is_circuit)
+    outside = tuple(each for each in direct if not each.is_loopback)
+    if not outside and any(each.host in _ALL for each in listen):
+        raise NetworkError("no network interface is up: connect this machine to a network first")
+    direct = outside or direct
     if not direct:
         raise NetworkError("no network interface has an address: connect this machine first")
     prober = _stranger()

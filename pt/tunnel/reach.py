@@ -102,6 +102,7 @@ class Reach:
         self._security: tuple[str, ...] = ()
         self._lost_at = 0.0
         self._redials = 0
+        self._dialed = False
         self._pinning = Pinning(config, state, emit)
         self._was_up = False
         self._closed = False
@@ -215,7 +216,7 @@ class Reach:
         return self._session is not None and bool(self._session.pumps)
 
     def _given_up(self, error: BaseException) -> PtError:
-        if self._seeker is not None and self._seeker.last is None:
+        if self._seeker is not None and not self._dialed:
             error = self._seeker.not_found()
         error = self._explained(error)
         if isinstance(error, PtError):
@@ -315,6 +316,7 @@ class Reach:
         redial = self._session is not None or self._open is not None
         hurry = redial and self._redials % PATIENT
         started = time.monotonic()
+        self._dialed = True
         connection = await self._node.connect(
             self._addresses(candidate),
             expected=candidate.peer_id,

@@ -191,6 +191,11 @@ class Multiaddr:
         return ("p2p-circuit", None) in self._components
 
     @property
+    def is_dnsaddr(self) -> bool:
+        """Whether the address stands for others, which are in the DNS, and leads to no relay."""
+        return self._components[0][0] == "dnsaddr" and not self.is_circuit
+
+    @property
     def is_plain_tcp(self) -> bool:
         """Whether this is host and TCP port, optionally with a peer id, and nothing else."""
         names = [name for name, _ in self._components if name != "ip6zone"]

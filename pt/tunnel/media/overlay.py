@@ -12,8 +12,9 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Final
 
 from pt.errors import NetworkError, PtError
-from pt.overlay.address import overlay_address
-from pt.overlay.aio import OverlayClient, resolve
+from pt.overlay.adapter import Address
+from pt.overlay.address import overlay_address, overlay_host
+from pt.overlay.aio import OverlayClient
 from pt.rendezvous.epoch import EpochKeys
 from pt.rendezvous.mailbox import Sealed
 from pt.tunnel.media.stored import validate
@@ -37,7 +38,6 @@ class OverlayStore:
         self._missing = set(self._names)
         """Those of them that are not resolved."""
         self._network = network
-        self._resolver = network.resolver
         self._client: OverlayClient | None = None
         self._finding: asyncio.Task[None] | None = None
         self._failures: list[str] = []
@@ -47,7 +47,7 @@ class OverlayStore:
         client = await self._open()
         stored = await client.put(sealed.overlay_key, sealed.value)
         if stored.acknowledged or stored.refusals:
-            self._network.answered(self._seeds[0])
+            self._network.note(self._seeds[0], None)
         if not stored.acknowledged:
             raise NetworkError(self._why(stored.asked, stored.refusals))
         return f"at {stored.acknowledged} of {stored.asked} relays"
@@ -72,7 +72,7 @@ class OverlayStore:
                 nobody = False
                 yield each.value
         if client.counts.get("datagrams in", 0) > before:
-            self._network.answered(self._seeds[0])
+            self._network.note(self._seeds[0], None)
         elif nobody:
             raise NetworkError(self._why(0, ()))
 
@@ -114,13 +114,32 @@ class OverlayStore:
 
     async def _find_one(self, client: OverlayClient, seed: Multiaddr) -> None:
         try:
-            entries = await self._resolver.expand(seed)
+            found = await self._addresses(seed)
         except PtError as error:
+            self._network.note(seed, error)
             self._failures.append(f"{seed}: {error}")
             return
-        found, failures = await resolve(entries, self._resolver.addresses)
         if found:
             self._missing.discard(seed)
             client.bootstrap = tuple(dict.fromkeys((*found, *client.bootstrap)))[:MAX_ADDRESSES]
         else:
-            self._failures += failures
+            self._failures.append(f"{seed}: no relay can be asked over UDP there")
+
+    async def _addresses(self, seed: Multiaddr) -> list[Address]:
+        """Where a seed serves the overlay.
+
+        Raises:
+            PtError: its name is not resolved.
+
+        """
+        resolver = self._network.resolver
+        found: list[Address] = []
+        for entry in await resolver.expand(seed):
+            host = overlay_host(entry)
+            if host is None:
+                continue
+            kind, name, port = host
+            named = kind.startswith("dns")
+            hosts = await resolver.addresses(kind, name) if named else [name]
+            found += [(each, port) for each in hosts]
+        return found

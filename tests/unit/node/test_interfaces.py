@@ -5,15 +5,16 @@ from types import SimpleNamespace
 import ifaddr
 import pytest
 
+from pt.node import interfaces as module
 from pt.node import listeners
 from pt.node.interfaces import expand
 
 
-def adapter(*ips: object) -> SimpleNamespace:
-    return SimpleNamespace(ips=[SimpleNamespace(ip=ip) for ip in ips])
+def adapter(*ips: object, name: str = "unknown") -> SimpleNamespace:
+    return SimpleNamespace(name=name, ips=[SimpleNamespace(ip=ip) for ip in ips])
 
 
-LO = adapter("127.0.0.1", ("::1", 0, 0))
+LO = adapter("127.0.0.1", ("::1", 0, 0), name="lo")
 ETH = adapter("192.168.1.5", ("fe80::1%eth0", 0, 2), ("fd00::5", 0, 0), ("2001:db8::5", 0, 0))
 LINK_LOCAL_ONLY = adapter("10.0.0.7", ("fe80::2", 0, 3))
 
@@ -57,3 +58,9 @@ def test_loopback_is_told_only_if_there_is_nothing_else(monkeypatch, four, six, 
     assert [address.host[1] for address in made.addresses] == expected
     made._sockets.append((SimpleNamespace(getsockname=lambda: ("127.0.0.1", 5)), [""]))
     assert "127.0.0.1" in [address.host[1] for address in made.addresses], "asked for by --listen"
+
+
+def test_an_interface_that_is_down_has_no_addresses(monkeypatch) -> None:
+    monkeypatch.setattr(ifaddr, "get_adapters", lambda: [LO, ETH])
+    monkeypatch.setattr(module, "_is_running", lambda name: name == "lo")
+    assert expand("0.0.0.0") == ["127.0.0.1"]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pt.errors import DnsCause, DnsError, UsageError
+from pt.errors import DnsCause, DnsError
 from pt.node import resolve as module
 from pt.node.address_book import AddressBook
 from pt.node.resolve import LOOKUP_TIMEOUT, MAX_ANSWERS, PATIENCE, Resolver, is_named
@@ -103,6 +103,7 @@ class Lab:
         (f"/dns4/a.test/tcp/1/p2p/{PEER}/p2p-circuit", False),
         (f"/dnsaddr/a.test/p2p/{PEER}/p2p-circuit", False),
         (f"/p2p/{PEER}", False),
+        (f"/p2p/{PEER}/dnsaddr/a.test", False),
     ],
 )
 def test_what_has_to_be_looked_up(text: str, named: bool) -> None:
@@ -340,16 +341,6 @@ def test_a_dnsaddr_that_leads_to_dead_names_alone_fails(tmp_path: Path) -> None:
             await lab.expand("/dnsaddr/b.test")
 
     run(main())
-
-
-def test_a_dnsaddr_that_makes_no_sense_is_said_to(tmp_path: Path) -> None:
-    async def main() -> None:
-        resolver = Resolver()
-        with pytest.raises(UsageError, match="not its first part"):
-            await resolver.expand(Multiaddr.parse(f"/p2p/{PEER}/dnsaddr/a.test"))
-        await resolver.close()
-
-    asyncio.run(main())
 
 
 def test_closing_gives_up_what_is_looked_up(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from pt.errors import (
     NotFoundError,
     RefusedError,
 )
+from pt.identity.keys import PrivateKey
 from pt.node.state import StateDir
 from pt.trace import NO_TRACE
 from pt.tunnel import events
@@ -122,9 +123,9 @@ def test_a_connection_that_stands_shows_that_the_network_works(
 ) -> None:
     async def main() -> None:
         network = Lab(tmp_path)
-        here, there = node(), node()
+        here, there = network.make_node(PrivateKey.generate(b"1" * 32)), node()
+        await here.start()
         await there.start()
-        network.watch(here)
         network.dial(DialOutcome.SILENT, A, B)
         connection = await here.connect(full(there))
         network.emit(FAILED)

@@ -20,6 +20,7 @@ from pt.tunnel import events, seeker
 from pt.tunnel.config import BindConfig
 from pt.tunnel.lookup import GIVEN_ALONE, Candidate, Lookup
 from pt.tunnel.media.search import AGAIN_MOST, NOBODY
+from pt.tunnel.network import Network
 from pt.tunnel.pinning import Pinning
 from pt.tunnel.seeker import LAN_WAIT, STRANGERS_WAIT, Seeker
 from pt.wire.multiaddr import Multiaddr
@@ -56,11 +57,12 @@ class Rig:
         chosen = {"name": NAME, "lan": False, "public": True} | options
         self.config = BindConfig(**chosen)  # type: ignore[arg-type]
         self.pinning = Pinning(self.config, self.state, self.told.append)
-        self.seeker = Seeker(self.config, self.state, self.told.append, self.pinning)
+        network = Network(self.state, (), self.told.append, NO_TRACE)
+        self.seeker = Seeker(self.config, self.state, self.told.append, self.pinning, network)
         self.began = asyncio.get_running_loop().time()
 
     async def start(self) -> None:
-        await self.seeker.start(KEYS, NO_TRACE)
+        await self.seeker.start(KEYS)
 
     def hear(self, record: Signed) -> None:
         """Somebody announces this on the LAN."""

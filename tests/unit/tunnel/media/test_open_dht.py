@@ -14,9 +14,11 @@ from pt.kad.aio import Client
 from pt.kad.messages import PeerInfo
 from pt.node.state import StateDir
 from pt.rendezvous.topic import provider_key
+from pt.trace import NO_TRACE
 from pt.tunnel.lookup import GIVEN_ALONE, Candidate, Lookup
 from pt.tunnel.media import open_dht
 from pt.tunnel.media.open_dht import OpenDht
+from pt.tunnel.network import Network as Shared
 from pt.wire.multiaddr import Multiaddr
 from tests.sim.loop import run
 from tests.unit.kad.network import US, Network, Silent
@@ -58,7 +60,8 @@ async def opened(
 ) -> AsyncIterator[tuple[OpenDht, FakeAmino]]:
     amino = FakeAmino(network)
     monkeypatch.setattr(open_dht, "open_amino", lambda *_: amino)
-    dht = OpenDht(NAME, StateDir(tmp), bootstrap)
+    state = StateDir(tmp)
+    dht = OpenDht(NAME, state, bootstrap, Shared(state, (), lambda _: None, NO_TRACE))
     await dht.start()
     assert amino.started
     try:

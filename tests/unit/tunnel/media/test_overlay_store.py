@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pt.errors import DnsCause, DnsError, NetworkError
+from pt.errors import DialOutcome, DnsCause, DnsError, NetworkError
 from pt.node.resolve import Resolver
 from pt.node.state import StateDir
 from pt.overlay.aio import OverlayServer, UdpPort
@@ -60,7 +60,8 @@ class Lab:
 
     @property
     def answered(self) -> bool:
-        return bool(self.network.dials.recent(asyncio.get_running_loop().time()))
+        now = asyncio.get_running_loop().time()
+        return [each.outcome for each in self.network.dials.recent(now)] == [DialOutcome.ANSWERED]
 
 
 @contextlib.asynccontextmanager
@@ -119,7 +120,8 @@ def test_a_dead_dns_is_said_and_tried_again(tmp_path: Path) -> None:
             it.answer.set_exception(DEAD)
             with pytest.raises(NetworkError, match=r"/dns4/relay\.test.*the resolver is dead"):
                 [value async for value in store.values(EPOCH)]
-            assert not it.answered
+            (dial,) = it.network.dials.recent(asyncio.get_running_loop().time())
+            assert dial.outcome is DialOutcome.NO_DNS
             it.answer = asyncio.get_running_loop().create_future()
             it.answer.set_result(["127.0.0.1"])
             assert [value async for value in store.values(EPOCH)] == []
