@@ -223,6 +223,7 @@ async def connect(
     Raises:
         NotFoundError: nobody was found under the name in time.
         ConnectError: it was found, but no path opened.
+        DnsError, BlockedError: the DNS does not answer; the network lets nothing through.
         RefusedError: the other side does not let us in.
         IdentityChangedError: it is not the peer it was, or not the pinned one.
         UsageError, NetworkError, StateError: as in `expose`.

@@ -81,7 +81,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--timeout",
         metavar="SECONDS",
         type=float,
-        help="give up (exit 3) if the name is not found in time (default: keep looking)",
+        help="give up if the name is not found in time; the exit code says what is in the way "
+        "(default: keep looking)",
     )
     add_media(parser)
     add_common(parser)

@@ -35,7 +35,8 @@ then:                 ssh -p 2022 user@127.0.0.1
 
 exit codes: 0 ok, 1 internal error, 2 usage, 3 name not found in time, 4 refused, 5 no path to the
 peer, 6 local port or target unusable, 7 no network, 8 timeout, 9 the peer's identity changed,
-10 name held by another exposer, 11 state directory unusable, 130/143 ended by a signal
+10 name held by another exposer, 11 state directory unusable, 12 a host's name not resolved,
+13 network blocked, 130/143 ended by a signal
 """
 MAX_ATTEMPTS_SHOWN: Final = 8
 

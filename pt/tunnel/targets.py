@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-import socket
 from collections.abc import Iterable
 
-from pt.errors import LocalPortError
+from pt.errors import DnsError, LocalPortError
+from pt.node.resolve import LOOKUP_TIMEOUT, Asking
+from pt.node.system_dns import look_up
 from pt.tunnel.config import Service
 
 __all__ = ["Targets"]
@@ -17,7 +18,8 @@ __all__ = ["Targets"]
 class Targets:
     """Looks services up by port; host names are resolved by `resolve` and again after a failure."""
 
-    def __init__(self, services: Iterable[Service]) -> None:
+    def __init__(self, services: Iterable[Service], look_up: Asking = look_up) -> None:
+        self._look_up = look_up
         self._services = {service.port: service for service in services}
         self._resolved: dict[int, tuple[str, int]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -39,16 +41,17 @@ class Targets:
             self._resolved[port] = (str(ipaddress.ip_address(host)), target_port)
             return
         try:
-            infos = await asyncio.get_running_loop().getaddrinfo(
-                host, target_port, type=socket.SOCK_STREAM
-            )
-        except OSError as error:
+            async with asyncio.timeout(LOOKUP_TIMEOUT):
+                found = await self._look_up(host, 0)
+        except (DnsError, TimeoutError) as error:
+            why = "there is none of this name"
+            if not isinstance(error, DnsError) or not error.cause.is_answer:
+                why = "the DNS does not answer"
             raise LocalPortError(
-                f"the target host {host!r} has no address ({error.strerror or error}): check the "
-                "name, or give an IP address"
+                f"the target host {host!r} has no address ({why}): check the name, or give an IP "
+                "address"
             ) from error
-        infos.sort(key=lambda info: info[0] != socket.AF_INET)
-        self._resolved[port] = (str(infos[0][4][0]), target_port)
+        self._resolved[port] = (min(found, key=lambda ip: ":" in ip), target_port)
 
     def find(self, port: int) -> tuple[str, int] | None:
         """Address and port to connect to for a binder's `port` (0: the first)."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import pt
+from pt import errors
 from pt.cli import main as cli
 from pt.errors import ConnectError, Dial
 
@@ -92,3 +94,15 @@ def test_every_option_is_documented() -> None:
             for option in action.option_strings:
                 if option.startswith("--") and option != "--help":
                     assert f"`{option}" in text, (command, option)
+
+
+def test_every_exit_code_is_documented_and_listed() -> None:
+    text = (ROOT / "docs" / "cli.md").read_text()
+    table = text.partition("## Exit codes")[2].partition("##")[0]
+    kinds = [getattr(errors, name) for name in errors.__all__]
+    codes = {kind.exit_code for kind in kinds if issubclass(kind, errors.PtError)}
+    assert {7, 12, 13} <= codes
+    listed = re.findall(r"(\d+) [a-z]", cli.EPILOG.partition("exit codes:")[2])
+    for code in codes:
+        assert f"| {code} |" in table
+        assert str(code) in listed

@@ -5,9 +5,10 @@ import socket
 
 import pytest
 
-from pt.errors import LocalPortError
+from pt.errors import DnsCause, DnsError, LocalPortError
 from pt.tunnel.config import Service
 from pt.tunnel.targets import Targets
+from tests.sim.loop import run
 
 
 def test_which_port_leads_where() -> None:
@@ -24,28 +25,18 @@ def test_which_port_leads_where() -> None:
 
 
 def names(table: dict[str, list[str]]):
-    async def getaddrinfo(host: str, port: int, **rest: object):
+    async def look_up(host: str, family: int) -> list[str]:
         if host not in table:
-            raise socket.gaierror(-2, "Name or service not known")
-        return [
-            (
-                socket.AF_INET6 if ":" in ip else socket.AF_INET,
-                socket.SOCK_STREAM,
-                6,
-                "",
-                (ip, port),
-            )
-            for ip in table[host]
-        ]
+            raise DnsError("no such host", DnsCause.NO_NAME)
+        return table[host]
 
-    return getaddrinfo
+    return look_up
 
 
-def test_names_are_resolved_ahead_ipv4_first(monkeypatch) -> None:
+def test_names_are_resolved_ahead_ipv4_first() -> None:
     async def scenario() -> None:
         table = {"db": ["fd00::1", "10.0.0.1"]}
-        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", names(table))
-        targets = Targets([Service(port=5432, host="db")])
+        targets = Targets([Service(port=5432, host="db")], names(table))
         await targets.resolve()
         assert targets.find(5432) == ("10.0.0.1", 5432)
         table["db"] = ["10.0.0.2"]
@@ -61,13 +52,25 @@ def test_names_are_resolved_ahead_ipv4_first(monkeypatch) -> None:
     asyncio.run(scenario())
 
 
-def test_a_name_without_an_address(monkeypatch) -> None:
+def test_a_name_without_an_address() -> None:
     async def scenario() -> None:
-        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", names({}))
-        with pytest.raises(LocalPortError, match="'db' has no address"):
-            await Targets([Service(port=1, host="db")]).resolve()
+        with pytest.raises(LocalPortError, match="'db' has no address") as caught:
+            await Targets([Service(port=1, host="db")], names({})).resolve()
+        assert caught.value.exit_code == 6
 
     asyncio.run(scenario())
+
+
+def test_a_silent_dns_is_given_up() -> None:
+    async def silent(host: str, family: int) -> list[str]:
+        await asyncio.sleep(1000)
+        return []
+
+    async def scenario() -> None:
+        with pytest.raises(LocalPortError, match="the DNS does not answer"):
+            await Targets([Service(port=1, host="db")], silent).resolve()
+
+    run(scenario())
 
 
 def test_an_address_is_not_looked_up_again() -> None:
