@@ -44,7 +44,9 @@ def ids_at(many: list[DhtServer]) -> set[PeerId]:
 @contextlib.asynccontextmanager
 async def store(home: Path, *bootstrap: object) -> AsyncIterator[AminoStore]:
     where = [each.address if isinstance(each, DhtServer) else each for each in bootstrap]
-    made = AminoStore(StateDir(home), where, tracer=NO_TRACE)  # type: ignore[arg-type]
+    state = StateDir(home)
+    network = Network(state, (), lambda _: None, NO_TRACE)
+    made = AminoStore(state, where, network)  # type: ignore[arg-type]
     await made.start()
     try:
         yield made

@@ -16,6 +16,7 @@ from pt.node.state import StateDir
 from pt.trace import NO_TRACE
 from pt.tunnel.config import BindConfig
 from pt.tunnel.media.stores import media_of, open_dht_of, open_stores
+from pt.tunnel.network import Network
 from pt.wire.multiaddr import Multiaddr
 
 PEER = PeerId.from_public_key(PrivateKey.generate(b"p" * 32).public)
@@ -26,6 +27,10 @@ SERVER = Multiaddr.parse("/ip4/127.0.0.1/udp/9")
 def config(**options: object) -> BindConfig:
     """With peers of the DHT on loopback only."""
     return BindConfig(name="some-name", lan=False, public=False, **options)  # type: ignore[arg-type]
+
+
+def network(home: Path) -> Network:
+    return Network(StateDir(home), (), lambda _: None, NO_TRACE)
 
 
 def with_media(lan: bool, public: bool, **options: object) -> BindConfig:
@@ -51,8 +56,8 @@ def test_what_the_options_leave(
     assert media_of(made) == expected
 
     async def main() -> None:
-        stores = await open_stores(made, StateDir(tmp_path), tracer=NO_TRACE)
-        dht = await open_dht_of(made, StateDir(tmp_path), tracer=NO_TRACE)
+        stores = await open_stores(made, StateDir(tmp_path), network(tmp_path))
+        dht = await open_dht_of(made, StateDir(tmp_path), network(tmp_path))
         sealed = [] if is_open else [medium for medium in expected if medium != "lan"]
         assert [store.medium for store in stores] == sealed
         assert (dht is not None) == (is_open and public)
@@ -80,7 +85,7 @@ def test_nothing_is_left_of_a_dht_that_does_not_start(
     async def main() -> None:
         with pytest.raises(type(fault)):
             await (open_dht_of if is_open else open_stores)(
-                made, StateDir(tmp_path), tracer=NO_TRACE
+                made, StateDir(tmp_path), network(tmp_path)
             )
         assert closed == ["amino", "node"]
         assert asyncio.all_tasks() == {asyncio.current_task()}
