@@ -20,6 +20,7 @@ from pt.rendezvous.epoch import EpochKeys, epoch_at
 from pt.rendezvous.mailbox import Sealed, pack
 from pt.trace import NO_TRACE
 from pt.tunnel.media.amino import HOLDERS, AminoStore
+from pt.tunnel.network import Network
 from pt.yamux.aio import MuxedStream
 from tests.unit.node.dht_lab import DhtServer, nowhere, servers, stall
 from tests.unit.tunnel.loopback import until
