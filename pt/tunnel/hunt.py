@@ -11,11 +11,11 @@ import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Final
 
-from pt.errors import PtError
+from pt.errors import IdentityChangedError, PtError, RefusedError
 from pt.node.connection import Connection
 from pt.tunnel.lookup import Candidate
 
-__all__ = ["AT_ONCE", "HEAD_START", "OPEN_AT_ONCE", "OPEN_HEAD_START", "hunt"]
+__all__ = ["AT_ONCE", "HEAD_START", "OPEN_AT_ONCE", "OPEN_HEAD_START", "hunt", "worse"]
 
 HEAD_START: Final = 0.3
 """Seconds that a candidate has before the next one is dialed beside it."""
@@ -104,3 +104,16 @@ async def _first(
         with contextlib.suppress(asyncio.CancelledError):
             await waiter
     return [task for task in running if task in done]
+
+
+def worse(failure: BaseException | None, error: BaseException) -> BaseException:
+    """Which of two failures to tell: whoever refuses us or is somebody else says most."""
+
+    def weight(one: BaseException | None) -> int:
+        if isinstance(one, IdentityChangedError):
+            return 3
+        if isinstance(one, RefusedError):
+            return 2
+        return int(isinstance(one, PtError)) if one is not None else -1
+
+    return error if failure is None or weight(error) >= weight(failure) else failure

@@ -60,6 +60,8 @@ REDIAL_TIMEOUT: Final = 2.5
 PATIENT: Final = 4
 """Each so many-th attempt has the time of a first one, or a slow path would never be reached."""
 SESSION_TIMEOUT: Final = 15.0
+STEADY: Final = 1.0
+"""Seconds after which a path that was lost was one."""
 FAILOVER_AFTER: Final = 10.0
 """Seconds that open connections wait for their exposer before another one takes over."""
 
@@ -193,22 +195,32 @@ class Reach:
                 if self.config.once:
                     raise self._explained(error) from error
                 pause = delay * random.uniform(0.7, 1.3)  # noqa: S311  # jitter, not a secret
-                self._emit(events.Retrying(delay=round(pause, 3), reason=str(error) or "timeout"))
-                if self._seeker is not None:
-                    self._seeker.resume()
-                self._expire_session()
+                if deadline is not None and not self._was_up:
+                    pause = min(pause, max(0.0, deadline - loop.time()))
+                self._retry(pause, error)
                 await asyncio.sleep(pause)
                 delay = min(delay * 2, LONGEST_RESUME_DELAY if self._alive else LONGEST_DELAY)
                 continue
-            delay = FIRST_DELAY
             self._redials = 0
             self._was_up = True
             since = loop.time()
             await self._path_lost.wait()
-            if loop.time() - since < FIRST_DELAY:  # an exposer that hangs up on us again and again
-                await asyncio.sleep(FIRST_DELAY)
             if self.config.once and not self._alive:
                 return
+            if loop.time() - since >= STEADY:
+                delay = FIRST_DELAY
+            else:  # an exposer that hangs up on us again and again
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, LONGEST_RESUME_DELAY if self._alive else LONGEST_DELAY)
+
+    def _retry(self, pause: float, error: BaseException) -> None:
+        """There will be another attempt: tell why, and look again meanwhile."""
+        reason = str(error) or "timeout"
+        if self._seeker is not None:
+            reason += self._seeker.aside
+            self._seeker.resume()
+        self._emit(events.Retrying(delay=round(pause, 3), reason=reason))
+        self._expire_session()
 
     @property
     def _alive(self) -> bool:
@@ -253,6 +265,8 @@ class Reach:
 
     async def _connect_once(self) -> None:
         """Reach one candidate and stand a session, or raise why not."""
+        from pt.tunnel.hunt import worse  # noqa: PLC0415
+
         seeker = self._seeker
         assert seeker is not None
         if await self._rescue():
@@ -264,19 +278,18 @@ class Reach:
         failure: BaseException | None = None
         async with contextlib.aclosing(seeker.hunt(self._dial)) as dials:
             async for candidate, result in dials:
-                seeker.last = candidate
                 try:
                     if isinstance(result, BaseException):
                         raise result
                     await self._use(candidate, result)
                 except (PtError, OSError, TimeoutError) as error:
-                    failure = _worse(failure, error)
+                    failure = worse(failure, error)
                     seeker.failed(candidate)
                 else:
-                    seeker.pause()
+                    seeker.reached(candidate)
                     return
-        if failure is None:  # nobody was dialed
-            failure = seeker.stranger()
+        if failure is None or not self._was_up:
+            failure = seeker.judge(failure)
         if isinstance(failure, IdentityChangedError) and self._session is not None:
             raise ClosedError(str(failure))  # the pinned one may come back
         raise failure
@@ -337,12 +350,14 @@ class Reach:
             allowed = self._pinning.allowed()
             if allowed and connection.peer_id not in allowed:
                 raise self._pinning.changed(connection.peer_id)
+            if self._still_wanted() not in (None, connection.peer_id):
+                raise ClosedError("somebody else answers than who has the open connections")
             async with asyncio.timeout(SESSION_TIMEOUT):
                 if self.config.open:
                     self._use_raw(connection)
                 else:
                     await self._use_session(connection, self._addresses(candidate))
-        except (PtError, TimeoutError, asyncio.CancelledError):
+        except (PtError, OSError, TimeoutError, asyncio.CancelledError):
             connection.close("no session")
             raise
 
@@ -478,16 +493,3 @@ class Reach:
             )
         )
         self._on_idle()
-
-
-def _worse(failure: BaseException | None, error: BaseException) -> BaseException:
-    """Which of two failures to tell: whoever refuses us or is somebody else says most."""
-
-    def weight(one: BaseException | None) -> int:
-        if isinstance(one, IdentityChangedError):
-            return 3
-        if isinstance(one, RefusedError):
-            return 2
-        return int(isinstance(one, PtError)) if one is not None else -1
-
-    return error if failure is None or weight(error) >= weight(failure) else failure

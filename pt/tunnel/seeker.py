@@ -25,6 +25,8 @@ __all__ = ["Seeker"]
 
 STRANGERS_WAIT: Final = 15.0
 """Seconds that DHTs have to find the exposer that we know, when only others were found."""
+PATIENCE: Final = 30.0
+"""Seconds for which the exposer that we know may be out of reach while others offer the name."""
 LAN_WAIT: Final = 2.0
 """The same of the local network: its machines take turns with their answers."""
 
@@ -41,7 +43,7 @@ class Seeker:
         network: Network,
     ) -> None:
         self.last: Candidate | None = None
-        """Who was dialed last: a candidate still, whatever becomes of its record."""
+        """Who had our session last: a candidate still, whatever becomes of its record."""
         self.only: PeerId | None = None
         """Dial nobody else."""
         self._config = config
@@ -51,6 +53,7 @@ class Seeker:
         self._network = network
         self._quiet = False
         self._strangers: list[PeerId] = []
+        self._strange_since: float | None = None
         self._details: dict[str, str] = {}
         self._lookup = Lookup(
             config.peers, self._found, self._searched, pins=self._pinning.allowed()
@@ -89,9 +92,11 @@ class Seeker:
         """Stop."""
         await self._lookup.close()
 
-    def pause(self) -> None:
-        """The exposer was reached: ask the DHTs no more, and tell no more finds."""
+    def reached(self, candidate: Candidate) -> None:
+        """There is a session: ask the DHTs no more, and tell no more finds."""
+        self.last = candidate
         self._quiet = True
+        self._strange_since = None
         self._lookup.pause()
 
     def resume(self) -> None:
@@ -156,6 +161,29 @@ class Seeker:
     def stranger(self) -> IdentityChangedError:
         """Only others than the one we want offer the name."""
         return self._pinning.changed(self._strangers[0] if self._strangers else None)
+
+    def judge(self, failure: BaseException | None) -> BaseException:
+        """What it means that nobody let us in; None: nobody was dialed.
+
+        The one that we want may be there by its record alone, which outlives it by hours.
+        """
+        if failure is None:
+            return self.stranger()
+        now = asyncio.get_running_loop().time()
+        if not self._strangers:
+            self._strange_since = None
+        elif self._strange_since is None:
+            self._strange_since = now
+        elif now - self._strange_since >= PATIENCE:
+            return self.stranger()
+        return failure
+
+    @property
+    def aside(self) -> str:
+        """Who else offers the name meanwhile, for people to read after a reason; or nothing."""
+        if not self._strangers:
+            return ""
+        return f"; {self._strangers[0]} offers this name, too, and is not who is accepted"
 
     def not_found(self) -> NotFoundError:
         """Nobody was found: what each medium said."""

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from itertools import pairwise
 
 import pytest
 
-from pt.errors import ConnectError
+from pt.errors import ConnectError, IdentityChangedError, RefusedError
 from pt.identity.keys import PrivateKey
 from pt.identity.peer_id import PeerId
-from pt.tunnel.hunt import AT_ONCE, HEAD_START, MOST, hunt
+from pt.tunnel.hunt import AT_ONCE, HEAD_START, MOST, hunt, worse
 from pt.tunnel.lookup import Candidate
 from pt.wire.multiaddr import Multiaddr
 from tests.sim.loop import run
@@ -163,3 +164,14 @@ def test_ever_new_addresses_of_somebody_do_not_make_it_endless() -> None:
         assert len(seen) == MOST
 
     run(scenario())
+
+
+def test_which_of_several_failures_says_most() -> None:
+    somebody_else, refused = IdentityChangedError("x"), RefusedError("x")
+    dead, silent = ConnectError("x"), TimeoutError()
+    for weak, strong in pairwise((None, silent, dead, refused, somebody_else)):
+        assert worse(weak, strong) is strong
+        if weak is not None:
+            assert worse(strong, weak) is strong
+    later = ConnectError("y")
+    assert worse(dead, later) is later

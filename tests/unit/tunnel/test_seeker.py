@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pt.errors import NetworkError
+from pt.errors import IdentityChangedError, NetworkError
 from pt.node.state import StateDir
 from pt.rendezvous.epoch import EpochKeys, epochs_to_search
 from pt.rendezvous.lan import LanRecord
@@ -22,7 +22,7 @@ from pt.tunnel.lookup import GIVEN_ALONE, Candidate, Lookup
 from pt.tunnel.media.search import AGAIN_MOST, NOBODY
 from pt.tunnel.network import Network
 from pt.tunnel.pinning import Pinning
-from pt.tunnel.seeker import LAN_WAIT, STRANGERS_WAIT, Seeker
+from pt.tunnel.seeker import LAN_WAIT, PATIENCE, STRANGERS_WAIT, Seeker
 from pt.wire.multiaddr import Multiaddr
 from tests.sim.loop import run
 from tests.unit.tunnel.media.memory import IDENTITIES, KEYS, PEERS, MemoryStore, signed
@@ -367,12 +367,12 @@ def test_nobody_is_found_and_every_medium_says_why(seek) -> None:
 
 def test_with_a_session_it_is_quiet(seek) -> None:
     async def scenario(rig: Rig) -> None:
-        rig.seeker.pause()
+        rig.seeker.reached(Candidate(B, (NEWER,), "lan"))
         told = len(rig.told)
         rig.hear(said(0, 1))
         await asyncio.sleep(600)
         assert rig.told[told:] == []
-        assert rig.chosen == [(A, OLD)]
+        assert rig.chosen == [(B, NEWER), (A, OLD)]
 
     seek(scenario, lan=True)
 
@@ -407,3 +407,47 @@ def test_a_lan_that_cannot_be_searched(
         await rig.seeker.close()
 
     run(main())
+
+
+def test_the_one_that_we_know_is_there_by_its_record_alone(seek) -> None:
+    """Its machine has a new key, and offers the name: told at once, and the end after a while."""
+
+    async def scenario(rig: Rig) -> None:
+        rig.state.pin(NAME, A)
+        rig.hear(said(0, 1))
+        failure = NetworkError("no answer")
+        assert rig.seeker.choose()
+        assert rig.seeker.judge(failure) is failure
+        assert rig.seeker.aside == ""
+        rig.hear(said(1, 1))
+        while rig.now < PATIENCE:
+            assert rig.chosen == [(A, OLD)]
+            assert rig.seeker.judge(failure) is failure
+            assert str(B) in rig.seeker.aside
+            await asyncio.sleep(1)
+        await asyncio.sleep(1)
+        assert isinstance(rig.seeker.judge(failure), IdentityChangedError)
+
+    seek(scenario, list, lan=True, public=False)
+
+
+@pytest.mark.parametrize("how", ["the stranger goes", "it was reached"])
+def test_patience_begins_anew(seek, how: str) -> None:
+    async def scenario(rig: Rig) -> None:
+        rig.state.pin(NAME, A)
+        rig.hear(said(0, 1))
+        failure = NetworkError("no answer")
+        for _ in range(3):
+            rig.hear(said(1, int(rig.now) + 1))
+            assert rig.chosen
+            assert rig.seeker.judge(failure) is failure
+            await asyncio.sleep(PATIENCE - 1)
+            if how == "it was reached":
+                rig.seeker.reached(rig.seeker.choose()[0])
+            else:
+                rig.hear(said(1, int(rig.now) + 1, gone=True))
+                assert rig.chosen
+                assert rig.seeker.judge(failure) is failure
+            await asyncio.sleep(2)
+
+    seek(scenario, list, lan=True, public=False)
