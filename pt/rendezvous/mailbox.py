@@ -58,6 +58,7 @@ __all__ = [
     "merge",
     "open_mailbox",
     "pack",
+    "unseal",
 ]
 
 VERSION: Final = 1
@@ -195,7 +196,17 @@ def open_mailbox(value: bytes, epoch: EpochKeys, keys: NameKeys, now: float) -> 
 
     """
     outer = ipns.validate(value, epoch.name, now)
-    payload = outer.payload
+    return Mailbox(outer.seq, unseal(outer.payload, epoch, keys, now))
+
+
+def unseal(payload: bytes, epoch: EpochKeys, keys: NameKeys, now: float) -> tuple[Signed, ...]:
+    """The verified records in a value's payload; bad and expired ones are left out.
+
+    Raises:
+        CryptoFailure: not sealed for this name and epoch.
+        RemoteProtocolError: malformed.
+
+    """
     if len(payload) not in PADDED_SIZES or payload[0] != VERSION:
         raise RemoteProtocolError("not a mailbox of a version we know")
     try:
@@ -210,7 +221,7 @@ def open_mailbox(value: bytes, epoch: EpochKeys, keys: NameKeys, now: float) -> 
             signed.append(Signed(verify(raw, keys, now), raw))
         except RemoteProtocolError:
             continue  # one member's nonsense must not hide the others
-    return Mailbox(outer.seq, tuple(signed))
+    return tuple(signed)
 
 
 def _split(inner: bytes) -> list[bytes]:

@@ -24,7 +24,7 @@ from pt.aio.scope import Scope
 from pt.errors import NetworkError, PtError
 from pt.rendezvous import ipns
 from pt.rendezvous.epoch import EpochKeys, epochs_to_publish
-from pt.rendezvous.mailbox import RENEWAL, Mailbox, Signed, merge, open_mailbox, pack
+from pt.rendezvous.mailbox import RENEWAL, Mailbox, Signed, merge, pack, unseal
 from pt.rendezvous.name import NameKeys
 from pt.rendezvous.record import NONCE_BYTES
 from pt.tunnel.media.store import Store
@@ -224,11 +224,11 @@ class MailboxPublisher:
             async for value in values:
                 now = self._wall()
                 with contextlib.suppress(PtError):
-                    seq = ipns.validate(value, epoch.name, now).seq
+                    outer = ipns.validate(value, epoch.name, now)
                     signed: tuple[Signed, ...] = ()
                     with contextlib.suppress(PtError):
-                        signed = open_mailbox(value, epoch, self._keys, now).signed
-                    yield seq, signed
+                        signed = unseal(outer.payload, epoch, self._keys, now)
+                    yield outer.seq, signed
 
     async def _read(self, epoch: EpochKeys, timeout: float) -> tuple[list[Signed], int]:
         """What is there by then: all records, and the highest sequence of a value."""
