@@ -24,43 +24,19 @@ from pt.rendezvous.mailbox import Sealed
 from pt.tunnel.network import Network
 from pt.wire.multiaddr import Multiaddr
 
-__all__ = ["AminoStore", "cost", "open_amino", "public_only"]
+__all__ = ["AminoPeer", "AminoStore", "OnHop"]
+
+OnHop = Callable[[PeerId, tuple[Multiaddr, ...]], None]
 
 HOLDERS: Final = 8
 """Servers whose values are enough at first: the others most likely hold the same, at 10 kB each."""
 
 
-def open_amino(
-    node: Node,
-    state: StateDir,
-    bootstrap: Sequence[Multiaddr],
-    on_hop: Callable[[PeerId, tuple[Multiaddr, ...]], None] | None,
-) -> Amino:
-    """The DHT for `node`; the public one's bootstrap peers if none are given."""
-    given = tuple(bootstrap) or DEFAULT_BOOTSTRAP
-    return Amino(
-        node,
-        bootstrap=given,
-        cache=state.path / "dht_peers.json",
-        public_only=public_only(bootstrap),
-        on_hop=on_hop,
-    )
+class AminoPeer:
+    """The DHT as asked by `node`, or by a peer of its own that listens nowhere.
 
-
-def public_only(bootstrap: Sequence[Multiaddr]) -> bool:
-    """Whether the DHT that one enters there is one of the Internet."""
-    return not any(each.is_private or each.is_loopback for each in bootstrap)
-
-
-def cost(amino: Amino) -> str:
-    """What it has taken so far, for people to read."""
-    facts = amino.facts
-    kilobytes = (facts.sent + facts.received) / 1000
-    return f"{facts.requests} requests, {kilobytes:.0f} kB, {facts.most_sockets} sockets at most"
-
-
-class AminoStore:
-    """See `Store`; `on_hop` is told of relays that are met on the way."""
+    The public one's bootstrap peers if none are given; `on_hop` is told of relays that are met.
+    """
 
     medium = "amino"
 
@@ -70,15 +46,50 @@ class AminoStore:
         bootstrap: Sequence[Multiaddr],
         network: Network,
         *,
-        on_hop: Callable[[PeerId, tuple[Multiaddr, ...]], None] | None = None,
+        node: Node | None = None,
+        on_hop: OnHop | None = None,
     ) -> None:
-        self._node = network.make_node(PrivateKey.generate(secrets.token_bytes(32)))
-        self._amino = open_amino(self._node, state, bootstrap, on_hop)
+        self._own: Node | None = None
+        if node is None:
+            self._own = node = network.make_node(PrivateKey.generate(secrets.token_bytes(32)))
+        self._public_only = not any(each.is_private or each.is_loopback for each in bootstrap)
+        self._amino = Amino(
+            node,
+            bootstrap=tuple(bootstrap) or DEFAULT_BOOTSTRAP,
+            cache=state.path / "dht_peers.json",
+            public_only=self._public_only,
+            on_hop=on_hop,
+        )
 
     async def start(self) -> None:
-        """Begin to make friends, in the background."""
-        await self._node.start()
-        await self._amino.start()
+        """Begin to find servers, in the background; nothing is left of what does not start."""
+        try:
+            if self._own is not None:
+                await self._own.start()
+            await self._amino.start()
+        except BaseException:
+            await self.close()
+            raise
+
+    def cost(self) -> str:
+        """What it has taken so far, for people to read."""
+        facts = self._amino.facts
+        kilobytes = (facts.sent + facts.received) / 1000
+        return (
+            f"{facts.requests} requests, {kilobytes:.0f} kB, {facts.most_sockets} sockets at most"
+        )
+
+    async def close(self) -> None:
+        """Stop; what is under way ends with an error."""
+        try:
+            await self._amino.close()
+        finally:
+            if self._own is not None:
+                await self._own.close()
+
+
+class AminoStore(AminoPeer):
+    """See `Store`."""
 
     async def put(self, sealed: Sealed) -> str:
         """See `Store`."""
@@ -116,14 +127,3 @@ class AminoStore:
     def _explained(self, error: NetworkError) -> NetworkError:
         """The same with the cause, when nobody answers at all."""
         return NetworkError(self._amino.facts.detail or str(error))
-
-    def cost(self) -> str:
-        """See `Store`."""
-        return cost(self._amino)
-
-    async def close(self) -> None:
-        """See `Store`."""
-        try:
-            await self._amino.close()
-        finally:
-            await self._node.close()

@@ -6,15 +6,13 @@ has it asked by a peer of its own, whose id says nothing.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterable, Sequence
 
-from pt.identity.keys import PrivateKey
 from pt.identity.peer_id import PeerId
 from pt.node.node import Node
 from pt.node.state import StateDir
 from pt.rendezvous.topic import provider_key
-from pt.tunnel.media.amino import cost, open_amino, public_only
+from pt.tunnel.media.amino import AminoPeer, OnHop
 from pt.tunnel.media.providers import OnState, ProviderAnnouncer, ProviderSearch
 from pt.tunnel.network import Network
 from pt.wire.multiaddr import Multiaddr
@@ -22,13 +20,8 @@ from pt.wire.multiaddr import Multiaddr
 __all__ = ["OpenDht"]
 
 
-class OpenDht:
-    """The DHT for one id. Without `node` it is asked by one that listens nowhere.
-
-    `on_hop` is told of relays that are met on the way.
-    """
-
-    medium = "amino"
+class OpenDht(AminoPeer):
+    """The DHT for one id; an exposer gives its own `node`."""
 
     def __init__(
         self,
@@ -38,20 +31,10 @@ class OpenDht:
         network: Network,
         *,
         node: Node | None = None,
-        on_hop: Callable[[PeerId, tuple[Multiaddr, ...]], None] | None = None,
+        on_hop: OnHop | None = None,
     ) -> None:
+        super().__init__(state, bootstrap, network, node=node, on_hop=on_hop)
         self._key = provider_key(name)
-        self._public_only = public_only(bootstrap)
-        self._own: Node | None = None
-        if node is None:
-            self._own = node = network.make_node(PrivateKey.generate(secrets.token_bytes(32)))
-        self._amino = open_amino(node, state, bootstrap, on_hop)
-
-    async def start(self) -> None:
-        """Begin to find servers, in the background."""
-        if self._own is not None:
-            await self._own.start()
-        await self._amino.start()
 
     def announcer(
         self, addresses: Callable[[], Iterable[Multiaddr]], on_state: OnState
@@ -59,7 +42,7 @@ class OpenDht:
         """What publishes that our node, at these addresses, provides the id."""
 
         def tell(ok: bool, detail: str, seconds: float) -> None:
-            told = f"at {detail}; {cost(self._amino)}" if ok else self._explained(detail)
+            told = f"at {detail}; {self.cost()}" if ok else self._explained(detail)
             on_state(ok, told, seconds)
 
         return ProviderAnnouncer(
@@ -72,7 +55,7 @@ class OpenDht:
         """What looks for those who provide the id."""
 
         def tell(ok: bool, detail: str, seconds: float) -> None:
-            on_state(ok, cost(self._amino) if ok else self._explained(detail), seconds)
+            on_state(ok, self.cost() if ok else self._explained(detail), seconds)
 
         return ProviderSearch(
             self._amino.client, self._key, on_found, tell, public_only=self._public_only
@@ -82,11 +65,3 @@ class OpenDht:
         """The cause, when no server answers at all."""
         facts = self._amino.facts
         return facts.detail if facts.state == "offline" else detail
-
-    async def close(self) -> None:
-        """Stop."""
-        try:
-            await self._amino.close()
-        finally:
-            if self._own is not None:
-                await self._own.close()

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING
 
-from pt.identity.peer_id import PeerId
 from pt.node.state import StateDir
 from pt.tunnel.config import TunnelConfig
-from pt.wire.multiaddr import Multiaddr
 
 if TYPE_CHECKING:
     from pt.node.node import Node
+    from pt.tunnel.media.amino import OnHop
     from pt.tunnel.media.open_dht import OpenDht
     from pt.tunnel.media.store import Store
     from pt.tunnel.network import Network
 
 __all__ = ["media_of", "open_dht_of", "open_stores"]
-
-OnHop = Callable[[PeerId, tuple[Multiaddr, ...]], None]
 
 
 def media_of(config: TunnelConfig) -> list[str]:
@@ -52,7 +48,8 @@ async def open_stores(
         from pt.tunnel.media.amino import AminoStore  # noqa: PLC0415
 
         amino = AminoStore(state, config.dht_bootstrap, network, on_hop=on_hop)
-        stores.append(await _started(amino))
+        await amino.start()
+        stores.append(amino)
     return stores
 
 
@@ -70,23 +67,5 @@ async def open_dht_of(
     from pt.tunnel.media.open_dht import OpenDht  # noqa: PLC0415
 
     dht = OpenDht(config.name, state, config.dht_bootstrap, network, node=node, on_hop=on_hop)
-    return await _started(dht)
-
-
-class _Dht(Protocol):
-    async def start(self) -> None: ...
-
-    async def close(self) -> None: ...
-
-
-Dht = TypeVar("Dht", bound=_Dht)
-
-
-async def _started(dht: Dht) -> Dht:
-    """Start it; nothing is left of one that does not start."""
-    try:
-        await dht.start()
-    except BaseException:
-        await dht.close()
-        raise
+    await dht.start()
     return dht

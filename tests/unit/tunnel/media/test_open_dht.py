@@ -16,7 +16,7 @@ from pt.node.state import StateDir
 from pt.rendezvous.topic import provider_key
 from pt.trace import NO_TRACE
 from pt.tunnel.lookup import GIVEN_ALONE, Candidate, Lookup
-from pt.tunnel.media import open_dht
+from pt.tunnel.media import amino as media_amino
 from pt.tunnel.media.open_dht import OpenDht
 from pt.tunnel.network import Network as Shared
 from pt.wire.multiaddr import Multiaddr
@@ -59,7 +59,7 @@ async def opened(
     monkeypatch: pytest.MonkeyPatch, tmp: Path, network: Network, bootstrap=()
 ) -> AsyncIterator[tuple[OpenDht, FakeAmino]]:
     amino = FakeAmino(network)
-    monkeypatch.setattr(open_dht, "open_amino", lambda *_: amino)
+    monkeypatch.setattr(media_amino, "Amino", lambda *_, **__: amino)
     state = StateDir(tmp)
     dht = OpenDht(NAME, state, bootstrap, Shared(state, (), lambda _: None, NO_TRACE))
     await dht.start()
