@@ -59,8 +59,6 @@ MAX_PER_HOST: Final = 2
 MAX_PER_NET: Final = 16
 """Nodes of one public /24 (IPv6: /48) in the table."""
 MAX_DEPTH: Final = 3
-MAX_ITEMS: Final = 16
-"""Of one array."""
 
 
 class OverlayError(RemoteProtocolError):

@@ -13,10 +13,9 @@ Limitations: the LAN speaks IPv4 multicast only.
 from __future__ import annotations
 
 from pt.rendezvous.name import NameKeys, Strength, estimate_strength, generate_name, normalise_name
-from pt.rendezvous.record import Freshness, Record, open_record, seal
+from pt.rendezvous.record import Record, open_record, seal
 
 __all__ = [
-    "Freshness",
     "NameKeys",
     "Record",
     "Strength",

@@ -23,7 +23,8 @@
 Fields and facts that a reader does not know are skipped. Without the name a blob is noise of one of
 five sizes. With it, the signature says which identity
 speaks, so members of one name cannot speak for each other; the name's tag in the signed domain
-keeps a record from being moved to another name. `Freshness` throws out what is old or replayed.
+keeps a record from being moved to another name. What is old or replayed is thrown out by
+`pt.rendezvous.exposers`.
 
 A LAN carries blobs. On the DHTs, `pt.rendezvous.mailbox` seals the envelopes (`sign`, `verify`) of
 several exposers together.
@@ -31,7 +32,6 @@ several exposers together.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -56,7 +56,6 @@ __all__ = [
     "MAX_SERVICES",
     "MAX_SIGNED",
     "NONCE_BYTES",
-    "Freshness",
     "Record",
     "open_record",
     "seal",
@@ -197,27 +196,6 @@ def verify(signed_record: bytes, keys: NameKeys, now: float | None) -> Record:
         if record.expires > now + MAX_LIFETIME + CLOCK_SKEW:
             raise RemoteProtocolError("the record claims to live too long")
     return record
-
-
-class Freshness:
-    """Remembers the newest sequence of each peer and says which records are news.
-
-    Bounded: the peer heard of longest ago is forgotten first.
-    """
-
-    MAX_PEERS: Final = 256
-
-    def __init__(self) -> None:
-        self._newest: OrderedDict[PeerId, int] = OrderedDict()
-
-    def accept(self, record: Record) -> bool:
-        """Whether the record is newer than all seen of its peer; a repetition or replay is not."""
-        known = self._newest.get(record.peer_id, -1)
-        self._newest[record.peer_id] = max(known, record.seq)
-        self._newest.move_to_end(record.peer_id)
-        if len(self._newest) > self.MAX_PEERS:
-            self._newest.popitem(last=False)
-        return record.seq > known
 
 
 def _domain(keys: NameKeys) -> str:

@@ -42,6 +42,22 @@ def test_the_newest_record_counts() -> None:
     assert len(table) == 1
 
 
+def test_only_news_are_news() -> None:
+    table = Exposers()
+    steps = [
+        (record(1, 7), True),
+        (record(1, 7), False),
+        (record(1, 6), False),
+        (record(2, 1), True),
+        (record(1, 8, gone=True), True),
+        (record(1, 7), False),
+        (record(1, 9), True),
+    ]
+    news = {Change.NEW, Change.UPDATED, Change.GONE}
+    told = [table.add(each, "lan", NOW) in news for each, _ in steps]
+    assert told == [expected for _, expected in steps]
+
+
 def test_gone() -> None:
     table = Exposers()
     table.add(record(1, 5), "amino", NOW)

@@ -19,7 +19,6 @@ from pt.rendezvous.record import (
     MAX_LIFETIME,
     MAX_SIGNED,
     PADDED_SIZES,
-    Freshness,
     Record,
     open_record,
     seal,
@@ -332,30 +331,3 @@ def test_expiry(after: float, message: str | None) -> None:
         with pytest.raises(RemoteProtocolError, match=message):
             open_record(blob, KEYS, NOW + after)
     assert open_record(blob, KEYS, None) == RECORD
-
-
-def test_freshness() -> None:
-    fresh = Freshness()
-    yours = replace(RECORD, peer_id=PeerId.from_public_key(YOU.public), seq=1)
-    steps = [
-        (RECORD, True),
-        (RECORD, False),
-        (replace(RECORD, seq=6), False),
-        (yours, True),
-        (replace(RECORD, seq=8, gone=True), True),
-        (RECORD, False),
-        (replace(RECORD, seq=9), True),
-    ]
-    assert [fresh.accept(record) for record, _ in steps] == [news for _, news in steps]
-
-
-def test_freshness_is_bounded() -> None:
-    fresh = Freshness()
-    assert fresh.accept(RECORD)
-    for number in range(Freshness.MAX_PEERS - 1):
-        peer = PeerId(b"\x12\x20" + number.to_bytes(32, "big"))
-        assert fresh.accept(replace(RECORD, peer_id=peer))
-    assert not fresh.accept(RECORD)  # heard again: now the youngest
-    for number in range(Freshness.MAX_PEERS):
-        fresh.accept(replace(RECORD, peer_id=PeerId(b"\x12\x20\1" + number.to_bytes(31, "big"))))
-    assert fresh.accept(RECORD)
