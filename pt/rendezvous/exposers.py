@@ -24,7 +24,7 @@ from typing import Final
 from pt.identity.peer_id import PeerId
 from pt.rendezvous.record import Record
 
-__all__ = ["MAX_EXPOSERS", "MAX_REMEMBERED", "Change", "Exposer", "Exposers"]
+__all__ = ["MAX_EXPOSERS", "MAX_REMEMBERED", "Change", "Exposer", "Exposers", "Standing"]
 
 MAX_EXPOSERS: Final = 32
 MAX_REMEMBERED: Final = 256
@@ -51,17 +51,38 @@ class Change(Enum):
     """No room: all that are there are worth more."""
 
 
+@dataclass(slots=True, kw_only=True)
+class Standing:
+    """How the last attempt to reach somebody ended."""
+
+    rtt: float | None = None
+    """Seconds, of the last answer."""
+    failed_at: float | None = None
+    """When the last attempt failed, if it did."""
+
+    def answered(self, rtt: float) -> None:
+        """It was reached, in `rtt` seconds."""
+        self.rtt, self.failed_at = rtt, None
+
+    def failed(self, now: float) -> None:
+        """It was not."""
+        self.rtt, self.failed_at = None, now
+
+    @property
+    def rank(self) -> tuple[int, float]:
+        """Lower is better: who answered, by the round trip; who was not tried; who failed."""
+        if self.rtt is not None:
+            return 0, self.rtt
+        return (1, 0.0) if self.failed_at is None else (2, self.failed_at)
+
+
 @dataclass(slots=True)
-class Exposer:
+class Exposer(Standing):
     """One who answers to the name."""
 
     record: Record
     media: tuple[str, ...]
     """That have this exposer, the first to tell of it first."""
-    rtt: float | None = None
-    """Seconds, of the last answer."""
-    failed_at: float | None = None
-    """When the last attempt failed, if it did."""
 
     @property
     def peer_id(self) -> PeerId:
@@ -131,12 +152,12 @@ class Exposers:
     def answered(self, peer: PeerId, rtt: float) -> None:
         """The exposer was reached, in `rtt` seconds."""
         if (known := self._known.get(peer)) is not None:
-            known.rtt, known.failed_at = rtt, None
+            known.answered(rtt)
 
     def failed(self, peer: PeerId, now: float) -> None:
         """The exposer could not be reached."""
         if (known := self._known.get(peer)) is not None:
-            known.rtt, known.failed_at = None, now
+            known.failed(now)
 
     def ranked(self, now: float, *, only_pinned: bool = False) -> list[Exposer]:
         """Whom to try, the best first; those whose records have expired are forgotten."""
@@ -148,14 +169,8 @@ class Exposers:
     def _expired(self, known: Exposer, now: float) -> bool:
         return known.record.expires < now and not self.live_media & set(known.media)
 
-    def _rank(self, one: Exposer) -> tuple[bool, int, float, int, PeerId]:
-        if one.rtt is not None:
-            group, within = 0, one.rtt
-        elif one.failed_at is None:
-            group, within = 1, 0.0
-        else:
-            group, within = 2, one.failed_at
-        return one.peer_id not in self.pins, group, within, -one.record.expires, one.peer_id
+    def _rank(self, one: Exposer) -> tuple[bool, tuple[int, float], int, PeerId]:
+        return one.peer_id not in self.pins, one.rank, -one.record.expires, one.peer_id
 
     def _make_room(self, peer: PeerId, now: float) -> bool:
         """Whether a newcomer has a place: failing ones go for it; untried ones for the pinned."""

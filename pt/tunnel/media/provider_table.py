@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pt.identity.peer_id import PeerId
+from pt.rendezvous.exposers import Standing
 from pt.wire.multiaddr import Multiaddr
 
 __all__ = ["MAX_PROVIDERS", "ProviderTable"]
@@ -19,11 +20,9 @@ MAX_PROVIDERS: Final = 256
 
 
 @dataclass(slots=True)
-class _Provider:
+class _Provider(Standing):
     addresses: tuple[Multiaddr, ...]
     number: int
-    rtt: float | None = None
-    failed_at: float | None = None
 
 
 class ProviderTable:
@@ -47,12 +46,12 @@ class ProviderTable:
     def answered(self, peer: PeerId, rtt: float) -> None:
         """It was reached, in `rtt` seconds."""
         if (known := self._known.get(peer)) is not None:
-            known.rtt, known.failed_at = rtt, None
+            known.answered(rtt)
 
     def failed(self, peer: PeerId, now: float) -> None:
         """It was not, or speaks of something else."""
         if (known := self._known.get(peer)) is not None:
-            known.rtt, known.failed_at = None, now
+            known.failed(now)
 
     def ranked(self) -> list[tuple[PeerId, tuple[Multiaddr, ...]]]:
         """Whom to dial, the best first, and where."""
@@ -62,7 +61,5 @@ class ProviderTable:
         return sorted(self._known, key=lambda peer: _rank(self._known[peer]))
 
 
-def _rank(one: _Provider) -> tuple[int, float]:
-    if one.rtt is not None:
-        return 0, one.rtt
-    return (1, one.number) if one.failed_at is None else (2, one.failed_at)
+def _rank(one: _Provider) -> tuple[tuple[int, float], int]:
+    return one.rank, one.number
