@@ -11,7 +11,7 @@ from typing import Final
 
 from aioquic import tls
 from aioquic.buffer import Buffer  # type: ignore[attr-defined]  # re-exported from C
-from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE, QuicConfiguration
 from aioquic.quic.connection import (
     CONNECTION_LIMIT_FRAME_CAPACITY,
     MAX_STREAM_DATA_FRAME_CAPACITY,
@@ -363,6 +363,12 @@ class Connection(QuicConnection):
         finally:
             self._streams_queue = [stream for stream in self._streams_queue if busy(stream)]
             self._queued = set(self._streams_queue)
+
+    def _write_path_response_frame(self, builder: QuicPacketBuilder, challenge: bytes) -> None:
+        super()._write_path_response_frame(builder, challenge)
+        # Padded to what every path carries, not to our largest: the question may be about that.
+        for name in ("_buffer_capacity", "_flight_capacity"):
+            setattr(builder, name, min(getattr(builder, name), SMALLEST_MAX_DATAGRAM_SIZE))
 
     def _write_connection_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace) -> None:
         window = self.config.limits.connection_window

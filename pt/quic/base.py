@@ -219,7 +219,8 @@ class Base:
             return 0
         self._note_unsent(stream, state)
         room = min(self._limits.send_buffer - state.unsent, self._limits.send_total - self._backlog)
-        part = data if len(data) <= room else data[: max(0, room)]
+        room = max(0, room)
+        part = data if len(data) <= room else data[:room]
         whole = len(part) == len(data)
         if len(part) or (fin and whole):
             self._send_stream(stream, part, fin=fin and whole)

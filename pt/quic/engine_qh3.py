@@ -6,15 +6,16 @@ from typing import Any, ClassVar, Final
 
 from pt.errors import LimitError, ProtocolError
 from pt.identity.peer_id import PeerId
-from pt.quic.base import Base
+from pt.quic.base import Base, StreamState
 from pt.quic.codes import TransportCode
 from pt.quic.credit import Credit
 from pt.quic.engine import Admission, Config, Engine, Stats, Train
 from pt.quic.events import Address, Event, PathChanged, StreamsAvailable
 from pt.quic.limits import BASE_DATAGRAM, MAX_DATAGRAM_IPV6
 from pt.quic.moves import Moves
-from pt.quic.pmtu import BLACK_HOLE_PTOS, Survey
 from pt.quic.qh3_connection import Connection, FaultError, VersionError
+from pt.quic.qh3_sender import Sender
+from pt.quic.qh3_sizes import Sizes
 from pt.quic.trains import group
 
 __all__ = ["Qh3", "Qh3Engine"]
@@ -25,10 +26,6 @@ BURST: Final = 512
 EARLY_LIMIT: Final = 64 * 1024
 """Bytes of datagrams that are looked at before the handshake is done; it takes a tenth."""
 
-OPEN_LIMIT: Final = 4096
-"""Packets that a survey of the path's MTU looks into, at most: some 40 ms of work."""
-
-_HANDSHAKE_PTOS: Final = 2
 _STREAM_FRAME: Final = 0x08
 _SPIN: Final = 0.0005
 _MAX_SPIN: Final = 0.1
@@ -52,18 +49,16 @@ class Qh3Engine(Base):
     ) -> None:
         super().__init__(config, address, now, is_client=admission is None, expected=expected)
         ipv6 = ":" in address[0]
-        self._ceiling = config.limits.max_datagram
+        ceiling = config.limits.max_datagram
         if ipv6:
-            self._ceiling = min(self._ceiling, MAX_DATAGRAM_IPV6)
-        self._conn = Connection(
-            config, self._verify, admission, now, ceiling=self._ceiling, ipv6=ipv6
-        )
+            ceiling = min(ceiling, MAX_DATAGRAM_IPV6)
+        self._conn = Connection(config, self._verify, admission, now, ceiling=ceiling, ipv6=ipv6)
         self._moves = Moves(address)
-        self._survey = Survey(self._ceiling)
+        self._sizes = Sizes(self._conn, ceiling)
+        self._sender = Sender(self._conn, self._sizes)
         self._credit = Credit(config.limits.stream_window)
         self._brake = config.limits.connection_window // 2
         self._early = EARLY_LIMIT
-        self._opened = 0
         self._last_from_peer = b""
         self._handled = (-1.0, 0.0)  # a core's deadline, and how long to leave it alone
         self._could_open = 0
@@ -98,7 +93,7 @@ class Qh3Engine(Base):
             self._last_from_peer = data[(len(data) - 1) // segment * segment :]
             if self._looking():
                 for at in range(0, len(data), segment):
-                    self._look(data[at : at + segment])
+                    self._look(data[at : at + segment], now)
 
     def _received_early(self, data: bytes, segment: int, now: float) -> None:
         # The core keeps handshake bytes that come out of order one by one.
@@ -106,16 +101,17 @@ class Qh3Engine(Base):
         if self._early < 0 and not self._conn.done:
             return
         for at in range(0, len(data), segment):
+            datagram = data[at : at + segment]
             try:
-                good = self._conn.receive_early(
-                    data[at : at + segment], now, lambda: self._drain(now)
-                )
+                good = self._conn.receive_early(datagram, now, lambda: self._drain(now))
             except VersionError as error:
                 self._failure = error
                 self._gone(TransportCode.VERSION_NEGOTIATION_ERROR, str(error), by_peer=False)
                 return
             if good:
                 self._heard = now
+                if self._looking():
+                    self._look(datagram, now)
 
     def _received_elsewhere(self, data: bytes, segment: int, address: Address, now: float) -> None:
         """Take datagrams from another address than the client's: it may have moved."""
@@ -142,14 +138,11 @@ class Qh3Engine(Base):
 
     def _looking(self) -> bool:
         """Whether packets are to be opened here, too: something of ours may be answered."""
-        if not self._moves.validated:
-            return True
-        return self._survey.next_timeout() is not None and self._opened < OPEN_LIMIT
+        return not self._moves.validated or self._sizes.looking
 
-    def _look(self, datagram: bytes) -> None:
-        self._opened += 1
+    def _look(self, datagram: bytes, now: float) -> None:
         frames = self._conn.frames_of(datagram)
-        self._survey.look(frames)
+        self._sizes.look(frames, now, max((self._rtt() or 0.0) / 2, 0.01))
         self._moves.look(frames)
 
     def _after(self, now: float) -> None:
@@ -165,8 +158,6 @@ class Qh3Engine(Base):
                 self._retired(self._clients_id)
                 self._clients_id = None
             self._moved(now)
-            if self._survey.result is not None and self._survey.result < self._size():
-                conn.apply_parameters(self._survey.result)
         if not self._events and conn.core.state == "terminated":
             self._end()
 
@@ -198,6 +189,8 @@ class Qh3Engine(Base):
             case ("stream_finished", stream):
                 self._credit.close(stream)
                 self._ended(stream)
+            case ("stream_credit", stream, limit):
+                self._sender.outbox.allow(stream, limit)
             case ("peer_blocked", int(stream), limit):
                 self._credit.blocked(stream, limit)
             case _:
@@ -280,15 +273,14 @@ class Qh3Engine(Base):
         most = BURST
         room = moves.room()
         if room is not None:
-            most = min(most, room // self._size())
-        own = self._own_packets(now) if self._closed is None and self._conn.confirmed else []
+            most = min(most, room // self._sizes.size)
+        own = self._own_packets(now) if self._closed is None and self._conn.done else []
         try:
-            datagrams = self._conn.poll(now, most) if most else []
+            datagrams = self._sender.poll(now, most)
         except FaultError as error:
             self._failure = error
-            self._conn.fail(error)
-            self._close_event(1, str(error), application=False, by_peer=False)
-            datagrams = []
+            self._gone(error.code or TransportCode.INTERNAL_ERROR, str(error), by_peer=False)
+            return []
         if datagrams or own:
             self._sent_at = now
             self._handled = (-1.0, 0.0)
@@ -310,10 +302,9 @@ class Qh3Engine(Base):
         if moves.validated:
             while frames := self._credit.frames(_FRAME_ROOM):
                 packets.append(conn.seal(frames))
-            if self._opened < OPEN_LIMIT:
-                interval = max(self._pto(), 0.05)
-                for size, data in self._survey.probes(now, interval, self._config.random):
-                    packets.append(conn.seal(b"\x1a" + data, size=size))
+            interval = max(self._pto(), 0.05)
+            for size, data in self._sizes.probes(now, interval, self._config.random):
+                packets.append(conn.seal(b"\x1a" + data, size=size))
         return [packet for packet in packets if packet is not None]
 
     # --- time ----------------------------------------------------------------------------------
@@ -326,10 +317,9 @@ class Qh3Engine(Base):
             self._core_timeout(),
             self._own_timeout(),
             self._moves.next_timeout(),
-            self._credit.next_timeout(),
         ]
-        if self._conn.confirmed and self._closed is None:
-            deadlines.append(self._survey.next_timeout())
+        if self._closed is None and self._moves.validated:
+            deadlines += [self._sizes.next_timeout(), self._credit.next_timeout()]
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def _core_timeout(self) -> float | None:
@@ -338,7 +328,7 @@ class Qh3Engine(Base):
             return None
         kind, deadline = timer
         room = self._moves.room()
-        if room is not None and room < self._size() and kind not in {"idle", "close"}:
+        if room is not None and room < self._sizes.size and kind not in {"idle", "close"}:
             return None  # it could not send; what comes from there makes room
         handled, pause = self._handled
         if deadline <= handled:
@@ -363,19 +353,10 @@ class Qh3Engine(Base):
             conn.core.handle_timer(now)
             pause = self._handled[1]
             self._handled = (now, min(2 * pause, _MAX_SPIN) or _SPIN)
-            self._check_black_hole()
+            self._sizes.timeout()
         self._credit.expire(now)
         self._moves.expire(now)
         self._after(now)
-
-    def _check_black_hole(self) -> None:
-        conn = self._conn
-        if conn.peer is None or self._size() == BASE_DATAGRAM or not conn.core.pto_count:
-            return
-        if self._survey.result is None and self._survey.hurry():
-            return
-        if conn.core.pto_count >= (BLACK_HOLE_PTOS if conn.confirmed else _HANDSHAKE_PTOS):
-            conn.apply_parameters(BASE_DATAGRAM)
 
     def _pto(self) -> float:
         rtt = self._rtt()
@@ -406,15 +387,24 @@ class Qh3Engine(Base):
     def _next_local(self) -> int:
         return self._conn.core.stream_limits[2] * 4 + int(not self.is_client)
 
+    def _begin(self, stream: int, now: float) -> StreamState:
+        peer = self._conn.peer
+        assert peer is not None
+        ours = stream & 1 != int(self.is_client)
+        limit = peer.stream_bidi_remote if ours else peer.stream_bidi_local
+        self._sender.outbox.open(stream, limit)
+        return super()._begin(stream, now)
+
+    def _end_writing(self, stream: int, state: StreamState) -> None:
+        super()._end_writing(stream, state)
+        if not state.finished:
+            self._sender.close(stream)
+
     def _unsent(self, stream: int) -> int:
-        return self._conn.core.get_send_buffer_size(stream)
+        return self._sender.unsent(stream)
 
     def _send_stream(self, stream: int, data: bytes | memoryview, *, fin: bool) -> None:
-        try:
-            self._conn.core.send_stream(stream, data, fin)
-        except (ValueError, RuntimeError):
-            # The peer has stopped it, or the connection is ending: events on their way tell.
-            return
+        self._sender.outbox.put(stream, data, fin=fin)
 
     def _reset_stream(self, stream: int, code: int) -> None:
         try:
@@ -452,10 +442,6 @@ class Qh3Engine(Base):
     def _rtt(self) -> float | None:
         return self._conn.core.smoothed_rtt
 
-    def _size(self) -> int:
-        size: int = self._conn.core.active_path[5]
-        return size
-
     def stats(self) -> Stats:
         """See `Engine`."""
         core = self._conn.core
@@ -463,7 +449,7 @@ class Qh3Engine(Base):
             rtt=core.smoothed_rtt,
             congestion_window=core.congestion_window,
             bytes_in_flight=core.bytes_in_flight,
-            datagram_size=self._size(),
+            datagram_size=self._sizes.size,
             held=self._windows.held,
             backlog=self._backlog,
             lost=core.loss_total,

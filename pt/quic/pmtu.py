@@ -20,6 +20,9 @@ TRIES: Final = 2
 RAISE_AFTER: Final = 600.0
 """Seconds until sizes that failed are tried again (RFC 8899, PMTU_RAISE_TIMER)."""
 
+RETURN_AFTER: Final = 60.0
+"""The same after a black hole: it may have been a network that was gone for a moment."""
+
 BLACK_HOLE_PTOS: Final = 3
 """Probe timeouts in a row from which on large datagrams are suspected not to arrive."""
 
@@ -66,7 +69,7 @@ class PathMtu:
         if self.size == BASE_DATAGRAM:
             return False
         self.size = BASE_DATAGRAM
-        self._restart(now + RAISE_AFTER)
+        self._restart(now + RETURN_AFTER)
         return True
 
     def path_changed(self) -> None:
@@ -84,16 +87,21 @@ class PathMtu:
 class Survey:
     """The same question for a core that begins with large datagrams and can only come down.
 
-    All sizes are tried at once, in datagrams that carry a challenge each; those that are not
-    answered are tried once more.  The largest answered one is what the path takes.
+    All sizes are tried at once, in datagrams that carry a challenge each.  Soon after the first
+    answer the largest answered one is taken; without any answer there is another round.  In `doubt`
+    the base size is asked, too, since perhaps nothing at all arrives, and every size twice.
     """
 
-    def __init__(self, ceiling: int) -> None:
+    def __init__(self, ceiling: int, *, doubt: bool = False) -> None:
         self.result: int | None = None
-        """Known when the survey is over."""
+        """Known when the survey is over; 0 when nothing was answered, in doubt."""
+        self._doubt = doubt
         self._open: dict[bytes, int] = {}
         self._sizes = [size for size in SIZES if size <= ceiling]
         self._best = BASE_DATAGRAM
+        if doubt:
+            self._sizes.append(BASE_DATAGRAM)
+            self._best = 0
         self._rounds = 0
         self._until: float | None = None
 
@@ -105,7 +113,7 @@ class Survey:
             return []
         self._sizes = [size for size in self._sizes if size > self._best]
         if not self._sizes or self._rounds == TRIES:
-            self._finish()
+            self.result = self._best
             return []
         self._rounds += 1
         self._until = now + interval
@@ -113,25 +121,17 @@ class Survey:
         self._open.update((challenge, size) for size, challenge in probes)
         return probes
 
-    def hurry(self) -> bool:
-        """Large datagrams seem to be lost: decide by the answers so far, if there are any."""
-        if self.result is None and self._best > BASE_DATAGRAM:
-            self._finish()
-        return self.result is not None
-
-    def look(self, frames: bytes) -> None:
-        """Decrypted `frames` may answer."""
-        for challenge, size in list(self._open.items()):
-            if b"\x1b" + challenge in frames:
-                del self._open[challenge]
-                self._best = max(self._best, size)
-        if self._sizes and self._best >= self._sizes[0]:
-            self._finish()
+    def look(self, frames: bytes, now: float, grace: float) -> None:
+        """Decrypted `frames` may answer; others may come within `grace`."""
+        answered = [data for data in self._open if b"\x1b" + data in frames]
+        for challenge in answered:
+            self._best = max(self._best, self._open.pop(challenge))
+        if answered and self._sizes and self._best >= self._sizes[0]:
+            self.result = self._best
+        elif answered and not self._doubt and self._rounds < TRIES:
+            self._rounds = TRIES
+            self._until = now + grace
 
     def next_timeout(self) -> float | None:
-        """When the next round is due."""
+        """When `probes` has something to do."""
         return self._until if self.result is None else None
-
-    def _finish(self) -> None:
-        self.result = self._best
-        self._open.clear()

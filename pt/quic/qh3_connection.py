@@ -55,10 +55,14 @@ _NAMES: Final = {
 
 
 class FaultError(RemoteProtocolError):
-    """The core gave up on something: close the connection."""
+    """The core gave up on something: the connection is over."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(message, TransportCode.INTERNAL_ERROR)
+        if "capacity" in message:  # a frame was cut for larger datagrams than may be sent now
+            message = "the path takes smaller datagrams than it did: connect again"
+            super().__init__(message, TransportCode.NO_VIABLE_PATH)
+        else:
+            super().__init__(message, TransportCode.INTERNAL_ERROR)
 
 
 class Connection:
@@ -372,6 +376,12 @@ class Connection:
         self._note_sent(datagrams)
         return datagrams
 
+    def is_dry(self, size: int) -> bool:
+        """Whether `poll` stopped because nothing waits, not because it may not be sent yet."""
+        timer = self.core.get_timer()
+        pacing = timer is not None and timer[0] == "pacing"
+        return not pacing and self.core.congestion_window - self.core.bytes_in_flight >= size
+
     def _note_sent(self, datagrams: list[bytes]) -> None:
         if not datagrams:
             return
@@ -403,15 +413,16 @@ class Connection:
         Only when `poll` has nothing left.  None: there are no keys yet.
         """
         self.follow_updates()
-        if self._send is None or self._last_sent is None or self._peer_source is None:
+        if self._send is None or self._peer_source is None:
             return None
         length = len(self._peer_source)
-        number = self._send.number(self._last_sent, length, self._sent_number + 1)
-        if number is None:
-            return None
-        number += 1
+        destination, number = self._peer_source, 0
+        if self._last_sent is not None:
+            last = self._send.number(self._last_sent, length, self._sent_number + 1)
+            if last is None:
+                return None
+            destination, number = self._last_sent[1 : 1 + length], last + 1
         self.core.restore_send_packet_number(_APPLICATION_SPACE, number + 1)
-        destination = self._last_sent[1 : 1 + length]
         padding = max(size - (1 + length + 4 + len(frames) + 16), 4 - len(frames), 0)
         packet = self._send.seal(destination, number, frames + padding * _PADDING)
         self._last_sent, self._sent_number = packet, number

@@ -695,6 +695,50 @@ def test_an_mtu_black_hole_in_mid_transfer(pair: Pair) -> None:
     assert ours.engine.stats().datagram_size <= 1280
 
 
+def test_a_black_hole_under_many_streams_ends_in_time_or_not_at_all(pair: Pair) -> None:
+    """Frames that are cut already cannot be cut again by every engine: then it must say so soon."""
+    world = World(Network(delay=0.02, rate=5e6))
+    ours, theirs = connected(world, pair)
+    streams = [ours.open() for _ in range(8)]
+    for stream in streams:
+        stream.send(payload(700_000), fin=True)
+    world.poke(ours.port)
+    world.run(0.7)
+    world.network.mtu = 1280
+
+    def arrived() -> bool:
+        there = theirs.streams
+        return all(s.id in there and there[s.id].fin for s in streams)
+
+    world.run(30, lambda: ours.closed is not None or arrived())
+    if not arrived():
+        assert ours.closed is not None
+        assert ours.closed.code == 0x10
+        assert "connect again" in ours.closed.reason
+        assert pair[0].name == "qh3"
+
+
+@pytest.mark.parametrize("outage", [1.0, 6.0])
+def test_a_network_that_is_gone_for_a_while_comes_back(pair: Pair, outage: float) -> None:
+    world = World(Network(delay=0.02, rate=5e6))
+    ours, theirs = connected(world, pair)
+    streams = [ours.open() for _ in range(8)] + [theirs.open() for _ in range(8)]
+    for stream in streams:
+        stream.send(payload(500_000), fin=True)
+    world.poke(ours.port, theirs.port)
+    world.run(0.4)
+    world.network.loss = 1.0
+    world.run(outage)
+    world.network.loss = 0.0
+    both = {**{s.id: theirs for s in streams[:8]}, **{s.id: ours for s in streams[8:]}}
+    world.run(
+        30 + 2 * outage,
+        lambda: all(n in peer.streams and peer.streams[n].fin for n, peer in both.items()),
+    )
+    for number, peer in both.items():
+        assert bytes(peer.streams[number].received) == payload(500_000)
+
+
 # --- moving ----------------------------------------------------------------------------------
 
 

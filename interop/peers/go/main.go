@@ -1,5 +1,5 @@
-// Command peer is our own go-libp2p peer: TCP or WebSocket, Noise, yamux and circuit relay v2,
-// nothing else.
+// Command peer is our own go-libp2p peer: TCP or WebSocket with Noise and yamux, QUIC, and circuit
+// relay v2, nothing else.
 //
 // It answers the contract every peer of the interop matrix answers (listen, dial, relay, version),
 // is the baseline forwarder of the benchmark (forward-expose, forward-bind), answers libp2p's
@@ -22,7 +22,7 @@ import (
 )
 
 const usage = `usage: peer COMMAND [flags]
-  listen --ip A [--ws] [--no-listen] [--relay MA,…]
+  listen --ip A [--ws | --quic] [--no-listen] [--relay MA,…]
                                                    serve the interop protocols
   dial --to MULTIADDR --test NAME                  run one test
   relay --ip A [--port P] [--unlimited | --duration S --data BYTES]
@@ -67,6 +67,7 @@ func listen(ctx context.Context, args []string) error {
 	ip := flags.String("ip", "127.0.0.1", "address to listen on, none if empty")
 	none := flags.Bool("no-listen", false, "no listener of our own: reachable through relays alone")
 	web := flags.Bool("ws", false, "listen for WebSockets, on /ws")
+	quic := flags.Bool("quic", false, "listen for QUIC instead of TCP")
 	relays := flags.String("relay", "", "multiaddrs of relays to reserve at, comma between them")
 	_ = flags.Parse(args)
 	at := ""
@@ -74,6 +75,9 @@ func listen(ctx context.Context, args []string) error {
 		at = "/ip4/" + *ip + "/tcp/0"
 		if *web {
 			at += "/ws"
+		}
+		if *quic {
+			at = "/ip4/" + *ip + "/udp/0/quic-v1"
 		}
 	}
 	h, err := newHost(at, reachedThrough(*relays)...)

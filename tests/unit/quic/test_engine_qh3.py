@@ -114,9 +114,9 @@ def test_surveys_end() -> None:
     ours, theirs = joined(world, *ports(world))
     world.run(1)
     for peer in (ours, theirs):
-        assert engine(peer)._survey.result == 1472
+        assert engine(peer)._sizes.size == 1472
         assert not engine(peer)._looking()
-        assert engine(peer)._opened < 20
+        assert engine(peer)._sizes._opened < 20
 
 
 def test_timeouts_that_can_do_nothing_become_rare() -> None:

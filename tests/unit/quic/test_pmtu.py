@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from pt.quic.pmtu import RAISE_AFTER, SIZES, TRIES, PathMtu, Survey
+import pytest
+
+from pt.quic.pmtu import RAISE_AFTER, RETURN_AFTER, SIZES, TRIES, PathMtu, Survey
 
 
 def search(ceiling: int, path: int) -> tuple[PathMtu, int]:
@@ -54,7 +56,7 @@ def test_a_black_hole_means_the_base_and_another_try_later() -> None:
     assert pmtu.size == 1200
     assert not pmtu.black_hole(100.0)
     assert pmtu.probe(100.0) is None
-    assert pmtu.probe(100.0 + RAISE_AFTER) == 1472
+    assert pmtu.probe(100.0 + RETURN_AFTER) == 1472
 
 
 def test_a_new_path_is_searched_at_once() -> None:
@@ -67,9 +69,9 @@ def test_a_new_path_is_searched_at_once() -> None:
 # --- all sizes at once -----------------------------------------------------------------------
 
 
-def survey(ceiling: int, path: int) -> tuple[Survey, int]:
+def survey(ceiling: int, path: int, *, doubt: bool = False) -> tuple[Survey, int]:
     """Run one to its end; the size found, and how many probes it took."""
-    asked = Survey(ceiling)
+    asked = Survey(ceiling, doubt=doubt)
     numbers = iter(range(1000))
     now, count = 0.0, 0
     while asked.result is None:
@@ -77,7 +79,7 @@ def survey(ceiling: int, path: int) -> tuple[Survey, int]:
         count += len(probes)
         for size, challenge in probes:
             if size <= path:
-                asked.look(b"\x02\x00" + b"\x1b" + challenge)
+                asked.look(b"\x02\x00" + b"\x1b" + challenge, now, 0.01)
         now = asked.next_timeout() or now
     assert asked.next_timeout() is None
     assert asked.probes(now, 0.1, bytes) == []
@@ -89,9 +91,21 @@ def test_a_survey_of_an_ethernet() -> None:
     assert (asked.result, count) == (1472, len(SIZES))
 
 
-def test_a_survey_asks_twice_for_what_is_not_answered() -> None:
+def test_a_survey_does_not_wait_long_for_more_answers() -> None:
     asked, count = survey(1472, 1400)
-    assert (asked.result, count) == (1392, len(SIZES) + 3)
+    assert (asked.result, count) == (1392, len(SIZES))
+
+
+def test_late_answers_within_the_grace_count() -> None:
+    asked = Survey(1472)
+    numbers = iter(range(100))
+    probes = dict(asked.probes(0.0, 0.5, lambda size: next(numbers).to_bytes(size, "big")))
+    asked.look(b"\x1b" + probes[1280], 0.1, 0.02)
+    assert asked.next_timeout() == pytest.approx(0.12)
+    asked.look(b"\x1b" + probes[1452], 0.11, 0.02)
+    assert asked.result is None
+    assert asked.probes(0.13, 0.5, bytes) == []
+    assert asked.result == 1452
 
 
 def test_a_survey_of_a_path_that_takes_nothing_large() -> None:
@@ -104,11 +118,9 @@ def test_a_survey_below_its_ceiling() -> None:
     assert survey(1200, 9000)[0].result == 1200
 
 
-def test_a_survey_in_a_hurry_needs_an_answer() -> None:
-    asked = Survey(1472)
-    numbers = iter(range(100))
-    probes = asked.probes(0.0, 0.1, lambda size: next(numbers).to_bytes(size, "big"))
-    assert not asked.hurry()
-    asked.look(b"\x1b" + probes[-1][1])
-    assert asked.hurry()
-    assert asked.result == probes[-1][0]
+def test_in_doubt_small_ones_are_asked_too() -> None:
+    assert survey(1472, 1200, doubt=True)[0].result == 1200
+    asked, count = survey(1472, 1400, doubt=True)
+    assert (asked.result, count) == (1392, len(SIZES) + 1 + 3)
+    assert survey(1472, 1500, doubt=True)[0].result == 1472
+    assert survey(1472, 0, doubt=True)[0].result == 0

@@ -1,0 +1,84 @@
+"""The sending side of a connection over qh3's core: who may give it how much, and when."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pt.quic.outbox import Outbox
+from pt.quic.qh3_connection import Connection
+from pt.quic.qh3_sizes import Sizes
+
+__all__ = ["QUANTUM", "SHORT", "Sender"]
+
+QUANTUM: Final = 64 * 1024
+"""Bytes of one stream that the core gets at a time; less while its congestion window is small."""
+
+SHORT: Final = 1000
+"""Bytes that fit into any packet, with the frames around them."""
+
+
+class Sender:
+    """Feeds the core from `outbox`, one stream or a few short messages at a time."""
+
+    def __init__(self, connection: Connection, sizes: Sizes) -> None:
+        self.outbox = Outbox()
+        self._conn = connection
+        self._sizes = sizes
+        self._feeding: set[int] = set()  # streams whose bytes the core has
+
+    def unsent(self, stream: int) -> int:
+        """Bytes of a stream that have not been sent for the first time."""
+        waiting = self.outbox.size(stream)
+        if stream in self._feeding:
+            waiting += self._conn.core.get_send_buffer_size(stream)
+        return waiting
+
+    def close(self, stream: int) -> None:
+        """A stream was reset."""
+        self.outbox.close(stream)
+        self._feeding.discard(stream)
+
+    def poll(self, now: float, most: int) -> list[bytes]:
+        """Datagrams to send, at most `most`.
+
+        Raises:
+            FaultError: the core cannot build what it has to.
+
+        """
+        datagrams: list[bytes] = []
+        while len(datagrams) < most:
+            fed = self._feed()
+            datagrams += self._conn.poll(now, most - len(datagrams))
+            if not fed and len(datagrams) < most and not self._sizes.settle():
+                break
+        return datagrams
+
+    def _feed(self) -> bool:
+        """Give the core the next bytes to send; False: it has enough, or there are none."""
+        core = self._conn.core
+        if self._sizes.gated:
+            return False
+        for stream in list(self._feeding):
+            if core.get_send_buffer_size(stream):
+                return False
+            self._feeding.discard(stream)
+        room = SHORT
+        if not self._sizes.careful:
+            room = max(SHORT, min(core.congestion_window // 8, QUANTUM))
+        fed = False
+        while room > 0 and (turn := self.outbox.take(room)) is not None:
+            stream, data, fin = turn
+            # After one that is not short nobody else: all that is given now must fit together.
+            room = min(room, SHORT) - len(data)
+            self._give(stream, data, fin=fin)
+            fed = True
+        return fed
+
+    def _give(self, stream: int, data: memoryview, *, fin: bool) -> None:
+        try:
+            self._conn.core.send_stream(stream, data, fin)
+        except (ValueError, RuntimeError):
+            # The peer has stopped it, or the connection is ending: events on their way tell.
+            return
+        if data:
+            self._feeding.add(stream)
