@@ -11,7 +11,7 @@ from pt.identity.keys import PublicKey
 from pt.identity.peer_id import PeerId, PeerMismatchError
 from pt.quic import certificate
 from pt.quic.codes import MAX_CODE
-from pt.quic.engine import Config, Trace
+from pt.quic.engine import Config
 from pt.quic.events import (
     Address,
     Closed,
@@ -88,7 +88,6 @@ class Base:
         self._heard = now
         self._pinged = now
         self._sent_at = now
-        self._trace: Trace | None = None
 
     # --- events --------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from pt.quic.moves import Moves
 from pt.quic.qh3_connection import Connection, FaultError, VersionError
 from pt.quic.qh3_sender import Sender
 from pt.quic.qh3_sizes import Sizes
+from pt.quic.qlog import PacketLog
 from pt.quic.trains import group
 
 __all__ = ["Qh3", "Qh3Engine"]
@@ -57,6 +58,10 @@ class Qh3Engine(Base):
         self._sizes = Sizes(self._conn, ceiling)
         self._sender = Sender(self._conn, self._sizes)
         self._credit = Credit(config.limits.stream_window)
+        trace = None
+        if config.trace is not None:
+            trace = config.trace(self.is_client, self._conn.original)
+        self._log = None if trace is None else PacketLog(trace)
         self._brake = config.limits.connection_window // 2
         self._early = EARLY_LIMIT
         self._last_from_peer = b""
@@ -85,6 +90,10 @@ class Qh3Engine(Base):
         elif not self.is_client and conn.confirmed:
             self._received_elsewhere(data, segment, address, now)
         conn.follow_updates()
+        if self._log is not None:
+            for at in range(0, len(data), segment):
+                datagram = data[at : at + segment]
+                self._log.datagram(now, "packet_received", datagram, conn.open_received)
         self._after(now)
 
     def _received(self, data: bytes, segment: int, now: float) -> None:
@@ -286,6 +295,10 @@ class Qh3Engine(Base):
             self._handled = (-1.0, 0.0)
         datagrams += own
         moves.sent(sum(map(len, datagrams)))
+        if self._log is not None:
+            for datagram in datagrams:
+                self._log.datagram(now, "packet_sent", datagram, self._conn.open_sent)
+            self._log.metrics(now, self.stats())
         self._note_sent()
         address = moves.address
         return group((datagram, address) for datagram in datagrams)

@@ -270,6 +270,23 @@ class Connection:
         expected = self.note_number(datagram) + 1
         return self._receive.open(datagram, CID_LENGTH, expected) or b""
 
+    def open_received(self, datagram: bytes) -> tuple[int, bytes] | None:
+        """Number and frames of a 1-RTT packet of the peer's, for traces."""
+        number = self.number(datagram)
+        if number is None or self._receive is None:
+            return None
+        opened = self._receive.open(datagram, CID_LENGTH, number)
+        return None if opened is None else (number, opened)
+
+    def open_sent(self, datagram: bytes) -> tuple[int, bytes] | None:
+        """Number and frames of a 1-RTT packet of ours, for traces."""
+        if self._send is None or self._peer_source is None:
+            return None
+        length = len(self._peer_source)
+        number = self._send.number(datagram, length, self._sent_number + 1)
+        opened = None if number is None else self._send.open(datagram, length, number)
+        return None if number is None or opened is None else (number, opened)
+
     # --- handshake -----------------------------------------------------------------------------
 
     def crypto(self, epoch: int, data: bytes) -> None:

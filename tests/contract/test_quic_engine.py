@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import sys
 from collections import Counter
@@ -1058,3 +1059,41 @@ def test_1000_idle_streams_cost_the_active_one_nothing(pair: Pair) -> None:
         return count
 
     assert calls(1000) < 1.3 * calls(0)
+
+
+def test_traces_show_packets_and_frames(pair: Pair) -> None:
+    world = World()
+    found: dict[bool, list[tuple[float, str, dict]]] = {True: [], False: []}
+
+    def trace(is_client: bool, odcid: bytes) -> object:
+        return lambda now, name, data: found[is_client].append((now, name, data))
+
+    ours, theirs = connected(world, pair, trace=trace)
+    transfer(world, ours, theirs, payload(100_000), 5)
+    for events in found.values():
+        times = [now for now, _, _ in events]
+        assert times == sorted(times)
+        assert 1000 <= times[0] <= times[-1] <= world.now
+        kinds = Counter()
+        for _, name, data in events:
+            json.dumps(data)
+            if name in {"transport:packet_sent", "transport:packet_received"}:
+                kinds[name, data["header"]["packet_type"]] += 1
+                for frame in data["frames"]:
+                    kinds[name, frame["frame_type"]] += 1
+        for wanted in ("initial", "handshake", "1RTT", "ack"):
+            assert kinds["transport:packet_sent", wanted]
+            assert kinds["transport:packet_received", wanted]
+        assert any(name == "recovery:metrics_updated" for _, name, _ in events)
+    sent = [
+        frame
+        for _, name, data in found[True]
+        if name == "transport:packet_sent"
+        for frame in data["frames"]
+        if frame["frame_type"] == "stream"
+    ]
+    assert sum(frame["length"] for frame in sent) == 100_000
+
+
+def test_a_connection_may_go_without_a_trace(pair: Pair) -> None:
+    connected(World(), pair, trace=lambda is_client, odcid: None)

@@ -56,29 +56,6 @@ def test_a_fault_of_the_library_closes_the_connection(monkeypatch: pytest.Monkey
     assert (theirs.closed.code, theirs.closed.reason) == (1, "IndexError")
 
 
-def test_traces_get_events_with_the_engines_time() -> None:
-    world = World()
-    found: dict[bool, list[tuple[float, str, dict]]] = {True: [], False: []}
-
-    def trace(is_client: bool, odcid: bytes) -> object:
-        return lambda now, name, data: found[is_client].append((now, name, data))
-
-    ours, _ = joined(world, *ports(world, trace=trace))
-    ours.open().send(b"x")
-    world.poke(ours.port)
-    world.run(1)
-    for events in found.values():
-        assert {"transport:packet_sent", "transport:packet_received"} <= {
-            name for _, name, _ in events
-        }
-        assert all(1000 <= now <= world.now for now, _, _ in events)
-
-
-def test_a_connection_may_go_without_a_trace() -> None:
-    world = World()
-    joined(world, *ports(world, trace=lambda is_client, odcid: None))
-
-
 def test_reno_can_be_chosen() -> None:
     world = World()
     ours, _ = joined(world, *ports(world, congestion="reno"))
