@@ -69,6 +69,7 @@ class Connection(QuicConnection):
             quic_logger=self._quic_logger,
             send_probe=self._send_probe,
         )
+        self.recovery.use_our_pacer(configuration.max_datagram_size)
         self.config = config
         self.verify = verify
         self.admitted: NetworkAddress | None = None
@@ -363,6 +364,8 @@ class Connection(QuicConnection):
         finally:
             self._streams_queue = [stream for stream in self._streams_queue if busy(stream)]
             self._queued = set(self._streams_queue)
+            if not self._streams_queue:
+                self.recovery.application_limited()
 
     def _write_path_response_frame(self, builder: QuicPacketBuilder, challenge: bytes) -> None:
         super()._write_path_response_frame(builder, challenge)

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import cast
 
+from aioquic.quic.congestion.base import (
+    QuicCongestionControlFactory,
+    register_congestion_control,
+)
 from aioquic.quic.packet_builder import QuicDeliveryState, QuicSentPacket
-from aioquic.quic.recovery import QuicPacketRecovery, QuicPacketSpace
+from aioquic.quic.recovery import QuicPacketPacer, QuicPacketRecovery, QuicPacketSpace
 from aioquic.quic.stream import QuicStream, QuicStreamSender
 
-__all__ = ["Recovery", "Sender", "Streams", "busy"]
+from pt.quic.bbr import Bbr
+
+__all__ = ["Pacer", "Recovery", "Sender", "Streams", "busy"]
 
 
 class Sender(QuicStreamSender):
@@ -35,10 +42,39 @@ class Sender(QuicStreamSender):
         self.wake()
 
 
+register_congestion_control("bbr", cast(QuicCongestionControlFactory, Bbr))
+
+
+class Pacer(QuicPacketPacer):
+    """Takes the rate from a controller that has one."""
+
+    def __init__(self, controller: object, *, max_datagram_size: int) -> None:
+        super().__init__(max_datagram_size=max_datagram_size)
+        self._controller = controller if isinstance(controller, Bbr) else None
+
+    def update_rate(self, congestion_window: int, smoothed_rtt: float) -> None:
+        """See the library."""
+        rate = None if self._controller is None else self._controller.pacing_rate
+        if rate is None:
+            super().update_rate(congestion_window, smoothed_rtt)
+        else:  # as if the window went out in one round trip
+            super().update_rate(max(1, int(rate * smoothed_rtt)), smoothed_rtt)
+
+
 class Recovery(QuicPacketRecovery):
     """Counts losses."""
 
     lost = 0
+
+    def use_our_pacer(self, max_datagram_size: int) -> None:
+        """Put our pacer in place of the library's."""
+        self._pacer = Pacer(self._cc, max_datagram_size=max_datagram_size)
+
+    def application_limited(self) -> None:
+        """There is nothing more to send."""
+        controller: object = self._cc
+        if isinstance(controller, Bbr):
+            controller.application_limited()
 
     def _on_packets_lost(
         self,

@@ -55,7 +55,7 @@ class Config:
     """Seconds since 1970: `time.time`; certificates expire."""
     limits: Limits = field(default_factory=Limits)
     congestion: str = "cubic"
-    """`cubic` or `reno`; an engine that has one only takes that."""
+    """`cubic`, `reno` or `bbr`, which does not mind loss; qh3 has cubic only, and takes that."""
     trace: Callable[[bool, bytes], Trace | None] | None = None
     """Asked once a connection, (is client, original destination connection id), for its trace."""
 
