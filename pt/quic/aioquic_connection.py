@@ -7,6 +7,7 @@ looked at.  The parts that are replaced are private to aioquic: the contract sui
 
 from __future__ import annotations
 
+from hmac import compare_digest
 from typing import Final
 
 from aioquic import tls
@@ -197,7 +198,7 @@ class Connection(QuicConnection):
         """Whether the peer, having lost its state, ends the connection with this datagram."""
         token = datagram[-RESET_TOKEN:]
         known = [self._peer_cid, *self._peer_cid_available]
-        return any(cid.stateless_reset_token == token for cid in known)
+        return any(compare_digest(cid.stateless_reset_token or b"", token) for cid in known)
 
     def drop(self) -> None:
         """End without a word."""

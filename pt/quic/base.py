@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from typing import ClassVar, Final
@@ -52,7 +53,7 @@ class StreamState:
         """Bytes accepted and not sent, as of the last look."""
 
 
-class Base:
+class Base(ABC):
     """State of one connection; subclasses have the packets."""
 
     name: ClassVar[str]
@@ -273,31 +274,32 @@ class Base:
 
     # What an engine does about it.
 
-    def _send_stream(self, stream: int, data: bytes | memoryview, *, fin: bool) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _send_stream(self, stream: int, data: bytes | memoryview, *, fin: bool) -> None: ...
 
-    def _reset_stream(self, stream: int, code: int) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _reset_stream(self, stream: int, code: int) -> None: ...
 
-    def _stop_stream(self, stream: int, code: int) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _stop_stream(self, stream: int, code: int) -> None: ...
 
+    @abstractmethod
     def _grant(self, stream: int, limit: int, now: float) -> None:
         """Let the peer send up to `limit`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _freed(self) -> None:
         """Something was consumed."""
 
-    def _rtt(self) -> float | None:
-        raise NotImplementedError
+    @abstractmethod
+    def _rtt(self) -> float | None: ...
 
+    @abstractmethod
     def _unsent(self, stream: int) -> int:
         """Bytes of a stream that were accepted and not sent for the first time."""
-        raise NotImplementedError
 
-    def _next_local(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def _next_local(self) -> int: ...
 
     # --- sending -------------------------------------------------------------------------------
 

@@ -122,7 +122,7 @@ class AioquicEngine(Base):
 
     def receive(self, data: bytes, segment: int, address: Address, now: float) -> None:
         """See `Engine`."""
-        if self.terminated:
+        if self.terminated or not data:
             return
         self._set_clock(now)
         for at in range(0, len(data), segment):

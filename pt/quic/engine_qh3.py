@@ -435,6 +435,9 @@ class Qh3Engine(Base):
         offset = self._windows.streams[stream].received
         self._credit.tell(stream, limit, offset, now, self._pto())
 
+    def _freed(self) -> None:
+        """Nothing: the core's own window moves when bytes are fetched."""
+
     def consumed(self, stream: int, count: int, now: float) -> None:
         """See `Engine`."""
         braked = self._windows.held >= self._brake

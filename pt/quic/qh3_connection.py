@@ -243,17 +243,18 @@ class Connection:
             return 0
         fresh = report[2]
         self._since_refresh += fresh
-        if self._since_refresh >= REFRESH and not report[4]:
-            self._since_refresh = 0
+        if self._since_refresh >= REFRESH:
+            self.follow_updates()
             self.note_number(data[(len(data) - 1) // segment * segment :])
         return fresh
 
     def note_number(self, datagram: bytes) -> int:
-        """Read the number of an authentic 1-RTT packet; the highest so far is kept."""
-        number = self.number(datagram)
-        if number is not None and number > self.newest_received:
-            self.newest_received = number
-        return self.newest_received if number is None else number
+        """Take note of the number of a 1-RTT packet, if it is authentic; returns the highest."""
+        opened = self.open_received(datagram)
+        if opened is not None and opened[0] > self.newest_received:
+            self.newest_received = opened[0]
+            self._since_refresh = 0
+        return self.newest_received
 
     def number(self, datagram: bytes) -> int | None:
         """The number of a 1-RTT packet of the peer's."""
@@ -267,8 +268,8 @@ class Connection:
         self.follow_updates()
         if self._receive is None:
             return b""
-        expected = self.note_number(datagram) + 1
-        return self._receive.open(datagram, CID_LENGTH, expected) or b""
+        opened = self.open_received(datagram)
+        return b"" if opened is None else opened[1]
 
     def open_received(self, datagram: bytes) -> tuple[int, bytes] | None:
         """Number and frames of a 1-RTT packet of the peer's, for traces."""

@@ -625,6 +625,14 @@ def test_junk_does_no_harm(pair: Pair) -> None:
     assert len(server.accepted) == 1
 
 
+def test_empty_datagrams_are_nothing(one: EngineFactory) -> None:
+    world = World()
+    ours, theirs = connected(world, (one, one))
+    ours.engine.receive(b"", 0, SERVER, world.now)
+    theirs.engine.receive(b"", 0, CLIENT, world.now)
+    transfer(world, ours, theirs, payload(1000), 1)
+
+
 def test_datagrams_come_in_trains(pair: Pair) -> None:
     world = World()
     ours, theirs = connected(world, pair)

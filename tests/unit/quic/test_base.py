@@ -35,6 +35,7 @@ class Bare(Base):
         port = Port(World(), "client", None, ("11.0.0.2", 1), limits=Limits(streams=8))  # type: ignore[arg-type]
         super().__init__(port.config, ("11.0.0.1", 1), 0.0, is_client=is_client, expected=expected)
         self.unsent: dict[int, int] = {}
+        self.calls: list[tuple[object, ...]] = []
         self.local = 0 if is_client else 1
 
     def _unsent(self, stream: int) -> int:
@@ -42,6 +43,24 @@ class Bare(Base):
 
     def _next_local(self) -> int:
         return self.local
+
+    def _send_stream(self, stream: int, data: bytes | memoryview, *, fin: bool) -> None:
+        self.calls.append(("send", stream, bytes(data), fin))
+
+    def _reset_stream(self, stream: int, code: int) -> None:
+        self.calls.append(("reset", stream, code))
+
+    def _stop_stream(self, stream: int, code: int) -> None:
+        self.calls.append(("stop", stream, code))
+
+    def _grant(self, stream: int, limit: int, now: float) -> None:
+        self.calls.append(("grant", stream, limit))
+
+    def _freed(self) -> None:
+        pass
+
+    def _rtt(self) -> float | None:
+        return 0.01
 
     def taken(self) -> list[object]:
         events = list(self._events)
@@ -203,3 +222,46 @@ def test_pacing_makes_trains() -> None:
     assert base._not_too_soon(5.1, 0.1) == 5.1
     assert base._not_too_soon(5.00001, 0.0004) == pytest.approx(5.00005)
     assert base._not_too_soon(5.00001, None) == 5.00001
+
+
+def opened() -> Bare:
+    base = server()
+    base._data(0, bytes(200_000), 0.0, fin=False)
+    base.taken()
+    return base
+
+
+def test_what_is_asked_of_a_stream_reaches_it_once() -> None:
+    base = opened()
+    assert base.write(0, b"hello") == 5
+    assert base.write(0, b"", fin=True) == 0
+    base.finish(0)
+    base.stop(0, 3)
+    base.stop(0, 3)
+    base.reset(0, 4)
+    base.reset(0, 4)
+    assert base.calls == [
+        ("send", 0, b"hello", False),
+        ("send", 0, b"", True),
+        ("stop", 0, 3),
+        ("reset", 0, 4),
+    ]
+    assert base.write(0, b"more") == 0
+
+
+def test_windows_move_for_who_reads() -> None:
+    base = opened()
+    base.consumed(0, 100_000, 9.0)
+    assert base.calls == []
+    base.consumed(0, 100_000, 9.0)
+    assert base.calls == [("grant", 0, 200_000 + Limits().stream_window)]
+
+
+def test_no_window_for_a_stream_that_is_stopped_or_at_its_end() -> None:
+    base = opened()
+    base.stop(0, 1)
+    base.consumed(0, 200_000, 9.0)
+    other = opened()
+    other._data(0, b"", 0.0, fin=True)
+    other.consumed(0, 200_000, 9.0)
+    assert [call[0] for call in base.calls + other.calls] == ["stop"]
