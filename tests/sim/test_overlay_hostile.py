@@ -119,10 +119,10 @@ def test_stale_and_replayed_records_are_refused(network):
     network.run(HOUR + 10)
     assert server.storage.get(KEY, network.wall()) is None
     late = Stranger(network, server)
-    assert late.store(KEY, new) == "invalid"  # its form says that it has expired
+    assert late.store(KEY, new) == "expired"
     network.run(LIFE)
     late = Stranger(network, server)
-    assert late.store(KEY, old) == "invalid"
+    assert late.store(KEY, old) == "expired"
     assert len(server.storage) == 0
 
 
@@ -248,7 +248,7 @@ def test_a_clock_an_hour_ahead_ends_a_record_at_that_server_alone():
     others = [network.server([ahead.addr]) for _ in range(2)]
     network.run(30)
     stored = network.client().put(KEY, mailbox(life=HOUR / 2))
-    assert (stored.acknowledged, stored.refusals) == (2, ("invalid",))
+    assert (stored.acknowledged, stored.refusals) == (2, ("expired",))
     assert [len(one.storage) for one in (ahead, *others)] == [0, 1, 1]
     assert len(network.client([ahead.addr]).get(KEY)) == 1
     network.run(HOUR)

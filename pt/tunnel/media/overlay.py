@@ -54,7 +54,8 @@ class OverlayStore:
 
     def _why(self, asked: int, refusals: Sequence[str]) -> str:
         if refusals:
-            return f"{asked} relays refused the record: {', '.join(refusals)}"
+            clock = " (is the clock wrong, here or there?)" if "expired" in refusals else ""
+            return f"{asked} relays refused the record: {', '.join(refusals)}{clock}"
         self._missing = set(self._names)  # they may stand for something else by now
         where = ", ".join(str(seed) for seed in self._seeds[:3])
         return f"no relay answers on UDP ({where}): is UDP blocked, or --no-overlay set there?"

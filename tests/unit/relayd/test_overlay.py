@@ -328,11 +328,11 @@ def test_refusals_are_counted_by_reason(tmp_path):
             assert (await user.put(key, mailbox(1, seq=4)[1])).refusals == ("stale",)
             assert (await user.put(key, mailbox(2)[1])).refusals == ("invalid",)
             late = mailbox(3, expires=NOW - 4000)
-            assert (await user.put(*late)).refusals == ("invalid",)
+            assert (await user.put(*late)).refusals == ("expired",)
             with pytest.raises(LocalProtocolError):
                 await user.put(key, bytes(20_000))
             view = made.relay.snapshot().overlay
-            assert view.refused == {"stale": 1, "invalid": 2}
+            assert view.refused == {"stale": 1, "invalid": 1, "expired": 1}
             assert view.records == 1
 
     asyncio.run(main())
