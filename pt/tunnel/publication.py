@@ -101,6 +101,7 @@ class Publication:
         self._pushed: tuple[Multiaddr, ...] = ()
         self._changed = asyncio.Event()
         self._scope = Scope(limit=1)
+        self._withdrawing: asyncio.Task[None] | None = None
         self._seq = 0
         self._ahead = 0.0
         self._unsaved = False
@@ -145,8 +146,14 @@ class Publication:
     async def withdraw(self) -> None:
         """Take the record back: a goodbye on every medium that has it, and has goodbyes.
 
-        All at once: a DHT that does not answer keeps the others waiting for nothing.
+        All at once: a DHT that does not answer keeps the others waiting for nothing. It goes on
+        when whoever waits for it is cancelled, until `close`.
         """
+        if self._withdrawing is None:
+            self._withdrawing = asyncio.get_running_loop().create_task(self._withdraw())
+        await asyncio.wait([self._withdrawing])
+
+    async def _withdraw(self) -> None:
         await self._scope.aclose()
         mailboxes, self._mailboxes = self._mailboxes, []
         goodbye = self._sign(gone=True) if mailboxes else None
@@ -162,6 +169,8 @@ class Publication:
         try:
             await self.withdraw()
         finally:
+            if self._withdrawing is not None:
+                self._withdrawing.cancel()
             media = (*self._stores, self._open_dht)
             await asyncio.gather(*(each.close() for each in media if each is not None))
 

@@ -479,6 +479,22 @@ def test_an_end_that_is_cancelled_lets_go_of_the_media_all_the_same(publish) -> 
     publish(scenario, dead)
 
 
+def test_a_goodbye_outlives_who_waits_for_it(publish) -> None:
+    store = MemoryStore()
+
+    async def scenario(ours: Rig) -> None:
+        await ours.publication.start()
+        await asyncio.sleep(2)
+        store.delay = 1.0
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await ours.publication.withdraw()
+        await ours.publication.close()
+        assert [record.gone for record in ours.held(store)] == [True]
+
+    publish(scenario, store)
+
+
 def test_of_many_addresses_those_that_lead_here_from_elsewhere_are_published(publish) -> None:
     """A record has no room for the addresses of dozens of containers."""
     store = MemoryStore()
