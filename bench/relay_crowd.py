@@ -16,6 +16,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from pt.aio.muxed import MuxedStream
 from pt.identity.keys import PrivateKey
 from pt.node.circuits import Circuits
 from pt.node.connection import Connection
@@ -24,7 +25,6 @@ from pt.relay import aio as relay_aio
 from pt.relay.messages import AUTH, HOP, STOP, Status
 from pt.relay.raw import secret_key
 from pt.wire.multiaddr import Multiaddr
-from pt.yamux.aio import MuxedStream
 
 AT_ONCE = 32
 TARGETS = 20

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 import pt
+from pt.aio.muxed import MuxedStream
 from pt.errors import ClosedError, PtError, ResetError
 from pt.identity.keys import PrivateKey, PublicKey
 from pt.identity.peer_id import PeerId
@@ -32,7 +33,6 @@ from pt.node.connection import Connection
 from pt.node.node import Node, NodeLimits
 from pt.node.relays import RelayNews, Relays
 from pt.wire.multiaddr import Multiaddr
-from pt.yamux.aio import MuxedStream
 
 ECHO: Final = "/interop/echo/1.0.0"
 RESET: Final = "/interop/reset/1.0.0"

@@ -11,12 +11,10 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from pt.aio.muxed import MuxedStream
+from pt.muxer import FRAME_HEADROOM, Carrier, Stream
 from pt.node.buffers import POOL
-from pt.node.link import Link
 from pt.node.pump import BURST, SocketPump, send_from_slot
-from pt.yamux.aio import MuxedStream
-from pt.yamux.frames import HEADER_LEN
-from pt.yamux.stream import Stream
 
 if TYPE_CHECKING:
     from pt.aio.hangup import HangupWatch
@@ -46,7 +44,7 @@ class StreamBridge(SocketPump):
         self._on_done = on_done
         self.started = loop.time()
 
-    def attach(self, link: Link, stream: Stream) -> None:
+    def attach(self, link: Carrier, stream: Stream) -> None:
         """Begin to move bytes."""
         self.link = link
         self.stream = stream
@@ -68,7 +66,7 @@ class StreamBridge(SocketPump):
                     self._wait_link()
                     break
                 room = min(window, link.frame)
-                count = self._read(slot[HEADER_LEN : HEADER_LEN + room])
+                count = self._read(slot[FRAME_HEADROOM : FRAME_HEADROOM + room])
                 if count > 0:
                     self.bytes_in += count
                     self._moved()
@@ -161,7 +159,7 @@ class _PairBridge(StreamBridge):
             self._fail("the connection over the circuit was closed")
 
 
-def socket_on(stream: MuxedStream, link: Link, hangups: HangupWatch) -> socket.socket:
+def socket_on(stream: MuxedStream, link: Carrier, hangups: HangupWatch) -> socket.socket:
     """A non-blocking socket that carries the bytes of `stream`, which it takes over.
 
     Closing the socket ends the stream, and the other way round.

@@ -18,11 +18,12 @@ from typing import Final
 
 from pt.aio import tcp
 from pt.aio.hangup import HangupWatch
+from pt.aio.muxed import MuxedStream
 from pt.errors import ConnectError, Dial, DialOutcome, PtError, UsageError
 from pt.identity.peer_id import PeerId
 from pt.node.bridge import socket_on
 from pt.node.connection import Connection
-from pt.node.link import KeepAlive
+from pt.node.data_path import KeepAlive
 from pt.node.node import Node
 from pt.node.route import Route
 from pt.node.upgrade import SECURITY
@@ -31,7 +32,6 @@ from pt.relay import aio as relay_aio
 from pt.relay import raw
 from pt.relay.messages import HOP, RAW_HOP, RAW_STOP, STOP, Limit, Status, StopMessage, StopType
 from pt.wire.multiaddr import Multiaddr
-from pt.yamux.aio import MuxedStream
 
 __all__ = ["Circuits"]
 

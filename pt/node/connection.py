@@ -7,16 +7,16 @@ import secrets
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Final
 
+from pt.aio.muxed import MuxedStream
 from pt.errors import ClosedError, LimitedError, PtError, RemoteProtocolError
 from pt.identify.messages import Identify
 from pt.identity.peer_id import PeerId
 from pt.multistream import aio as multistream
 from pt.multistream.negotiation import Responder, lazy_open
+from pt.muxer import Stream
 from pt.node import standard
-from pt.node.link import Link
+from pt.node.data_path import DataPath
 from pt.wire.multiaddr import Multiaddr
-from pt.yamux.aio import MuxedStream
-from pt.yamux.stream import Stream
 
 if TYPE_CHECKING:
     from pt.node.node import Node
@@ -57,7 +57,7 @@ class Connection:
         self.local_addr = local_addr
         self.initiator = initiator
         self.since = asyncio.get_running_loop().time()
-        self.link: Link  # set by the node before anything runs
+        self.link: DataPath  # set by the node before anything runs
         self.closed = False
         self.close_reason = ""
         self.on_close: list[Callable[[str], None]] = []
@@ -201,7 +201,7 @@ class Connection:
 class _KnownStream(MuxedStream):
     """Before its first bytes it reads that the peer takes the protocol."""
 
-    def __init__(self, stream: Stream, link: Link, protocol: str) -> None:
+    def __init__(self, stream: Stream, link: DataPath, protocol: str) -> None:
         super().__init__(stream, link)
         self.protocol = protocol
         self._confirmed = False

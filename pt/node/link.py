@@ -13,17 +13,22 @@ import errno
 import socket
 from collections import deque
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, cast
 
 from pt.errors import PtError
+from pt.muxer import RoomWaiter
+from pt.muxer import Stream as AnyStream
 from pt.node.buffers import NOISE_MESSAGE_LEN, POOL, TX_LEN
+from pt.node.data_path import KeepAlive
 from pt.node.pace import FRAME, Pace
 from pt.noise.transport import Opener, Sealer
 from pt.yamux.frames import HEADER_LEN, MAX_PAYLOAD, YamuxError
 from pt.yamux.session import Session
-from pt.yamux.stream import Stream
 
-__all__ = ["KeepAlive", "Link", "RoomWaiter"]
+if TYPE_CHECKING:
+    from pt.yamux.stream import Stream
+
+__all__ = ["Link"]
 
 ROOM: Final = TX_LEN - 2 * NOISE_MESSAGE_LEN
 """Fill level up to which a full frame, and the short frames before it, still fit."""
@@ -38,26 +43,6 @@ MESSAGE_OVERHEAD: Final = 18
 """Bytes that Noise adds to a message: its length and its tag."""
 RX_KEEP_LEN: Final = 4096
 """A half-received message up to so long is set aside, so that no idle link holds 1 MiB."""
-
-
-class RoomWaiter(Protocol):
-    """Who wants to be called when the link can take frames again."""
-
-    def link_ready(self) -> None:
-        """There is room; called once for each `wait_room`."""
-        ...
-
-
-class KeepAlive:
-    """How a link notices that its path is dead: a ping after `interval` s of silence, given up
-    after `timeout` s without a byte.
-    """  # noqa: D205
-
-    __slots__ = ("interval", "timeout")
-
-    def __init__(self, interval: float, timeout: float) -> None:
-        self.interval = interval
-        self.timeout = timeout
 
 
 class Link:
@@ -249,7 +234,7 @@ class Link:
         """Whether the pace allows a frame; what waits to be sealed counts as sent."""
         return len(self.session.outgoing) < FRAME and pace.allows(self._loop.time())
 
-    def send_slot(self, stream: Stream, slot: memoryview, length: int) -> None:
+    def send_slot(self, stream: AnyStream, slot: memoryview, length: int) -> None:
         """Send `length` payload bytes that lie at `slot[12:]`; the header space is overwritten.
 
         The caller checked `room` and the stream's window.  The slot may be reused at once.
@@ -257,7 +242,7 @@ class Link:
         session = self.session
         if session.outgoing:
             self._seal_outgoing()
-        session.write_header(stream, slot, length)
+        session.write_header(cast("Stream", stream), slot, length)
         if self._pace is not None:
             self._pace.spend(HEADER_LEN + length, self._loop.time())
         tx = self._tx
@@ -266,9 +251,9 @@ class Link:
         end = self._tx_end
         self._tx_end = end + self._seal(slot[: HEADER_LEN + length], tx[end:])
 
-    def send_small(self, stream: Stream, data: bytes | memoryview) -> None:
+    def send_small(self, stream: AnyStream, data: bytes | memoryview) -> None:
         """Queue a short frame; same conditions as `send_slot`."""
-        self.session.queue_data(stream, data)
+        self.session.queue_data(cast("Stream", stream), data)
 
     def wait_room(self, waiter: RoomWaiter) -> None:
         """Call `waiter.link_ready()` when there is room again."""
@@ -304,6 +289,11 @@ class Link:
                 break
         if self.session.overflowed:
             self.lose("the peer sends requests and does not read the answers")
+
+    def nudge(self) -> None:
+        """`flush`, if something is queued."""
+        if self.session.outgoing:
+            self.flush()
 
     def _seal_outgoing(self) -> None:
         outgoing = self.session.outgoing

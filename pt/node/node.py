@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, Protocol
 
 from pt.aio import tcp
+from pt.aio.muxed import MuxedStream
 from pt.aio.scope import Scope
 from pt.errors import ClosedError, LimitError, PtError
 from pt.identity.keys import PrivateKey
@@ -18,16 +19,16 @@ from pt.identity.peer_id import PeerId
 from pt.multistream.negotiation import accept_reply, lazy_open
 from pt.node import dialing, standard
 from pt.node.connection import Connection, RawHandler, StreamCallback
+from pt.node.data_path import KeepAlive
 from pt.node.diagnosis import DialLog
 from pt.node.limits import NodeLimits
-from pt.node.link import KeepAlive, Link
+from pt.node.link import Link
 from pt.node.listeners import SUFFIXES, Listeners
 from pt.node.resolve import Resolver
 from pt.node.route import Route, source_of
 from pt.node.upgrade import PT_SECURITY, SECURITY, upgrade
 from pt.trace import NO_TRACE, Tracer
 from pt.wire.multiaddr import Multiaddr
-from pt.yamux.aio import MuxedStream
 from pt.yamux.session import Limits, Session
 
 __all__ = ["Dialer", "Node", "NodeLimits", "PrefaceHandler"]

@@ -21,9 +21,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from pt.aio.tcp import abort, abort_on_exit, close_in_order
-from pt.node.link import Link
-from pt.yamux.frames import HEADER_LEN
-from pt.yamux.stream import Stream
+from pt.muxer import FRAME_HEADROOM, Carrier, Stream
 
 if TYPE_CHECKING:
     from pt.aio.hangup import HangupWatch
@@ -67,7 +65,7 @@ class SocketPump:
         self.fd = sock.fileno()
         abort_on_exit(sock)
         self.stream: Stream | None = None
-        self.link: Link | None = None
+        self.link: Carrier | None = None
         self.bytes_in = 0  # local socket → peer
         self.bytes_out = 0  # peer → local socket
         self.connected = True
@@ -193,8 +191,8 @@ class SocketPump:
             self._loop.remove_writer(self.fd)
             if self.remote_eof:
                 self._shutdown_write()
-        if self.link is not None and self.link.session.outgoing:
-            self.link.flush()
+        if self.link is not None:
+            self.link.nudge()
 
     def _remote_ended(self) -> None:
         """The peer sends no more: pass it on once everything before is written."""
@@ -254,9 +252,9 @@ class SocketPump:
             close_in_order(self.sock)
 
 
-def send_from_slot(link: Link, stream: Stream, slot: memoryview, count: int) -> None:
+def send_from_slot(link: Carrier, stream: Stream, slot: memoryview, count: int) -> None:
     """Send `count` bytes that lie at `slot[12:]`, coalescing short ones."""
     if count <= SMALL:
-        link.send_small(stream, slot[HEADER_LEN : HEADER_LEN + count])
+        link.send_small(stream, slot[FRAME_HEADROOM : FRAME_HEADROOM + count])
     else:
         link.send_slot(stream, slot, count)

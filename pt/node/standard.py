@@ -16,10 +16,10 @@ from pt.identity.peer_record import PeerRecord
 from pt.ping import aio as ping_aio
 
 if TYPE_CHECKING:
+    from pt.aio.muxed import MuxedStream
     from pt.node.connection import Connection
     from pt.node.node import Node
     from pt.wire.multiaddr import Multiaddr
-    from pt.yamux.aio import MuxedStream
 
 __all__ = [
     "IDENTIFY",

@@ -15,9 +15,9 @@ from pt.relay.raw import AuthAnswer, Notice
 from pt.relay.registry import Grade
 
 if TYPE_CHECKING:
+    from pt.aio.muxed import MuxedStream
+    from pt.muxer import Stream
     from pt.node.connection import Connection
-    from pt.yamux.aio import MuxedStream
-    from pt.yamux.stream import Stream
 
 __all__ = ["Guests"]
 

@@ -35,12 +35,12 @@ from pt.relay.voucher import Voucher
 from pt.relayd.tokens import LIFE, Pending, Tokens
 
 if TYPE_CHECKING:
+    from pt.aio.muxed import MuxedStream
     from pt.node.connection import Connection
     from pt.node.node import Node
     from pt.relay.registry import Registry
     from pt.relayd.guests import Guests
     from pt.wire.multiaddr import Multiaddr
-    from pt.yamux.aio import MuxedStream
 
 __all__ = ["Hop"]
 

@@ -14,18 +14,17 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from pt.muxer import FRAME_HEADROOM, Carrier, Stream
 from pt.node.buffers import POOL
-from pt.node.link import Link
 from pt.node.pump import SMALL
 from pt.relayd.traffic import DATA_UP
-from pt.yamux.frames import HEADER_LEN, MAX_PAYLOAD
-from pt.yamux.stream import Stream
+from pt.yamux.frames import MAX_PAYLOAD
 
 if TYPE_CHECKING:
+    from pt.aio.muxed import MuxedStream
     from pt.relay.messages import Limit
     from pt.relay.shaper import Share
     from pt.relayd.traffic import Traffic
-    from pt.yamux.aio import MuxedStream
 
 __all__ = ["JoinedCircuit"]
 
@@ -57,7 +56,7 @@ class _Side:
 
     other: _Side
 
-    def __init__(self, circuit: JoinedCircuit, link: Link, stream: Stream, left: int) -> None:
+    def __init__(self, circuit: JoinedCircuit, link: Carrier, stream: Stream, left: int) -> None:
         self.circuit = circuit
         self.link = link
         self.stream = stream
@@ -156,7 +155,7 @@ class _Side:
                 link.send_small(stream, piece)
             else:
                 slot = POOL.slots.take()
-                slot[HEADER_LEN : HEADER_LEN + count] = piece
+                slot[FRAME_HEADROOM : FRAME_HEADROOM + count] = piece
                 link.send_slot(stream, slot, count)
                 POOL.slots.give(slot)
             sent += count
@@ -206,7 +205,7 @@ class _Cut:
     It has a moment to notice the end: a reset at once could take from it what it has not read yet.
     """
 
-    def __init__(self, link: Link, stream: Stream, traffic: Traffic) -> None:
+    def __init__(self, link: Carrier, stream: Stream, traffic: Traffic) -> None:
         self._link = link
         self._stream = stream
         self._traffic = traffic
@@ -249,8 +248,8 @@ class JoinedCircuit:
 
     def __init__(
         self,
-        left: tuple[Link, MuxedStream],
-        right: tuple[Link, MuxedStream],
+        left: tuple[Carrier, MuxedStream],
+        right: tuple[Carrier, MuxedStream],
         traffic: Traffic,
         *,
         share: Share,
@@ -263,7 +262,7 @@ class JoinedCircuit:
         self.closed = False
         self.started = traffic.loop.time()
         self._on_done = on_done
-        self._dirty: set[Link] = set()
+        self._dirty: set[Carrier] = set()
         data = limit.data if limit is not None and limit.data else -1
         one = _Side(self, left[0], left[1].stream, data)
         two = _Side(self, right[0], right[1].stream, data)
@@ -305,7 +304,7 @@ class JoinedCircuit:
         for side in sorted(self._sides, key=lambda one: one.moved):
             side.drain()
 
-    def dirty(self, link: Link) -> None:
+    def dirty(self, link: Carrier) -> None:
         """Something waits to be sent on `link`: do so after what is being received now."""
         if not self._dirty:
             self.traffic.soon(self._flush)

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from pt.aio.muxed import MuxedStream
 from pt.errors import LocalProtocolError, UsageError
 from pt.identity.peer_id import PeerId
 from pt.node.node import Node, NodeLimits
@@ -31,7 +32,6 @@ from pt.trace import NO_TRACE, Tracer
 from pt.tunnel.events import Event, Stopped
 from pt.tunnel.settings import congestion, security
 from pt.wire.multiaddr import Multiaddr
-from pt.yamux.aio import MuxedStream
 
 if TYPE_CHECKING:
     from pt.node.connection import Connection

@@ -6,6 +6,7 @@ import hashlib
 import secrets
 from typing import TYPE_CHECKING, Final
 
+from pt.aio.muxed import MuxedStream
 from pt.errors import ClosedError, ConnectError, RefusedError, ResetError
 from pt.tunnel.core import messages as wire
 from pt.tunnel.core.auth import (
@@ -15,7 +16,6 @@ from pt.tunnel.core.auth import (
     resume_proof,
     verify_resume_proof,
 )
-from pt.yamux.aio import MuxedStream
 
 if TYPE_CHECKING:
     from pt.node.connection import Connection

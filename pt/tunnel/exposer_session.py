@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from pt.aio.tcp import ip_family
 from pt.errors import RemoteProtocolError
 from pt.identity.peer_id import PeerId
+from pt.muxer import Stream
 from pt.node.connection import Connection
 from pt.tunnel.core import messages as wire
 from pt.tunnel.core.messages import Code, Control
@@ -18,7 +19,6 @@ from pt.tunnel.core.numbers import Numbers
 from pt.tunnel.session import MAX_STREAMS, TunnelSession
 from pt.tunnel.v2 import ExposerPump, TunnelPump
 from pt.tunnel.watch import PathWatch
-from pt.yamux.stream import Stream
 
 if TYPE_CHECKING:
     import asyncio

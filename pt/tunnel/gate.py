@@ -11,14 +11,14 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from pt.aio.muxed import MuxedStream
 from pt.errors import CryptoFailure, PtError, RemoteProtocolError
 from pt.identity.peer_id import PeerId
+from pt.muxer import Stream
 from pt.node.connection import Connection
 from pt.tunnel import authenticate
 from pt.tunnel.core import messages as wire
 from pt.tunnel.exposer_session import ExposerSession
-from pt.yamux.aio import MuxedStream
-from pt.yamux.stream import Stream
 
 __all__ = ["Attempts", "Gate"]
 

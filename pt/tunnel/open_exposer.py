@@ -10,6 +10,7 @@ from typing import Final
 from pt.aio.hangup import HangupWatch
 from pt.aio.tcp import ip_family
 from pt.identity.peer_id import PeerId
+from pt.muxer import Stream
 from pt.node.bridge import StreamBridge
 from pt.node.connection import Connection
 from pt.noise.handshake import Suite
@@ -17,7 +18,6 @@ from pt.tunnel import events
 from pt.tunnel.exposer_session import TargetDial, failure
 from pt.tunnel.targets import Targets
 from pt.tunnel.v1 import EXPOSER_HOLD, RawPump
-from pt.yamux.stream import Stream
 
 __all__ = ["OpenService"]
 

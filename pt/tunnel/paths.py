@@ -25,10 +25,10 @@ from pt.tunnel.watch import PathWatch
 from pt.wire.multiaddr import Multiaddr
 
 if TYPE_CHECKING:
+    from pt.aio.muxed import MuxedStream
     from pt.node.connection import Connection
     from pt.node.node import Node
     from pt.tunnel.session import BinderSession
-    from pt.yamux.aio import MuxedStream
 
 __all__ = ["Paths", "connected", "limit_warning"]
 

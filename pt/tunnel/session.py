@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from pt.errors import RemoteProtocolError
 from pt.identity.peer_id import PeerId
 from pt.multistream.negotiation import accept_reply, lazy_open
+from pt.muxer import Stream
 from pt.node.connection import Connection
-from pt.node.link import KeepAlive
+from pt.node.data_path import KeepAlive
 from pt.tunnel.core import messages as wire
 from pt.tunnel.core.messages import Code, Control
 from pt.tunnel.core.replay import Ledger
 from pt.tunnel.v2 import BinderPump, TunnelPump
 from pt.wire.multiaddr import Multiaddr, MultiaddrError
-from pt.yamux.stream import Stream
 
 if TYPE_CHECKING:
     import socket

@@ -10,13 +10,11 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING, Final
 
+from pt.muxer import FRAME_HEADROOM, Carrier, Stream
 from pt.node.buffers import POOL
-from pt.node.link import Link
 from pt.node.pump import BURST, SMALL, SocketPump
 from pt.tunnel.core.messages import ANSWER, Code, encode_answer
 from pt.tunnel.core.replay import Replay
-from pt.yamux.frames import HEADER_LEN
-from pt.yamux.stream import Stream
 
 if TYPE_CHECKING:
     from pt.tunnel.session import BinderSession, TunnelSession
@@ -90,12 +88,12 @@ class TunnelPump(SocketPump):
                 self._wait_ledger()
                 break
             slot = POOL.slots.take()
-            count = self._read(slot[HEADER_LEN : HEADER_LEN + room])
+            count = self._read(slot[FRAME_HEADROOM : FRAME_HEADROOM + room])
             if count > 0:
                 self.bytes_in += count
-                data = slot[HEADER_LEN : HEADER_LEN + count]
+                data = slot[FRAME_HEADROOM : FRAME_HEADROOM + count]
                 if count <= SMALL:
-                    link.session.queue_data(stream, data)
+                    link.send_small(stream, data)
                 else:
                     link.send_slot(stream, slot, count)
                 if count < KEEP_SLOT:
@@ -125,13 +123,13 @@ class TunnelPump(SocketPump):
         if self.local_eof:
             self._maybe_finished()
 
-    def _send_again(self, link: Link, stream: Stream, piece: memoryview) -> None:
+    def _send_again(self, link: Carrier, stream: Stream, piece: memoryview) -> None:
         count = len(piece)
         if count <= SMALL:
             link.send_small(stream, piece)
         else:
             slot = POOL.slots.take()
-            slot[HEADER_LEN : HEADER_LEN + count] = piece
+            slot[FRAME_HEADROOM : FRAME_HEADROOM + count] = piece
             link.send_slot(stream, slot, count)
             POOL.slots.give(slot)
         self.replay.resent(count)
@@ -202,7 +200,7 @@ class TunnelPump(SocketPump):
 
     # --- paths ---------------------------------------------------------------------------------
 
-    def attach(self, link: Link, stream: Stream) -> None:
+    def attach(self, link: Carrier, stream: Stream) -> None:
         """Run on this stream from now on."""
         self.link = link
         self.stream = stream

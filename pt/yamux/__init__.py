@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from pt.yamux.frames import MAX_PAYLOAD, YamuxError
 from pt.yamux.session import Limits, Session
-from pt.yamux.stream import Stream, StreamHandler
+from pt.yamux.stream import Stream
 
-__all__ = ["MAX_PAYLOAD", "Limits", "Session", "Stream", "StreamHandler", "YamuxError"]
+__all__ = ["MAX_PAYLOAD", "Limits", "Session", "Stream", "YamuxError"]

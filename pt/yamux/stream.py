@@ -6,33 +6,15 @@ A stream has one handler, called from within `Session.receive`.  The hot calls e
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
+from pt.muxer import StreamHandler
 from pt.yamux.frames import INITIAL_WINDOW
 
 if TYPE_CHECKING:
     from pt.yamux.session import Session
 
-__all__ = ["Stream", "StreamHandler"]
-
-
-class StreamHandler(Protocol):
-    """Who a stream's events are told to.  No method may raise because of what a peer sent."""
-
-    def data_received(self, data: memoryview) -> None:
-        """Bytes arrived; the view is valid only during this call.  Give credit when consumed."""
-
-    def eof_received(self) -> None:
-        """The peer will send no more."""
-
-    def window_opened(self) -> None:
-        """`send_window` was 0 and is not any more."""
-
-    def stream_acked(self) -> None:
-        """The peer accepted the stream that we opened."""
-
-    def stream_lost(self, code: int | None) -> None:
-        """The stream is over: reset by the peer with `code`, or None when the connection ended."""
+__all__ = ["Stream"]
 
 
 class Stream:

@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
+from pt.aio.muxed import MuxedStream
 from pt.aio.stream import ByteStream
 from pt.aio.tcp import SocketStream
 from pt.errors import ClosedError, ResetError
-from pt.yamux.aio import MuxedStream
 from tests.sim.loop import run
 from tests.sim.world import tcp_pair
 from tests.unit.memory import stream_pair

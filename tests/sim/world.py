@@ -17,7 +17,8 @@ from pt.identity.keys import PrivateKey
 from pt.identity.peer_id import PeerId
 from pt.node.buffers import POOL
 from pt.node.connection import Connection
-from pt.node.link import KeepAlive, Link
+from pt.node.data_path import KeepAlive
+from pt.node.link import Link
 from pt.node.node import Node
 from pt.node.route import Route
 from pt.noise.handshake import Suite

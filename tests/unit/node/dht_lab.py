@@ -8,12 +8,12 @@ import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
+from pt.aio.muxed import MuxedStream
 from pt.identity.keys import PrivateKey
 from pt.kad.messages import PROTOCOL, Message, MessageReader, MessageType, PeerInfo
 from pt.node.connection import Connection
 from pt.node.node import Node
 from pt.wire.multiaddr import Multiaddr
-from pt.yamux.aio import MuxedStream
 from tests.unit.kad import network
 
 Serve = Callable[[MuxedStream, Message], Awaitable[None]]

@@ -7,7 +7,7 @@ import socket
 from collections.abc import AsyncIterator
 
 from pt.node.connection import Connection
-from pt.node.link import KeepAlive
+from pt.node.data_path import KeepAlive
 from pt.node.node import Node
 from tests.sim.world import connection_on, node, quiet_pair
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Self
 
+from pt.aio.muxed import MuxedStream
 from pt.identity.keys import PrivateKey
 from pt.node.connection import Connection
 from pt.node.node import Node
@@ -17,7 +18,6 @@ from pt.relay import aio as relay_aio
 from pt.relay.messages import HOP, HopMessage, HopType, Limit, Reservation, Status
 from pt.relay.voucher import Voucher
 from pt.wire.multiaddr import Multiaddr
-from pt.yamux.aio import MuxedStream
 
 LOOPBACK = Multiaddr.tcp("127.0.0.1", 0)
 Behaviour = Callable[[MuxedStream, Connection], Awaitable[None]]

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from dns.rcode import Rcode
 
+from pt.aio.muxed import MuxedStream
 from pt.dnsaddr.aio import TxtResolver
 from pt.errors import NetworkError, StateError, UsageError
 from pt.kad.messages import PROTOCOL, Message, PeerInfo
@@ -28,7 +29,6 @@ from pt.node.amino import Amino, AminoFacts
 from pt.node.node import Node
 from pt.relay.messages import HOP
 from pt.wire.multiaddr import Multiaddr
-from pt.yamux.aio import MuxedStream
 from tests.unit.dnsaddr.server import refusing, running
 from tests.unit.node import dht_lab
 from tests.unit.node.dht_lab import DhtServer, fresh_node, nowhere, servers

@@ -8,10 +8,10 @@ import socket
 import pytest
 
 from pt.aio.hangup import HangupWatch
+from pt.aio.muxed import MuxedStream
 from pt.node import bridge as module
 from pt.node.bridge import socket_on
 from pt.node.buffers import POOL
-from pt.yamux.aio import MuxedStream
 from tests.sim.loop import run
 from tests.unit.node.pair import joined
 

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from pt.aio.hangup import HangupWatch
+from pt.aio.muxed import MuxedStream
 from pt.errors import ConnectError, LimitedError, PtError, UsageError
 from pt.identity.keys import PrivateKey
 from pt.identity.peer_id import PeerId
@@ -33,7 +34,6 @@ from pt.relay.messages import (
 )
 from pt.wire import uvarint
 from pt.wire.multiaddr import Multiaddr
-from pt.yamux.aio import MuxedStream
 from tests.unit.node.relays_lab import Behaviour, full, granted, node, read_hop, scripted
 
 TARGET = PeerId.from_public_key(PrivateKey.generate(b"t" * 32).public)

@@ -7,6 +7,7 @@ import socket
 
 import pytest
 
+from pt.aio.muxed import MuxedStream
 from pt.errors import ConnectError, PtError
 from pt.identity.keys import PrivateKey
 from pt.identity.peer_id import PeerId
@@ -17,7 +18,6 @@ from pt.node.link import Link
 from pt.node.route import Route
 from pt.relay.messages import HOP, RAW_HOP, RAW_STOP, HopMessage, HopType, Status
 from pt.wire.multiaddr import Multiaddr
-from pt.yamux.aio import MuxedStream
 from tests.sim.world import quiet_pair
 from tests.unit.node.relays_lab import full, node, read_hop
 from tests.unit.node.test_circuits import TARGET, Reserved, circuit_of, connect, status

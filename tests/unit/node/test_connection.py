@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
+from pt.aio.muxed import MuxedStream
 from pt.errors import ClosedError, ResetError
 from pt.multistream.negotiation import UnsupportedError, accept_reply, lazy_open
 from pt.node.connection import Connection
-from pt.yamux.aio import MuxedStream
 from pt.yamux.frames import FIN, RST, SYN
 from pt.yamux.session import ACCEPT_BACKLOG
 from pt.yamux.stream import Stream

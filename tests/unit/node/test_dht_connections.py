@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from pt.aio.muxed import MuxedStream
 from pt.errors import ClosedError, ConnectError, PtError, ResetError
 from pt.kad.messages import KadMessageError, Message, MessageType, PeerInfo, Record
 from pt.multistream.negotiation import UnsupportedError
@@ -18,7 +19,6 @@ from pt.node.connection import Connection
 from pt.node.dht_connections import DhtConnections, Trouble
 from pt.node.node import Node
 from pt.wire.multiaddr import Multiaddr
-from pt.yamux.aio import MuxedStream
 from tests.unit.node import dht_lab
 from tests.unit.node.dht_lab import FIND, DhtServer, fresh_node, nowhere, servers
 from tests.unit.tunnel.loopback import until

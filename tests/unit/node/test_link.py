@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pt.aio.muxed import MuxedStream
 from pt.errors import ResetError
 from pt.node.buffers import POOL
-from pt.node.link import KeepAlive
+from pt.node.data_path import KeepAlive
 from pt.noise.handshake import Suite
 from pt.noise.transport import Opener, Sealer
-from pt.yamux.aio import MuxedStream
 from pt.yamux.frames import ACK, DATA, GO_AWAY, HEADER_LEN, MAX_PAYLOAD, PING, SYN, WINDOW_UPDATE
 from tests.sim.loop import run
 from tests.unit.node.pair import half, joined

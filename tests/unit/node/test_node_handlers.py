@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+from pt.aio.muxed import MuxedStream
 from pt.errors import PtError
 from pt.node.connection import Connection
 from pt.node.node import NodeLimits
 from pt.node.route import Route
 from pt.wire.multiaddr import Multiaddr
-from pt.yamux.aio import MuxedStream
 from tests.unit.node.relays_lab import node
 from tests.unit.tunnel.loopback import until
 

@@ -8,11 +8,11 @@ import os
 import socket
 import tracemalloc
 
+from pt.aio.muxed import MuxedStream
 from pt.identity.keys import PrivateKey
 from pt.node.connection import Connection
 from pt.node.node import Node, NodeLimits
 from pt.wire.multiaddr import Multiaddr
-from pt.yamux.aio import MuxedStream
 
 
 def node(limits: NodeLimits | None = None) -> Node:

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from pt.aio.muxed import MuxedStream
 from pt.errors import UsageError
 from pt.identity.keys import PrivateKey
 from pt.identity.peer_id import PeerId
@@ -15,7 +16,6 @@ from pt.node.node import Node
 from pt.relay.messages import MAX_MESSAGE, HopMessage, HopType, Limit, Status
 from pt.wire import uvarint
 from pt.wire.multiaddr import Multiaddr
-from pt.yamux.aio import MuxedStream
 from tests.unit.node.relays_lab import (
     Behaviour,
     Client,

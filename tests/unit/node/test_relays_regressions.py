@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from pt.aio.muxed import MuxedStream
 from pt.identify.messages import Identify
 from pt.node import relays as module
 from pt.node.connection import Connection
@@ -15,7 +16,6 @@ from pt.relay import autorelay
 from pt.relay.messages import AUTH, HOP, Status
 from pt.relay.raw import AuthAnswer, Notice
 from pt.wire.multiaddr import Multiaddr
-from pt.yamux.aio import MuxedStream
 from tests.unit.node.relays_lab import Behaviour, Client, full, granted, node, read_hop, scripted
 
 

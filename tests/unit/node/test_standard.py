@@ -4,13 +4,13 @@ import asyncio
 
 import pytest
 
+from pt.aio.muxed import MuxedStream
 from pt.errors import PtError
 from pt.identify.messages import Identify
 from pt.node import standard
 from pt.node.node import Node
 from pt.node.route import Route
 from pt.wire.multiaddr import Multiaddr
-from pt.yamux.aio import MuxedStream
 from tests.sim.loop import run
 from tests.sim.world import node
 from tests.unit.node.pair import half, joined

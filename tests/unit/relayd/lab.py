@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Self, TypeVar
 
+from pt.aio.muxed import MuxedStream
 from pt.identity.keys import PrivateKey
 from pt.identity.peer_id import PeerId
 from pt.node.circuits import Circuits
@@ -22,7 +23,6 @@ from pt.relayd.config import RelayConfig
 from pt.relayd.server import RelayServer
 from pt.tunnel.events import Event
 from pt.wire.multiaddr import Multiaddr
-from pt.yamux.aio import MuxedStream
 
 SECRET = "the-secret-of-unit-tests"
 LOOPBACK = Multiaddr.tcp("127.0.0.1", 0)

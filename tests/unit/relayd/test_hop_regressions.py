@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pt.aio.muxed import MuxedStream
 from pt.errors import ClosedError, ResetError
 from pt.node.connection import Connection
 from pt.node.node import Node
@@ -15,7 +16,6 @@ from pt.relay.messages import AUTH, STOP, HopMessage, HopType, Status
 from pt.relay.raw import AuthAnswer
 from pt.relayd import events, hop, server
 from pt.relayd.server import RelayServer
-from pt.yamux.aio import MuxedStream
 from tests.unit.relayd.lab import SECRET, Guest, lab
 from tests.unit.relayd.rig import until
 

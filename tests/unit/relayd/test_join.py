@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pt.aio.muxed import MuxedStream
 from pt.errors import ResetError
 from pt.node.buffers import POOL
 from pt.node.connection import Connection
@@ -18,7 +19,6 @@ from pt.relay.messages import Limit
 from pt.relay.shaper import Shaper
 from pt.relayd.join import LINGER, PIECE, JoinedCircuit
 from pt.relayd.traffic import DATA_UP, Traffic
-from pt.yamux.aio import MuxedStream
 from tests.sim.loop import run
 from tests.sim.world import node
 from tests.unit.node.pair import joined

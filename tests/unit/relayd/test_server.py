@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from pt.aio.muxed import MuxedStream
 from pt.errors import LocalPortError, LocalProtocolError, PtError, UsageError
 from pt.node.connection import Connection
 from pt.node.state import StateDir
@@ -26,7 +27,6 @@ from pt.relayd.server import RelayServer
 from pt.relayd.traffic import DATA_UP, TIME_UP
 from pt.tunnel.events import Event, Stopped
 from pt.wire.multiaddr import Multiaddr
-from pt.yamux.aio import MuxedStream
 from tests.unit.relayd.lab import LOOPBACK, SECRET, Guest, lab
 from tests.unit.relayd.rig import noise, open_descriptors
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pt.aio.muxed import MuxedStream
 from pt.errors import NetworkError, PtError
 from pt.identity.keys import PrivateKey
 from pt.identity.peer_id import PeerId
@@ -21,7 +22,6 @@ from pt.rendezvous.mailbox import Sealed, pack
 from pt.trace import NO_TRACE
 from pt.tunnel.media.amino import HOLDERS, AminoStore
 from pt.tunnel.network import Network
-from pt.yamux.aio import MuxedStream
 from tests.unit.node.dht_lab import DhtServer, nowhere, servers, stall
 from tests.unit.tunnel.loopback import until
 from tests.unit.tunnel.media.memory import KEYS, OTHER, signed

@@ -1,4 +1,4 @@
-"""A yamux stream for coroutines: `MuxedStream`, on any carrier that can send frames.
+"""A multiplexed stream for coroutines: `MuxedStream`, on any carrier.
 
 Bulk data of tunnels does not come this way; it has handlers of its own.
 """
@@ -6,40 +6,19 @@ Bulk data of tunnels does not come this way; it has handlers of its own.
 from __future__ import annotations
 
 import asyncio
-from typing import Final, Protocol
+from typing import Final
 
 from pt.errors import ClosedError, ResetError
-from pt.yamux.stream import Stream
+from pt.muxer import Carrier, Stream
 
-__all__ = ["Carrier", "MuxedStream"]
+__all__ = ["MuxedStream"]
 
 CHUNK: Final = 16 * 1024
 """Bytes a frame for control-plane writes; small, so that bulk streams keep their turn."""
 
 
-class Carrier(Protocol):
-    """What carries a session's frames: the connection's data path."""
-
-    @property
-    def room(self) -> bool:
-        """Whether a full frame can be taken now."""
-        ...
-
-    def send_small(self, stream: Stream, data: bytes | memoryview) -> None:
-        """Queue one short frame."""
-        ...
-
-    def flush(self) -> None:
-        """Hand what is queued to the socket."""
-        ...
-
-    def wait_room(self, waiter: MuxedStream) -> None:
-        """Call `waiter.link_ready()` once when there is room."""
-        ...
-
-
 class MuxedStream:
-    """`pt.aio.stream.ByteStream` over one yamux stream.
+    """`pt.aio.stream.ByteStream` over one stream of a muxer.
 
     The receive buffer is bounded by the stream's window: bytes are credited when they are read.
     """
@@ -203,8 +182,7 @@ class MuxedStream:
     def _credit(self, count: int) -> None:
         if count and not self._ended:
             self.stream.credit(count)
-            if self.stream.session.outgoing:
-                self._carrier.flush()
+            self._carrier.nudge()
 
     def _error(self) -> ResetError:
         if self._lost is None:

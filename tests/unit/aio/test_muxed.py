@@ -5,8 +5,8 @@ from collections import deque
 
 import pytest
 
+from pt.aio.muxed import CHUNK, MuxedStream
 from pt.errors import ClosedError, ResetError
-from pt.yamux.aio import CHUNK, MuxedStream
 from pt.yamux.frames import FIN, INITIAL_WINDOW, RST, SYN, WINDOW_UPDATE
 from pt.yamux.session import Session
 from pt.yamux.stream import Stream
@@ -40,6 +40,9 @@ class MemoryCarrier:
             self.other.session.receive(memoryview(wire))
             self.other.session.end_batch()
             self.other.flush()
+
+    def nudge(self) -> None:
+        self.flush()
 
     def wait_room(self, waiter: MuxedStream) -> None:
         self.waiters.append(waiter)

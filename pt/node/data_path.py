@@ -1,0 +1,44 @@
+"""What a connection wants of its data path, whichever transport it is: `Link` over a socket with
+Noise and yamux, or QUIC."""  # noqa: D205, D209
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from pt.muxer import Carrier
+from pt.node.pace import Pace
+
+__all__ = ["DataPath", "KeepAlive"]
+
+
+class KeepAlive:
+    """How a data path notices that it is dead: a ping after `interval` s of silence, given up
+    after `timeout` s without a byte.
+    """  # noqa: D205
+
+    __slots__ = ("interval", "timeout")
+
+    def __init__(self, interval: float, timeout: float) -> None:
+        self.interval = interval
+        self.timeout = timeout
+
+
+class DataPath(Carrier, Protocol):
+    """A carrier with a life."""
+
+    bytes_in: int
+    """What the network has brought, the hand-shake too, as far as it could be opened."""
+    bytes_out: int
+    last_rx: float
+    """When something came last, on the loop's clock."""
+
+    @property
+    def pace(self) -> Pace | None:
+        """How what we send is spread, on a limited connection."""
+        ...
+
+    def set_keep_alive(self, keep_alive: KeepAlive) -> None:
+        """Change the rhythm, for instance once the peer is known to be one of ours."""
+
+    def lose(self, reason: str, *, abort: bool = False) -> None:
+        """End the connection and tell all streams; `abort`: the peer is not told.  Idempotent."""
