@@ -5,14 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Self
 
 from pt.errors import LimitError, LocalProtocolError, ProtocolError
 from pt.identity.keys import PublicKey
 from pt.identity.peer_id import PeerId, PeerMismatchError
 from pt.quic import certificate
 from pt.quic.codes import MAX_CODE
-from pt.quic.engine import Config
+from pt.quic.engine import Admission, Config
 from pt.quic.events import (
     Address,
     Closed,
@@ -27,6 +27,7 @@ from pt.quic.events import (
     StreamReset,
     Writable,
 )
+from pt.quic.limits import MAX_DATAGRAM_IPV6
 from pt.quic.windows import Windows
 
 __all__ = ["Base", "StreamState"]
@@ -54,7 +55,7 @@ class StreamState:
 
 
 class Base(ABC):
-    """State of one connection; subclasses have the packets."""
+    """State of one connection; subclasses have the packets, and are each an `EngineFactory`."""
 
     name: ClassVar[str]
 
@@ -64,10 +65,10 @@ class Base(ABC):
         address: Address,
         now: float,
         *,
-        is_client: bool,
-        expected: PeerId | None,
+        admission: Admission | None = None,
+        expected: PeerId | None = None,
     ) -> None:
-        self.is_client = is_client
+        self.is_client = is_client = admission is None
         self.peer: PeerId | None = None
         self.address = address
         self.terminated = False
@@ -79,7 +80,8 @@ class Base(ABC):
         self._states: dict[int, StreamState] = {}
         self._waiting: set[int] = set()  # streams with unsent bytes
         self._backlog = 0
-        self._ids: set[bytes] = set()
+        self._clients_id = None if admission is None else admission.destination
+        self._ids = {self._clients_id} if self._clients_id is not None else set()
         self._blocked: set[int] = set()  # streams that are owed a Writable
         self._unseen: set[int] = set()  # remote streams that only a higher one opened
         self._highest_remote = -4 + int(is_client)  # the id before the peer's first
@@ -89,6 +91,21 @@ class Base(ABC):
         self._heard = now
         self._pinged = now
         self._sent_at = now
+        self._ceiling = config.limits.max_datagram
+        if ":" in address[0]:
+            self._ceiling = min(self._ceiling, MAX_DATAGRAM_IPV6)
+
+    @classmethod
+    def connect(
+        cls, config: Config, address: Address, now: float, *, expected: PeerId | None = None
+    ) -> Self:
+        """See `EngineFactory`."""
+        return cls(config, address, now, expected=expected)
+
+    @classmethod
+    def accept(cls, config: Config, admission: Admission, address: Address, now: float) -> Self:
+        """See `EngineFactory`."""
+        return cls(config, address, now, admission=admission)
 
     # --- events --------------------------------------------------------------------------------
 
@@ -106,6 +123,12 @@ class Base(ABC):
         if cid in self._ids:
             self._ids.remove(cid)
             self._events.append(ConnectionIdRetired(cid))
+
+    def _confirmed(self) -> None:
+        """The handshake is confirmed: the client uses the id that it made up no more."""
+        if self._clients_id is not None:
+            self._retired(self._clients_id)
+            self._clients_id = None
 
     def _verify(self, chain: Sequence[bytes]) -> PublicKey:
         """Check the peer's certificates, and that it is the one we expect."""

@@ -13,15 +13,15 @@ from pt.identity.peer_id import PeerId
 from pt.quic.aioquic_connection import Connection
 from pt.quic.base import Base
 from pt.quic.codes import TransportCode
-from pt.quic.engine import Admission, Config, Engine, Stats, Trace, Train
+from pt.quic.engine import Admission, Config, Stats, Trace, Train
 from pt.quic.events import Address, Event, PathChanged, StreamsAvailable
-from pt.quic.limits import BASE_DATAGRAM, MAX_DATAGRAM_IPV6
+from pt.quic.limits import BASE_DATAGRAM
 from pt.quic.packets import CID_LENGTH, VERSION_1, parse_header
 from pt.quic.pmtu import BLACK_HOLE_PTOS, PathMtu
 from pt.quic.tls import ALPN
 from pt.quic.trains import group
 
-__all__ = ["Aioquic", "AioquicEngine"]
+__all__ = ["AioquicEngine"]
 
 # It reports every protocol error of a peer as a warning: that is ours to tell.
 logging.getLogger("quic").addHandler(logging.NullHandler())
@@ -71,7 +71,7 @@ class AioquicEngine(Base):
         admission: Admission | None = None,
         expected: PeerId | None = None,
     ) -> None:
-        super().__init__(config, address, now, is_client=admission is None, expected=expected)
+        super().__init__(config, address, now, admission=admission, expected=expected)
         limits = config.limits
         self._forward: _Forward | None = None
         configuration = QuicConfiguration(
@@ -81,7 +81,7 @@ class AioquicEngine(Base):
             congestion_control_algorithm=config.congestion,
             connection_id_length=CID_LENGTH,
             idle_timeout=limits.idle_timeout,
-            is_client=admission is None,
+            is_client=self.is_client,
             max_data=limits.connection_window,
             max_datagram_size=BASE_DATAGRAM,
             max_stream_data=limits.stream_window,
@@ -89,24 +89,17 @@ class AioquicEngine(Base):
             supported_versions=[VERSION_1],
         )
         self._conn = Connection(configuration, config, self._verify, admission)
-        ceiling = limits.max_datagram
-        if ":" in address[0]:
-            ceiling = min(ceiling, MAX_DATAGRAM_IPV6)
-        self._pmtu = PathMtu(ceiling)
+        self._pmtu = PathMtu(self._ceiling)
         self._probes: list[tuple[bytes, Address]] = []
         self._last_close: list[tuple[bytes, Address]] = []
         self._close_heard = 0
         self._close_repeat = False
         self._could_open = 0
-        self._ids = {self._conn.host_cid}
-        self._clients_id: bytes | None = None
+        self._ids.add(self._conn.host_cid)
         if admission is None:
             self._conn.connect(address, now)
-        else:
-            self._clients_id = admission.destination
-            self._ids.add(admission.destination)
-            if admission.validated:
-                self._conn.admitted = address
+        elif admission.validated:
+            self._conn.admitted = address
 
     def _logger(self, admission: Admission | None, now: float) -> _Logger | None:
         if self._config.trace is None:
@@ -239,9 +232,8 @@ class AioquicEngine(Base):
             else:
                 self._pmtu.lost(size, now)
         conn.probe_outcomes.clear()
-        if self._clients_id is not None and conn.confirmed:
-            self._retired(self._clients_id)
-            self._clients_id = None
+        if conn.confirmed:
+            self._confirmed()
         close = conn.close_cause
         if self._closed is None and close is not None:
             self._failure = conn.context.failure if hasattr(conn, "tls") else None
@@ -368,19 +360,3 @@ class AioquicEngine(Base):
             backlog=self._backlog,
             lost=loss.lost,
         )
-
-
-class Aioquic:
-    """The `EngineFactory`."""
-
-    name = "aioquic"
-
-    def connect(
-        self, config: Config, address: Address, now: float, *, expected: PeerId | None = None
-    ) -> Engine:
-        """See `EngineFactory`."""
-        return AioquicEngine(config, address, now, expected=expected)
-
-    def accept(self, config: Config, admission: Admission, address: Address, now: float) -> Engine:
-        """See `EngineFactory`."""
-        return AioquicEngine(config, address, now, admission=admission)

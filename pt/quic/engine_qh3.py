@@ -9,9 +9,9 @@ from pt.identity.peer_id import PeerId
 from pt.quic.base import Base, StreamState
 from pt.quic.codes import TransportCode
 from pt.quic.credit import Credit
-from pt.quic.engine import Admission, Config, Engine, Stats, Train
+from pt.quic.engine import Admission, Config, Stats, Train
 from pt.quic.events import Address, Event, PathChanged, StreamsAvailable
-from pt.quic.limits import BASE_DATAGRAM, MAX_DATAGRAM_IPV6
+from pt.quic.limits import BASE_DATAGRAM
 from pt.quic.moves import Moves
 from pt.quic.qh3_connection import Connection, FaultError, VersionError
 from pt.quic.qh3_sender import Sender
@@ -19,7 +19,7 @@ from pt.quic.qh3_sizes import Sizes
 from pt.quic.qlog import PacketLog
 from pt.quic.trains import group
 
-__all__ = ["Qh3", "Qh3Engine"]
+__all__ = ["Qh3Engine"]
 
 BURST: Final = 512
 """Datagrams that one call of `trains` yields at most."""
@@ -48,14 +48,13 @@ class Qh3Engine(Base):
         admission: Admission | None = None,
         expected: PeerId | None = None,
     ) -> None:
-        super().__init__(config, address, now, is_client=admission is None, expected=expected)
+        super().__init__(config, address, now, admission=admission, expected=expected)
         ipv6 = ":" in address[0]
-        ceiling = config.limits.max_datagram
-        if ipv6:
-            ceiling = min(ceiling, MAX_DATAGRAM_IPV6)
-        self._conn = Connection(config, self._verify, admission, now, ceiling=ceiling, ipv6=ipv6)
+        self._conn = Connection(
+            config, self._verify, admission, now, ceiling=self._ceiling, ipv6=ipv6
+        )
         self._moves = Moves(address)
-        self._sizes = Sizes(self._conn, ceiling)
+        self._sizes = Sizes(self._conn, self._ceiling)
         self._sender = Sender(self._conn, self._sizes)
         self._credit = Credit(config.limits.stream_window)
         trace = None
@@ -67,11 +66,7 @@ class Qh3Engine(Base):
         self._last_from_peer = b""
         self._handled = (-1.0, 0.0)  # a core's deadline, and how long to leave it alone
         self._could_open = 0
-        self._ids = {self._conn.host_cid}
-        self._clients_id: bytes | None = None
-        if admission is not None:
-            self._clients_id = admission.destination
-            self._ids.add(admission.destination)
+        self._ids.add(self._conn.host_cid)
 
     # --- receiving -----------------------------------------------------------------------------
 
@@ -163,9 +158,7 @@ class Qh3Engine(Base):
             self._handshake_done(conn.tls.identity, conn.tls.binding)
             self._could_open = self._left()
         if conn.confirmed:
-            if self._clients_id is not None:
-                self._retired(self._clients_id)
-                self._clients_id = None
+            self._confirmed()
             self._moved(now)
         if not self._events and conn.core.state == "terminated":
             self._end()
@@ -474,19 +467,3 @@ class Qh3Engine(Base):
 
 def _text(reason: bytes) -> str:
     return reason.decode("utf-8", "replace")
-
-
-class Qh3:
-    """The `EngineFactory`."""
-
-    name = "qh3"
-
-    def connect(
-        self, config: Config, address: Address, now: float, *, expected: PeerId | None = None
-    ) -> Engine:
-        """See `EngineFactory`."""
-        return Qh3Engine(config, address, now, expected=expected)
-
-    def accept(self, config: Config, admission: Admission, address: Address, now: float) -> Engine:
-        """See `EngineFactory`."""
-        return Qh3Engine(config, address, now, admission=admission)

@@ -18,17 +18,17 @@ TESTED: Final = "2.1."
 
 def factories() -> list[EngineFactory]:
     """Those that can be used here."""
-    from pt.quic.engine_aioquic import Aioquic  # noqa: PLC0415  # start-up cost
+    from pt.quic.engine_aioquic import AioquicEngine  # noqa: PLC0415  # start-up cost
 
-    found: list[EngineFactory] = [Aioquic()]
+    found: list[EngineFactory] = [AioquicEngine]
     try:
         import qh3  # noqa: PLC0415  # may be missing
 
-        from pt.quic.engine_qh3 import Qh3  # noqa: PLC0415  # same
+        from pt.quic.engine_qh3 import Qh3Engine  # noqa: PLC0415  # same
     except ImportError:  # no wheel for this platform
         return found
     if qh3.__version__.startswith(TESTED):
-        found.insert(0, Qh3())
+        found.insert(0, Qh3Engine)
     return found
 
 

@@ -36,6 +36,8 @@ __all__ = ["Network", "Peer", "Port", "Stream", "World", "identity"]
 
 EPOCH = 1_800_000_000.0
 
+SERVER, CLIENT = ("11.0.0.1", 4001), ("11.0.0.2", 4002)
+
 
 def identity(name: str) -> PrivateKey:
     return PrivateKey.generate(name.encode().ljust(32, b"-"))
@@ -398,6 +400,16 @@ class World:
     def poke(self, *ports: Port) -> None:
         """Ports whose engines were called from outside."""
         self.dirty.update(ports)
+
+
+def two_ports(
+    world: World, client: EngineFactory, server: EngineFactory, **options: object
+) -> tuple[Port, Port]:
+    """(client, server)."""
+    return (
+        Port(world, "client", client, CLIENT, serving=False, **options),
+        Port(world, "server", server, SERVER, **options),
+    )
 
 
 def joined(world: World, client: Port, server: Port, *, seconds: float = 5.0) -> tuple[Peer, Peer]:

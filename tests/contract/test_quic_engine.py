@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pt.errors import LimitError, LocalProtocolError
 from pt.identity.peer_id import PeerMismatchError
 from pt.quic.certificate import Certificate, CertificateError, load
-from pt.quic.engine import EngineFactory
-from pt.quic.engine_aioquic import Aioquic
+from pt.quic.engine import Admission, EngineFactory
+from pt.quic.engine_aioquic import AioquicEngine
 from pt.quic.events import (
     Closed,
     ConnectionIdIssued,
@@ -27,14 +27,23 @@ from pt.quic.events import (
     StreamsAvailable,
 )
 from pt.quic.limits import Limits
-from pt.quic.packets import Kind, parse_header
+from pt.quic.packets import Kind, parse_header, put_varint
 from pt.quic.select import factories
-from tests.contract.quic_world import Network, Peer, Port, World, identity, joined
+from tests.contract.quic_world import (
+    CLIENT,
+    SERVER,
+    Network,
+    Peer,
+    Port,
+    World,
+    identity,
+    joined,
+    two_ports,
+)
 from tests.unit.quic.forge import forge
 
 ENGINES = factories()
 PAIRS = [(a, b) for a in ENGINES for b in ENGINES]
-SERVER, CLIENT = ("11.0.0.1", 4001), ("11.0.0.2", 4002)
 Pair = tuple[EngineFactory, EngineFactory]
 
 pytestmark = pytest.mark.timeout(120)
@@ -52,9 +61,7 @@ def one(request: pytest.FixtureRequest) -> EngineFactory:
 
 def ports(world: World, pair: Pair, **options: object) -> tuple[Port, Port]:
     """(client, server)."""
-    server = Port(world, "server", pair[1], SERVER, **options)
-    client = Port(world, "client", pair[0], CLIENT, serving=False, **options)
-    return client, server
+    return two_ports(world, *pair, **options)
 
 
 def connected(world: World, pair: Pair, **options: object) -> tuple[Peer, Peer]:
@@ -192,7 +199,7 @@ def refused(world: World, client: Port, server: Port) -> tuple[Peer, Peer]:
 
 def test_a_client_without_a_certificate_is_refused(one: EngineFactory) -> None:
     world = World()
-    client, server = ports(world, (Aioquic(), one))
+    client, server = ports(world, (AioquicEngine, one))
     connect = client.connect
 
     def without(*args: object, **kwargs: object) -> Peer:
@@ -917,6 +924,27 @@ def test_a_version_that_nobody_speaks_is_answered(one: EngineFactory) -> None:
     assert (header.destination, header.source) == (sent.source, sent.destination)
     assert b"\x00\x00\x00\x01" in answer[-8:]
     assert not server.peers
+
+
+def test_an_initial_that_cannot_be_decrypted_ends_in_silence(one: EngineFactory) -> None:
+    world = World()
+    _, server = ports(world, (one, one))
+    head = b"\xc0\x00\x00\x00\x01\x08original\x06source\x00"
+    junk = head + put_varint(1180) + payload(1180)
+    server.receive(junk, len(junk), CLIENT)
+    assert len(server.peers) == 1
+    world.run(60, lambda: not server.peers)
+    assert world.network.sent[SERVER] == 0
+
+
+def test_a_server_engine_before_its_first_datagram(one: EngineFactory) -> None:
+    world = World()
+    _, server = ports(world, (one, one))
+    admission = Admission(b"original", b"original", b"source", validated=False)
+    made = one.accept(server.config, admission, CLIENT, world.now)
+    assert made.trains(world.now) == []
+    assert made.next_timeout() == world.now + 10.0
+    assert b"original" in made.connection_ids
 
 
 def test_a_server_without_version_1(one: EngineFactory) -> None:

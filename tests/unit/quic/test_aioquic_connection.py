@@ -1,19 +1,15 @@
 from __future__ import annotations
 
 from pt.quic.aioquic_connection import Connection
-from pt.quic.engine_aioquic import Aioquic, AioquicEngine
+from pt.quic.engine_aioquic import AioquicEngine
 from pt.quic.limits import Limits
 from pt.quic.packets import reset_token
-from tests.contract.quic_world import Peer, Port, World, joined
-
-SERVER, CLIENT = ("11.0.0.1", 4001), ("11.0.0.2", 4002)
+from tests.contract.quic_world import SERVER, Peer, World, joined, two_ports
 
 
 def pair(**options: object) -> tuple[World, Peer, Peer]:
     world = World()
-    server = Port(world, "server", Aioquic(), SERVER, **options)
-    client = Port(world, "client", Aioquic(), CLIENT, serving=False, **options)
-    ours, theirs = joined(world, client, server)
+    ours, theirs = joined(world, *two_ports(world, AioquicEngine, AioquicEngine, **options))
     world.run(1)
     return world, ours, theirs
 

@@ -6,6 +6,7 @@ from pt.errors import LimitError, LocalProtocolError
 from pt.identity.peer_id import PeerId, PeerMismatchError
 from pt.quic.base import Base
 from pt.quic.certificate import CertificateError
+from pt.quic.engine import Admission
 from pt.quic.events import (
     Closed,
     ConnectionIdIssued,
@@ -33,7 +34,10 @@ class Bare(Base):
 
     def __init__(self, *, is_client: bool = True, expected: PeerId | None = None) -> None:
         port = Port(World(), "client", None, ("11.0.0.2", 1), limits=Limits(streams=8))  # type: ignore[arg-type]
-        super().__init__(port.config, ("11.0.0.1", 1), 0.0, is_client=is_client, expected=expected)
+        admission = (
+            None if is_client else Admission(b"original", b"ours", b"source", validated=True)
+        )
+        super().__init__(port.config, ("11.0.0.1", 1), 0.0, admission=admission, expected=expected)
         self.unsent: dict[int, int] = {}
         self.calls: list[tuple[object, ...]] = []
         self.local = 0 if is_client else 1
@@ -165,7 +169,7 @@ def test_the_end_takes_streams_with_it_and_comes_once() -> None:
 
 
 def test_connection_ids_are_told_once() -> None:
-    base = server()
+    base = Bare()
     base._issued(b"a")
     base._issued(b"a")
     base._retired(b"b")
@@ -265,3 +269,12 @@ def test_no_window_for_a_stream_that_is_stopped_or_at_its_end() -> None:
     other._data(0, b"", 0.0, fin=True)
     other.consumed(0, 200_000, 9.0)
     assert [call[0] for call in base.calls + other.calls] == ["stop"]
+
+
+def test_a_client_s_own_id_is_ours_until_the_handshake_is_confirmed() -> None:
+    base = Bare(is_client=False)
+    assert base.connection_ids == {b"ours"}
+    base._confirmed()
+    base._confirmed()
+    assert base.connection_ids == frozenset()
+    assert base.taken() == [ConnectionIdRetired(b"ours")]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from pt.quic.bbr import MIN_PACKETS, Bbr
-from pt.quic.engine_aioquic import Aioquic
+from pt.quic.engine_aioquic import AioquicEngine
 from tests.contract.quic_world import Network, Port, World, joined
 
 SIZE = 1200
@@ -135,8 +135,8 @@ def test_packets_that_expire_leave_nothing_behind() -> None:
 def test_on_a_lossy_path(congestion: str, least: float, most: float) -> None:
     """1 % loss, 50 ms: what makes the difference."""
     world = World(Network(delay=0.025, loss=0.01, rate=10e6))
-    server = Port(world, "server", Aioquic(), ("11.0.0.1", 1), congestion=congestion)
-    client = Port(world, "client", Aioquic(), ("11.0.0.2", 1), congestion=congestion)
+    server = Port(world, "server", AioquicEngine, ("11.0.0.1", 1), congestion=congestion)
+    client = Port(world, "client", AioquicEngine, ("11.0.0.2", 1), congestion=congestion)
     ours, theirs = joined(world, client, server)
     theirs.keep = False
     stream = ours.open()

@@ -1,43 +1,13 @@
 from __future__ import annotations
 
-import random
-
 import pytest
 
-from pt.quic.engine import Admission
-from pt.quic.engine_aioquic import Aioquic, AioquicEngine
-from pt.quic.packets import put_varint
-from tests.contract.quic_world import Port, World, joined
-
-SERVER, CLIENT = ("11.0.0.1", 4001), ("11.0.0.2", 4002)
+from pt.quic.engine_aioquic import AioquicEngine
+from tests.contract.quic_world import Port, World, joined, two_ports
 
 
 def ports(world: World, **options: object) -> tuple[Port, Port]:
-    return (
-        Port(world, "client", Aioquic(), CLIENT, serving=False, **options),
-        Port(world, "server", Aioquic(), SERVER, **options),
-    )
-
-
-def test_an_initial_that_cannot_be_decrypted_ends_in_silence() -> None:
-    world = World()
-    _, server = ports(world)
-    head = b"\xc0\x00\x00\x00\x01\x08original\x06source\x00"
-    junk = head + put_varint(1180) + random.Random(1).randbytes(1180)
-    server.receive(junk, len(junk), CLIENT)
-    assert len(server.peers) == 1
-    world.run(60, lambda: not server.peers)
-    assert world.network.sent[SERVER] == 0
-
-
-def test_a_server_engine_before_its_first_datagram() -> None:
-    world = World()
-    _, server = ports(world)
-    admission = Admission(b"original", b"original", b"source", validated=False)
-    engine = Aioquic().accept(server.config, admission, CLIENT, 0.0)
-    assert engine.trains(0.0) == []
-    assert engine.next_timeout() == 10.0
-    assert b"original" in engine.connection_ids
+    return two_ports(world, AioquicEngine, AioquicEngine, **options)
 
 
 def test_a_fault_of_the_library_closes_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,49 +1,20 @@
 from __future__ import annotations
 
-import random
-
 import pytest
 
 pytest.importorskip("qh3._hazmat", exc_type=ImportError)
 
-from pt.quic.engine import Admission
-from pt.quic.engine_qh3 import EARLY_LIMIT, Qh3, Qh3Engine
-from pt.quic.packets import put_varint
-from tests.contract.quic_world import Network, Peer, Port, World, joined
-
-SERVER, CLIENT = ("11.0.0.1", 4001), ("11.0.0.2", 4002)
+from pt.quic.engine_qh3 import EARLY_LIMIT, Qh3Engine
+from tests.contract.quic_world import CLIENT, SERVER, Network, Peer, Port, World, joined, two_ports
 
 
 def ports(world: World, **options: object) -> tuple[Port, Port]:
-    return (
-        Port(world, "client", Qh3(), CLIENT, serving=False, **options),
-        Port(world, "server", Qh3(), SERVER, **options),
-    )
+    return two_ports(world, Qh3Engine, Qh3Engine, **options)
 
 
 def engine(peer: Peer) -> Qh3Engine:
     assert isinstance(peer.engine, Qh3Engine)
     return peer.engine
-
-
-def test_an_initial_that_cannot_be_decrypted_ends_in_silence() -> None:
-    world = World()
-    _, server = ports(world)
-    head = b"\xc0\x00\x00\x00\x01\x08original\x06source\x00"
-    junk = head + put_varint(1180) + random.Random(1).randbytes(1180)
-    server.receive(junk, len(junk), CLIENT)
-    assert len(server.peers) == 1
-    world.run(60, lambda: not server.peers)
-    assert world.network.sent[SERVER] == 0
-
-
-def test_a_server_engine_before_its_first_datagram() -> None:
-    world = World()
-    _, server = ports(world)
-    admission = Admission(b"original", b"original", b"source", validated=False)
-    made = Qh3().accept(server.config, admission, CLIENT, 0.0)
-    assert made.trains(0.0) == []
-    assert b"original" in made.connection_ids
 
 
 def test_an_endless_handshake_is_not_listened_to() -> None:

@@ -5,21 +5,17 @@ import pytest
 pytest.importorskip("qh3._hazmat", exc_type=ImportError)
 
 from pt.quic import aioquic_connection
-from pt.quic.engine_aioquic import Aioquic
-from pt.quic.engine_qh3 import Qh3, Qh3Engine
+from pt.quic.engine_aioquic import AioquicEngine
+from pt.quic.engine_qh3 import Qh3Engine
 from pt.quic.limits import Limits
 from pt.quic.packets import CID_LENGTH, put_varint
 from pt.quic.qh3_connection import REFRESH, Connection
-from tests.contract.quic_world import Peer, Port, World, joined
-
-SERVER, CLIENT = ("11.0.0.1", 4001), ("11.0.0.2", 4002)
+from tests.contract.quic_world import CLIENT, SERVER, Peer, Port, World, joined, two_ports
 
 
 def pair(**options: object) -> tuple[World, Peer, Peer]:
     world = World()
-    server = Port(world, "server", Qh3(), SERVER, **options)
-    client = Port(world, "client", Qh3(), CLIENT, serving=False, **options)
-    ours, theirs = joined(world, client, server)
+    ours, theirs = joined(world, *two_ports(world, Qh3Engine, Qh3Engine, **options))
     world.run(1)
     return world, ours, theirs
 
@@ -144,8 +140,8 @@ def test_a_client_that_lies_about_its_first_id_is_refused(
         lambda conn: original(conn).replace(conn.host_cid, b"imposter"),
     )
     world = World()
-    server = Port(world, "server", Qh3(), SERVER)
-    client = Port(world, "client", Aioquic(), CLIENT, serving=False)
+    server = Port(world, "server", Qh3Engine, SERVER)
+    client = Port(world, "client", AioquicEngine, CLIENT, serving=False)
     ours = client.connect(SERVER)
     world.run(2, lambda: ours.closed is not None)
     assert ours.closed is not None

@@ -4,19 +4,15 @@ import pytest
 
 pytest.importorskip("qh3._hazmat", exc_type=ImportError)
 
-from pt.quic.engine_qh3 import Qh3, Qh3Engine
+from pt.quic.engine_qh3 import Qh3Engine
 from pt.quic.limits import Limits
 from pt.quic.qh3_sender import QUANTUM, SHORT, Sender
-from tests.contract.quic_world import Network, Peer, Port, World, joined
-
-SERVER, CLIENT = ("11.0.0.1", 4001), ("11.0.0.2", 4002)
+from tests.contract.quic_world import Network, Peer, World, joined, two_ports
 
 
 def pair(network: Network | None = None, **options: object) -> tuple[World, Peer, Peer]:
     world = World(network)
-    server = Port(world, "server", Qh3(), SERVER, **options)
-    client = Port(world, "client", Qh3(), CLIENT, serving=False, **options)
-    ours, theirs = joined(world, client, server)
+    ours, theirs = joined(world, *two_ports(world, Qh3Engine, Qh3Engine, **options))
     return world, ours, theirs
 
 

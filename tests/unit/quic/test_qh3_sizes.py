@@ -4,18 +4,14 @@ import pytest
 
 pytest.importorskip("qh3._hazmat", exc_type=ImportError)
 
-from pt.quic.engine_qh3 import Qh3, Qh3Engine
+from pt.quic.engine_qh3 import Qh3Engine
 from pt.quic.qh3_sizes import Sizes
-from tests.contract.quic_world import Network, Peer, Port, World, joined
-
-SERVER, CLIENT = ("11.0.0.1", 4001), ("11.0.0.2", 4002)
+from tests.contract.quic_world import Network, Peer, World, joined, two_ports
 
 
 def pair(network: Network) -> tuple[World, Peer, Peer]:
     world = World(network)
-    server = Port(world, "server", Qh3(), SERVER)
-    client = Port(world, "client", Qh3(), CLIENT, serving=False)
-    ours, theirs = joined(world, client, server)
+    ours, theirs = joined(world, *two_ports(world, Qh3Engine, Qh3Engine))
     return world, ours, theirs
 
 
