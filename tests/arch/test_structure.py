@@ -26,6 +26,7 @@ PROTOCOLS = (
     "dnsaddr",
     "websocket",
     "quic",
+    "stun",
 )
 CORES = ("wire", "identity", *PROTOCOLS)
 SHELLS = {"aio", "lan"}  # move bytes for a core; tested with a loop, often by the contract tests

@@ -1,0 +1,194 @@
+"""The client on asyncio, on loopback; and over TCP."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import pytest
+
+from pt.aio.udp import UdpPort
+from pt.errors import NetworkError, RefusedError, WaitTimeoutError
+from pt.stun.aio import StunClient, bind_over_tcp
+from pt.stun.attributes import error_code
+from pt.stun.messages import BINDING, Kind, StunError, decode, encode
+from pt.stun.server import PRIMARY, Server
+from pt.stun.transactions import Schedule
+
+HERE = ("127.0.0.1", 0)
+SHORT = Schedule((0.0, 0.02), 0.1)
+
+
+class Rig:
+    """A server, and a client on a port of its own; `answer` may be replaced."""
+
+    def __init__(self) -> None:
+        self.server_port = UdpPort(HERE)
+        self.server = Server({PRIMARY: self.server_port.address})
+        self.server_port.received = self._asked
+        self.port = UdpPort(HERE)
+        self.client = StunClient(self.port.send)
+        self.strange: list[bytes] = []
+        self.port.received = self._received
+
+    @property
+    def address(self):
+        return self.server_port.address
+
+    def _asked(self, data, source) -> None:
+        answer = self.server.receive(data, source, PRIMARY, 0.0)
+        if answer is not None:
+            self.server_port.send(answer.data, answer.to)
+
+    def _received(self, data, source) -> None:
+        if not self.client.received(data, source):
+            self.strange.append(data)
+
+    def close(self) -> None:
+        self.client.close()
+        self.port.close()
+        self.server_port.close()
+
+
+def rigged(test):
+    def run():
+        async def main() -> None:
+            rig = Rig()
+            try:
+                await test(rig)
+            finally:
+                rig.close()
+
+        asyncio.run(main())
+
+    run.__name__ = test.__name__
+    return run
+
+
+@rigged
+async def test_a_binding(rig):
+    found = await rig.client.binding(rig.address)
+    assert found.mapped == rig.port.address
+    assert found.source == found.origin == rig.address
+    assert found.other is None
+    assert 0 < found.rtt < 2
+
+
+@rigged
+async def test_other_datagrams_are_left_to_their_owner(rig):
+    rig.server_port.send(b"not STUN", rig.port.address)
+    await rig.client.binding(rig.address)
+    assert rig.strange == [b"not STUN"]
+
+
+@rigged
+async def test_many_at_once(rig):
+    found = await asyncio.gather(*(rig.client.binding(rig.address) for _ in range(20)))
+    assert {each.mapped for each in found} == {rig.port.address}
+
+
+@rigged
+async def test_silence(rig):
+    rig.server_port.received = None
+    with pytest.raises(WaitTimeoutError, match="does not answer"):
+        await rig.client.binding(rig.address, schedule=SHORT)
+
+
+@rigged
+async def test_a_refusal(rig):
+    def refuse(data, source) -> None:
+        error = error_code(500, "Broken")
+        answer = encode(Kind.ERROR, BINDING, decode(data).transaction, [error])
+        rig.server_port.send(answer, source)
+
+    rig.server_port.received = refuse
+    with pytest.raises(RefusedError, match="500 Broken"):
+        await rig.client.binding(rig.address)
+
+
+@rigged
+async def test_nonsense(rig):
+    def empty(data, source) -> None:
+        rig.server_port.send(encode(Kind.SUCCESS, BINDING, decode(data).transaction), source)
+
+    rig.server_port.received = empty
+    with pytest.raises(StunError, match="makes sense"):
+        await rig.client.binding(rig.address)
+
+
+@rigged
+async def test_a_caller_that_goes_away(rig):
+    rig.server_port.received = None
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await rig.client.ask(rig.address)
+    assert not rig.client._table
+
+
+async def over_tcp(answer) -> tuple[asyncio.Server, tuple[str, int]]:
+    async def serve(reader, writer) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            await answer(reader, writer)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    return server, server.sockets[0].getsockname()
+
+
+async def one_answer(reader, writer) -> None:
+    data = await reader.readexactly(28)
+    source = writer.get_extra_info("peername")
+    answer = Server({}).receive(data, source, PRIMARY, 0.0, stream=True)
+    assert answer is not None
+    for at in range(0, len(answer.data), 7):
+        writer.write(answer.data[at : at + 7])
+        await writer.drain()
+
+
+def test_over_tcp():
+    async def main() -> None:
+        server, address = await over_tcp(one_answer)
+        async with server:
+            found, local = await bind_over_tcp(address)
+            assert found.mapped == local
+            found, local = await bind_over_tcp(address, local=local)
+            assert found.mapped == local
+
+    asyncio.run(main())
+
+
+async def closes(reader, writer) -> None:
+    await reader.readexactly(28)
+
+
+async def waits(reader, writer) -> None:
+    await reader.read()
+
+
+async def babbles(reader, writer) -> None:
+    writer.write(b"HTTP/1.1 400 Bad Request\r\n")
+    await reader.read()
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"), [(closes, NetworkError), (waits, WaitTimeoutError), (babbles, StunError)]
+)
+def test_over_tcp_to_something_else(answer, error):
+    async def main() -> None:
+        server, address = await over_tcp(answer)
+        async with server:
+            with pytest.raises(error):
+                await bind_over_tcp(address, timeout=0.2)
+
+    asyncio.run(main())
+
+
+def test_over_tcp_to_nobody():
+    async def main() -> None:
+        server, address = await over_tcp(closes)
+        server.close()
+        await server.wait_closed()
+        with pytest.raises(NetworkError, match="refused"):
+            await bind_over_tcp(address)
+
+    asyncio.run(main())
