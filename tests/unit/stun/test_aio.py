@@ -125,14 +125,22 @@ async def test_a_caller_that_goes_away(rig):
     assert not rig.client._table
 
 
-async def over_tcp(answer) -> tuple[asyncio.Server, tuple[str, int]]:
+@contextlib.asynccontextmanager
+async def over_tcp(answer):
+    """A TCP server's address; its connections have ended when this does."""
+    serving: set[asyncio.Task[None]] = set()
+
     async def serve(reader, writer) -> None:
+        serving.add(asyncio.current_task())
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             await answer(reader, writer)
         writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    return server, server.sockets[0].getsockname()
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()
+    await asyncio.gather(*serving)
 
 
 async def one_answer(reader, writer) -> None:
@@ -147,8 +155,7 @@ async def one_answer(reader, writer) -> None:
 
 def test_over_tcp():
     async def main() -> None:
-        server, address = await over_tcp(one_answer)
-        async with server:
+        async with over_tcp(one_answer) as address:
             found, local = await bind_over_tcp(address)
             assert found.mapped == local
             found, local = await bind_over_tcp(address, local=local)
@@ -175,8 +182,7 @@ async def babbles(reader, writer) -> None:
 )
 def test_over_tcp_to_something_else(answer, error):
     async def main() -> None:
-        server, address = await over_tcp(answer)
-        async with server:
+        async with over_tcp(answer) as address:
             with pytest.raises(error):
                 await bind_over_tcp(address, timeout=0.2)
 
@@ -185,9 +191,8 @@ def test_over_tcp_to_something_else(answer, error):
 
 def test_over_tcp_to_nobody():
     async def main() -> None:
-        server, address = await over_tcp(closes)
-        server.close()
-        await server.wait_closed()
+        async with over_tcp(closes) as address:
+            pass
         with pytest.raises(NetworkError, match="refused"):
             await bind_over_tcp(address)
 
