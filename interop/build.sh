@@ -44,7 +44,8 @@ build_rust() {
 
 build_js() {
   cp "$here"/peers/js/*.js "$here"/peers/js/*.json "$1/" &&
-    (cd "$1" && nice npm ci --silent --ignore-scripts --no-audit --no-fund) || return
+    # Not `npm ci`, which wants a lock of the QUIC binaries for every platform, not this one's alone.
+    (cd "$1" && nice npm install --no-save --silent --ignore-scripts --no-audit --no-fund) || return
   # js-libp2p dials with the WebSocket of browsers, which Node 20 has behind a flag.
   printf '#!/bin/sh\nexec node --experimental-websocket "%s/peers/%s/peer.js" "$@"\n' "$cache" "$2" >"$1/peer"
   chmod +x "$1/peer"

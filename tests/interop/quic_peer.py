@@ -117,10 +117,12 @@ class Stream:
             self.owner.engine.reset(self.id, 0)
             self.owner.engine.stop(self.id, 0)
         elif fin and hasattr(self, "token"):
-            seen[self.token] = b"e"
+            if seen[self.token] == b"p":
+                seen[self.token] = b"e"
             self.send(b"", fin=True)
 
-    def reset(self) -> None:
+    def gave_up(self) -> None:
+        """RESET_STREAM came, or STOP_SENDING, which is all that rust-libp2p sends for it."""
         if hasattr(self, "token"):
             self.owner.seen[self.token] = b"r"
         self.owner.engine.reset(self.id, 0)
@@ -162,10 +164,8 @@ class Connection:
                 case StreamData(number, data, fin):
                     self.streams[number].received(data, fin)
                     self.engine.consumed(number, len(data), time.monotonic())
-                case StreamReset(number):
-                    self.streams[number].reset()
-                case StopSending(number):
-                    pass
+                case StreamReset(number) | StopSending(number):
+                    self.streams[number].gave_up()
                 case Writable(number):
                     self.streams[number].pump()
         return happened
@@ -262,6 +262,9 @@ class Peer:
         wait = min([t - now for t in timeouts if t is not None], default=1.0)
         if select.select([self.socket], [], [], max(0.0, min(wait, 1.0)))[0]:
             self.receive()
+        self.flush()
+
+    def flush(self) -> None:
         now = time.monotonic()
         for connection in list(self.connections):
             engine = connection.engine
@@ -349,12 +352,13 @@ def dial(peer: Peer, to: str, test: str, size: int, streams: int) -> bool:
             one()
 
     connection.on_done = ping if test == "ping" else echo
+    peer.flush()
     deadline = time.monotonic() + 60
     while not done and peer.connections and time.monotonic() < deadline:
         peer.turn()
     if peer.connections:
         connection.engine.close(0x1006, "done", time.monotonic())
-        peer.turn()
+        peer.flush()
     return bool(done) and all(done)
 
 

@@ -122,7 +122,7 @@ func (o *outcomes) handle(stream network.Stream) {
 			o.note(token, 'r')
 			return
 		}
-		if _, err := io.Copy(io.Discard, stream); err != nil {
+		if err := endOf(stream); err != nil {
 			o.note(token, 'r')
 			_ = stream.Reset()
 			return
@@ -135,6 +135,17 @@ func (o *outcomes) handle(stream network.Stream) {
 	default:
 		_ = stream.Reset()
 	}
+}
+
+// endOf reads to the end of a stream and returns an error if that is a reset. rust-libp2p resets a
+// QUIC stream by an end of file together with STOP_SENDING; after a mere end of file the other
+// direction still takes data.
+func endOf(stream network.Stream) error {
+	_, err := io.Copy(io.Discard, stream)
+	if err == nil {
+		_, err = stream.Write([]byte{'?'})
+	}
+	return err
 }
 
 func (o *outcomes) note(token [tokenSize]byte, outcome byte) {

@@ -130,7 +130,7 @@ func testIdentify(ctx context.Context, h host.Host, id peer.ID, done event.Subsc
 		if seen := facts.ObservedAddr; seen != nil && !seen.Equal(suffix) && !isCircuit(seen) {
 			return "", fmt.Errorf("observed address %v, although we came by a relay", seen)
 		}
-	} else if local := facts.Conn.LocalMultiaddr(); facts.ObservedAddr == nil || !facts.ObservedAddr.Decapsulate(suffix).Equal(local) {
+	} else if local := facts.Conn.LocalMultiaddr(); !isOurs(facts.ObservedAddr, suffix, local) {
 		return "", fmt.Errorf("observed address %v is not ours, %v", facts.ObservedAddr, local)
 	}
 	if facts.SignedPeerRecord == nil {
@@ -141,6 +141,20 @@ func testIdentify(ctx context.Context, h host.Host, id peer.ID, done event.Subsc
 		return "", err
 	}
 	return fmt.Sprintf("agent %s, %d protocols, %d addresses, signed record: %t", facts.AgentVersion, len(facts.Protocols), len(facts.ListenAddrs), facts.SignedPeerRecord != nil), nil
+}
+
+// isOurs compares an observed address with our own, of which QUIC knows the port alone.
+func isOurs(observed, suffix, local multiaddr.Multiaddr) bool {
+	if observed == nil {
+		return false
+	}
+	observed = observed.Decapsulate(suffix)
+	port, err := local.ValueForProtocol(multiaddr.P_UDP)
+	if err != nil {
+		return observed.Equal(local)
+	}
+	seen, err := observed.ValueForProtocol(multiaddr.P_UDP)
+	return err == nil && seen == port
 }
 
 func checkRecord(envelope *record.Envelope, id peer.ID) error {
@@ -329,7 +343,7 @@ func testReset(ctx context.Context, h host.Host, id peer.ID) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if _, err := io.ReadAll(stream); !errors.Is(err, network.ErrReset) {
+	if err := endOf(stream); !errors.Is(err, network.ErrReset) {
 		return "", fmt.Errorf("expected a reset from the peer, got %v", err)
 	}
 	stream, err = ask(ctx, h, id, 'W', token)

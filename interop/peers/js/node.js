@@ -1,5 +1,7 @@
 // The node and the few stream helpers the handlers and the tests share.
 
+import { setTimeout as sleep } from 'node:timers/promises'
+import { quic } from '@chainsafe/libp2p-quic'
 import { circuitRelayTransport } from '@libp2p/circuit-relay-v2'
 import { noise } from '@libp2p/noise'
 import { identify } from '@libp2p/identify'
@@ -14,6 +16,7 @@ export const ECHO = '/interop/echo/1.0.0'
 export const RESET = '/interop/reset/1.0.0'
 export const TOKEN_SIZE = 16
 
+const REFUSED_WITHIN = 200 // ms; a stream's first `onDrain` says nothing about later writes
 const PAUSE_ABOVE = 1024 * 1024 // unread bytes
 
 // More streams and connections than any test makes: limits are not what is tested.
@@ -24,7 +27,7 @@ export function newNode (listen, { identifyOnOpen = true, services = {} } = {}) 
   return createLibp2p({
     addresses: { listen },
     nodeInfo: { name: 'interop-peer-js', version: '0.1.0', userAgent: 'interop-peer-js' },
-    transports: [tcp(), webSockets(), circuitRelayTransport()],
+    transports: [tcp(), webSockets(), quic({ maxConcurrentStreamLimit: MANY }), circuitRelayTransport()],
     connectionEncrypters: [noise()],
     streamMuxers: [yamux({ ...STREAM_LIMITS, maxEarlyStreams: MANY })],
     connectionManager: { inboundConnectionThreshold: MANY },
@@ -54,6 +57,23 @@ export function report (facts) {
 export async function write (stream, data) {
   if (!stream.send(data)) {
     await stream.onDrain()
+  }
+}
+
+// Reads to the end and tells a reset from an end of file. js-libp2p's QUIC shows both as the end,
+// and rust-libp2p resets a QUIC stream by an end together with STOP_SENDING; but after a mere end of
+// file the other direction still takes data.
+export async function endedByReset (stream, reader) {
+  try {
+    await reader.all()
+    const lost = new Promise((resolve, reject) => {
+      stream.addEventListener('close', ({ error }) => { if (error != null) reject(error) })
+    })
+    stream.send(Buffer.from('?'))
+    await Promise.race([lost, sleep(REFUSED_WITHIN)])
+    return false
+  } catch (error) {
+    return true
   }
 }
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-// Our own js-libp2p peer: TCP or WebSocket, Noise, yamux and circuit relay v2, nothing else.
+// Our own js-libp2p peer: TCP or WebSocket with Noise and yamux, QUIC, and circuit relay v2, nothing else.
 //
 // It answers the contract every peer of the interop matrix answers: listen, dial, relay and version.
 // Standard output carries one JSON line for each fact; everything else goes to standard error.
@@ -12,14 +12,15 @@ import { MANY, confirmAddresses, newNode, report } from './node.js'
 import { serve } from './serve.js'
 import { runTest } from './tests.js'
 
-const USAGE = `usage: peer.js listen --ip A [--ws] [--no-listen] [--relay MA,…]
+const USAGE = `usage: peer.js listen --ip A [--ws | --quic] [--no-listen] [--relay MA,…]
        peer.js dial --to MULTIADDR --test NAME
        peer.js relay --ip A [--port P] [--unlimited | --duration S --data BYTES]
        peer.js version`
 
 async function listen (flags) {
   const relays = flags.relay === '' ? [] : flags.relay.split(',')
-  const own = flags.ip === '' || flags['no-listen'] ? [] : [`/ip4/${flags.ip}/tcp/0${flags.ws ? '/ws' : ''}`]
+  const transport = flags.quic ? 'udp/0/quic-v1' : `tcp/0${flags.ws ? '/ws' : ''}`
+  const own = flags.ip === '' || flags['no-listen'] ? [] : [`/ip4/${flags.ip}/${transport}`]
   const node = await newNode([...own, ...relays.map((relay) => `${relay}/p2p-circuit`)])
   await serve(node)
   confirmAddresses(node)
@@ -94,6 +95,7 @@ const { values } = parseArgs({
   options: {
     ip: { type: 'string', default: '127.0.0.1' },
     ws: { type: 'boolean', default: false },
+    quic: { type: 'boolean', default: false },
     'no-listen': { type: 'boolean', default: false },
     relay: { type: 'string', default: '' },
     port: { type: 'string', default: '0' },

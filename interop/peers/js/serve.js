@@ -1,6 +1,6 @@
 // The handlers of the interop contract; ping and identify are libp2p's own services.
 
-import { ECHO, RESET, Reader, STREAM_LIMITS, TOKEN_SIZE, write } from './node.js'
+import { ECHO, RESET, Reader, STREAM_LIMITS, TOKEN_SIZE, endedByReset, write } from './node.js'
 
 export async function serve (node) {
   const options = { ...STREAM_LIMITS, runOnLimitedConnection: true }
@@ -40,12 +40,7 @@ async function reset (stream) {
     case 'W':
       outcomes.set(token, 'p')
       await write(stream, Buffer.from('k'))
-      try {
-        await reader.all()
-        outcomes.set(token, 'e')
-      } catch (error) {
-        outcomes.set(token, 'r')
-      }
+      outcomes.set(token, await endedByReset(stream, reader) ? 'r' : 'e')
       await stream.close()
       break
     case 'Q':

@@ -4,7 +4,7 @@ import { createHash, randomBytes, randomFillSync } from 'node:crypto'
 import { networkInterfaces } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { multiaddr } from '@multiformats/multiaddr'
-import { ECHO, MANY, RESET, Reader, TOKEN_SIZE, newNode, write } from './node.js'
+import { ECHO, MANY, RESET, Reader, TOKEN_SIZE, endedByReset, newNode, write } from './node.js'
 
 const OPEN_AT_ONCE = 64 // rust and Go refuse more than 256 that are not acknowledged yet
 const HALF_CLOSE_BYTES = 128 * 1024 // fits the initial yamux window of 256 KiB in both directions
@@ -58,9 +58,9 @@ async function identify ({ node, connection, options }) {
   if (circuit && facts.observedAddr != null && !seen.includes('/p2p-circuit') && seen !== `/p2p/${node.peerId}`) {
     throw new Error(`observed address ${seen}, although we came by a relay`)
   }
-  const observed = facts.observedAddr?.toString().match(/^\/ip4\/([0-9.]+)\/tcp\/([0-9]+)(\/ws)?(\/p2p\/.*)?$/)
+  const observed = facts.observedAddr?.toString().match(/^\/ip4\/([0-9.]+)\/((?:tcp|udp)\/[0-9]+)(\/ws|\/quic-v1)?(\/p2p\/.*)?$/)
   const ours = Object.values(networkInterfaces()).flat().map(({ address }) => address)
-  if (!circuit && (observed == null || !ours.includes(observed[1]) || connection.remoteAddr.toString().includes(`/tcp/${observed[2]}/`))) {
+  if (!circuit && (observed == null || !ours.includes(observed[1]) || connection.remoteAddr.toString().includes(`/${observed[2]}/`))) {
     throw new Error(`observed address ${facts.observedAddr} is not ours, ${ours}`)
   }
   const record = facts.signedPeerRecord
@@ -184,9 +184,8 @@ async function halfclose ({ connection }) {
 async function reset ({ connection }) {
   const token = randomBytes(TOKEN_SIZE)
   const asked = await ask(connection, 'R', token)
-  const outcome = await asked.reader.all().then(() => 'an end of file', (error) => error.name)
-  if (outcome !== 'StreamResetError') {
-    throw new Error(`expected a reset from the peer, got ${outcome}`)
+  if (!await endedByReset(asked.stream, asked.reader)) {
+    throw new Error('expected a reset from the peer, got an end of file')
   }
   const watched = await ask(connection, 'W', token)
   await watched.reader.exactly(1)

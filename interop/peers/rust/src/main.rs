@@ -1,4 +1,4 @@
-//! Our own rust-libp2p peer: TCP, Noise, yamux and circuit relay v2, nothing else.
+//! Our own rust-libp2p peer: TCP with Noise and yamux, QUIC, and circuit relay v2, nothing else.
 //!
 //! It answers the contract every peer of the interop matrix answers: `listen`, `dial`, `relay` and
 //! `version`.
@@ -27,7 +27,7 @@ use serde_json::json;
 
 pub type Failure = Box<dyn Error + Send + Sync>;
 
-const USAGE: &str = "usage: peer listen --ip A [--no-listen] [--relay MA,…] \
+const USAGE: &str = "usage: peer listen --ip A [--quic] [--no-listen] [--relay MA,…] \
                      | dial --to MULTIADDR --test NAME [--bytes N] [--streams N] [--idle S] \
                      [--timeout S] [--unsigned] \
                      | relay --ip A [--port P] [--unlimited | --duration S --data BYTES] \
@@ -61,6 +61,10 @@ pub fn new_swarm(
             noise::Config::new,
             muxer,
         )?
+        .with_quic_config(|mut config| {
+            config.max_concurrent_stream_limit = MANY as u32;
+            config
+        })
         .with_relay_client(noise::Config::new, muxer)?
         .with_behaviour(|key, relay_client| Behaviour {
             identify: identify::Behaviour::new(
@@ -117,7 +121,12 @@ async fn listen(flags: &HashMap<String, String>) -> Result<bool, Failure> {
     let (behaviour, _, inbound) = streams::pair(vec![serve::ECHO, serve::RESET]);
     let mut swarm = new_swarm(behaviour, None)?;
     if !ip.is_empty() && !flags.contains_key("no-listen") {
-        swarm.listen_on(format!("/ip4/{ip}/tcp/0").parse()?)?;
+        let transport = if flags.contains_key("quic") {
+            "udp/0/quic-v1"
+        } else {
+            "tcp/0"
+        };
+        swarm.listen_on(format!("/ip4/{ip}/{transport}").parse()?)?;
     }
     let relays = flags.get("relay").map_or("", String::as_str);
     for relay in relays.split(',').filter(|text| !text.is_empty()) {
@@ -215,7 +224,7 @@ fn flags(args: &[String]) -> Result<HashMap<String, String>, Failure> {
     let mut rest = args.iter();
     while let Some(name) = rest.next() {
         let name = name.strip_prefix("--").ok_or("flags begin with --")?;
-        let value = if ["unsigned", "no-listen", "unlimited"].contains(&name) {
+        let value = if ["unsigned", "no-listen", "unlimited", "quic"].contains(&name) {
             String::new()
         } else {
             rest.next().ok_or("a flag has no value")?.clone()

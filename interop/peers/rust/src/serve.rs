@@ -84,13 +84,16 @@ async fn reset(mut stream: Stream, outcomes: Outcomes) -> io::Result<()> {
             stream.write_all(&[noted]).await?;
             stream.close().await
         }
-        _ => Ok(()), // dropped without a close: that is a reset
+        // Dropped without a close: that is a reset on yamux. On QUIC it is an end of file together
+        // with STOP_SENDING, and rust-libp2p has no other way to give up a stream.
+        _ => Ok(()),
     }
 }
 
 /// Reads to the end and tells a reset from an end of file.
 ///
-/// rust-yamux reads both as 0 bytes; but after an end of file the other direction still takes data.
+/// rust-yamux reads both as 0 bytes, and on QUIC rust-libp2p resets by an end of file with
+/// STOP_SENDING; but after a mere end of file the other direction still takes data.
 pub async fn ended_by_reset(stream: &mut Stream) -> bool {
     let mut buffer = [0; 4096];
     loop {

@@ -155,6 +155,7 @@ async fn test_identify(
         return Err("the public key does not belong to the peer id".into());
     }
     let circuit = |address: &Multiaddr| address.iter().any(|part| part == Protocol::P2pCircuit);
+    let quic = |address: &Multiaddr| address.iter().any(|part| part == Protocol::QuicV1);
     let ours = local_ip(to)?;
     let observed: Vec<Protocol> = info.observed_addr.iter().collect();
     match observed[..] {
@@ -165,7 +166,10 @@ async fn test_identify(
         // js-libp2p appends our own peer id to the address it observed.
         [Protocol::Ip4(ip), Protocol::Tcp(port)]
         | [Protocol::Ip4(ip), Protocol::Tcp(port), Protocol::P2p(_)]
-            if !circuit(to) && ip == ours && port != 0 => {}
+            if !circuit(to) && !quic(to) && ip == ours && port != 0 => {}
+        [Protocol::Ip4(ip), Protocol::Udp(port), Protocol::QuicV1]
+        | [Protocol::Ip4(ip), Protocol::Udp(port), Protocol::QuicV1, Protocol::P2p(_)]
+            if quic(to) && ip == ours && port != 0 => {}
         _ => {
             return Err(format!("observed address {} is not ours", info.observed_addr).into());
         }
