@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
-import dataclasses
 import fcntl
 import gc
 import json
@@ -31,9 +30,10 @@ import subprocess
 import sys
 import time
 from collections import deque
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
+
+from pt.lab.model.pipe import Pipe, Shape
 
 if TYPE_CHECKING:
     from pt.lab.netns import Host
@@ -42,6 +42,8 @@ __all__ = ["DEVICE", "Link", "LinkError", "Pipe", "Shape"]
 
 DEVICE: Final = "wan0"
 """Name of the link's device on both hosts."""
+FIELDS: Final = ("rate", "delay", "jitter", "loss", "queue", "burst")
+"""What of a `Shape` works here; `pt.lab.Lab` has links that reorder, copy and refuse, too."""
 BATCH: Final = 64
 """Packets taken from one device before the other gets its turn (about a millisecond of work)."""
 MAX_WAIT: Final = 1.0
@@ -55,76 +57,6 @@ _CLONE_NEWNET: Final = 0x40000000
 
 class LinkError(RuntimeError):
     """The link could not be built; the message has the cause."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """What one direction does to packets.
-
-    rate: bit/s of IP packets, 0 = unlimited. delay, jitter: seconds one way; jitter is uniform in
-    [0, jitter] and never reorders. loss: probability, after the queue. queue: bytes that may wait
-    for the line, the packet on it included; the next one is dropped.
-    """
-
-    rate: float = 0.0
-    delay: float = 0.0
-    jitter: float = 0.0
-    loss: float = 0.0
-    queue: int = 1_000_000
-
-    def __post_init__(self) -> None:
-        if min(self.rate, self.delay, self.jitter) < 0 or not 0 <= self.loss <= 1 or self.queue < 1:
-            raise ValueError(f"not a possible link: {self}")
-
-
-class Pipe:
-    """Decides the fate of each packet of one direction; knows no clock and holds no packet."""
-
-    def __init__(self, shape: Shape, rng: random.Random) -> None:
-        self.shape = shape
-        self.cut = False
-        self.packets = self.octets = self.lost = self.overflowed = 0
-        self._rng = rng
-        self._line_free = 0.0
-        self._last_due = 0.0
-
-    def offer(self, size: int, now: float) -> float | None:
-        """Return when a packet of `size` bytes arrives, or None when it never does.
-
-        `now` must not decrease; arrival times do not either.
-        """
-        shape = self.shape
-        if self.cut:
-            self.lost += 1
-            return None
-        due = now
-        if shape.rate:
-            free = self._line_free
-            start = free if free > now else now
-            if (start - now) * shape.rate / 8 + size > shape.queue:
-                self.overflowed += 1
-                return None
-            self._line_free = due = start + size * 8 / shape.rate
-        if shape.loss and self._rng.random() < shape.loss:
-            self.lost += 1
-            return None
-        due += shape.delay
-        if shape.jitter:
-            due += shape.jitter * self._rng.random()
-        due = max(due, self._last_due)
-        self._last_due = due
-        self.packets += 1
-        self.octets += size
-        return due
-
-    def stats(self) -> dict[str, int]:
-        """Return the counters: delivered packets and bytes, losses, overflows of the queue."""
-        return {
-            "packets": self.packets,
-            "bytes": self.octets,
-            "lost": self.lost,
-            "overflowed": self.overflowed,
-        }
 
 
 class _Lane:
@@ -190,6 +122,11 @@ def _route(lanes: tuple[_Lane, _Lane]) -> None:
                 print(json.dumps(_command(line, lanes)), flush=True)
 
 
+def _check(shape: Shape) -> None:
+    if shape.reorder or shape.duplicate or shape.mtu:
+        raise ValueError("this link neither reorders nor copies nor refuses: use pt.lab.Lab")
+
+
 def _enter(path: str) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     with open(path, "rb") as namespace:
@@ -232,11 +169,11 @@ def _main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--mtu", type=int, default=1500)
     parser.add_argument("--addresses", nargs=2, default=("11.9.0.1/30", "11.9.0.2/30"))
-    for field in dataclasses.fields(Shape):
-        kind = int if field.name == "queue" else float
-        parser.add_argument(f"--{field.name}", type=kind, default=field.default)
+    for name in FIELDS:
+        kind = int if name == "queue" else float
+        parser.add_argument(f"--{name}", type=kind, default=getattr(Shape(), name))
     args = parser.parse_args(argv)
-    shape = Shape(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Shape)})
+    shape = Shape(**{name: getattr(args, name) for name in FIELDS})
     ends = [_open_tun(path) for path in (args.a, args.b)]
     for path, address in zip((args.a, args.b), args.addresses, strict=True):
         _configure(path, address, args.mtu)
@@ -268,8 +205,9 @@ class Link:
         self.b_ip: Final = f"{subnet}.2"
         argv = [sys.executable, "-m", "pt.lab.link", "--seed", str(seed), "--mtu", str(mtu)]
         argv += ["--addresses", f"{self.a_ip}/30", f"{self.b_ip}/30"]
-        for name, value in dataclasses.asdict(shape).items():
-            argv += [f"--{name}", str(value)]
+        _check(shape)
+        for name in FIELDS:
+            argv += [f"--{name}", str(getattr(shape, name))]
         self._argv = [*argv, a.netns, b.netns]
         self._router: subprocess.Popen[str] | None = None
 
@@ -301,7 +239,8 @@ class Link:
 
     def shape(self, shape: Shape) -> None:
         """Change both directions; packets on their way keep their arrival time."""
-        self._ask({"shape": dataclasses.asdict(shape)})
+        _check(shape)
+        self._ask({"shape": {name: getattr(shape, name) for name in FIELDS}})
 
     def cut(self) -> None:
         """Let every packet vanish from now on, both ways."""

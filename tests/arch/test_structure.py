@@ -28,7 +28,7 @@ PROTOCOLS = (
     "quic",
     "stun",
 )
-CORES = ("wire", "identity", *PROTOCOLS)
+CORES = ("wire", "identity", "lab/model", *PROTOCOLS)
 SHELLS = {"aio", "lan"}  # move bytes for a core; tested with a loop, often by the contract tests
 
 
@@ -165,5 +165,5 @@ def test_start_up_imports_no_more_than_it_needs(code):
 
 @pytest.mark.parametrize("package", CORES)
 def test_cores_run_without_a_loop(package):
-    found = packages(loaded(f"import pt.{package}"))
+    found = packages(loaded(f"import pt.{package.replace('/', '.')}"))
     assert found & {"asyncio", "zeroconf"} == set()
