@@ -18,14 +18,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
-import fcntl
 import gc
 import json
 import os
 import random
 import select
-import struct
 import subprocess
 import sys
 import time
@@ -34,6 +31,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from pt.lab.model.pipe import Pipe, Shape
+from pt.lab.system import open_tun, setns
 
 if TYPE_CHECKING:
     from pt.lab.netns import Host
@@ -49,10 +47,6 @@ BATCH: Final = 64
 MAX_WAIT: Final = 1.0
 _DEVICE_QUEUE: Final = 4096
 """Packets the kernel keeps for the router; the modelled queue is `Shape.queue`, not this one."""
-_TUNSETIFF: Final = 0x400454CA
-_IFF_TUN: Final = 0x0001
-_IFF_NO_PI: Final = 0x1000
-_CLONE_NEWNET: Final = 0x40000000
 
 
 class LinkError(RuntimeError):
@@ -127,22 +121,14 @@ def _check(shape: Shape) -> None:
         raise ValueError("this link neither reorders nor copies nor refuses: use pt.lab.Lab")
 
 
-def _enter(path: str) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    with open(path, "rb") as namespace:
-        if libc.setns(namespace.fileno(), _CLONE_NEWNET) != 0:
-            raise LinkError(f"cannot enter {path}: {os.strerror(ctypes.get_errno())}")
-
-
 def _open_tun(path: str) -> int:
     """Create the device in the namespace at `path`; it lives as long as the descriptor."""
-    _enter(path)
     try:
-        fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-        fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", DEVICE.encode(), _IFF_TUN | _IFF_NO_PI))
+        with open(path, "rb") as namespace:
+            setns(namespace.fileno())
+        return open_tun(DEVICE)
     except OSError as error:
         raise LinkError(f"no TUN device in {path} ({error}): are you root?") from error
-    return fd
 
 
 def _configure(path: str, address: str, mtu: int) -> None:

@@ -17,27 +17,25 @@ kernel frees namespace, addresses and links. There is no uplink and no route out
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import ipaddress
 import os
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Final, Self
+from typing import Final, Self
+
+from pt.lab.machine import SETUP_TIMEOUT, TERM_GRACE, LanError, Machine, setup
+from pt.lab.system import is_zombie
 
 __all__ = ["DEVICE", "Host", "Lan", "LanError", "Namespace", "setup", "unavailable"]
 
 DEVICE: Final = "eth0"
 """Name of every host's only network device beside lo."""
 TOOLS: Final = ("ip", "nft", "nsenter", "sh", "ss", "unshare")
-SETUP_TIMEOUT: Final = 60.0
-"""Seconds a set-up command may take; they take milliseconds unless the machine drowns."""
-TERM_GRACE: Final = 2.0
-"""Seconds between SIGTERM and SIGKILL for what still runs in a host that is closed."""
 ULA: Final = ipaddress.IPv6Network("fd11:7074::/64")
 """IPv6 addresses of the hosts."""
 LINK_LOCAL: Final = ipaddress.IPv6Network("fe80::/64")
@@ -69,14 +67,6 @@ table inet lab {
 """
 
 
-_CLONE_NEWNET: Final = 0x40000000
-_LIBC: Final = ctypes.CDLL(None, use_errno=True)  # os.setns needs Python 3.12
-
-
-class LanError(RuntimeError):
-    """A set-up command of the laboratory failed; the message has its output."""
-
-
 def unavailable() -> str | None:
     """Tell why this machine cannot run a laboratory, or None when it can."""
     if os.geteuid() != 0:
@@ -92,19 +82,6 @@ def unavailable() -> str | None:
         timeout=SETUP_TIMEOUT,
     )
     return None if probe.returncode == 0 else f"no namespaces or nftables: {probe.stderr.strip()}"
-
-
-def setup(argv: Sequence[str], feed: str = "") -> str:
-    """Run a command that builds the laboratory; its output.
-
-    Raises: LanError.
-    """
-    done = subprocess.run(
-        argv, input=feed, capture_output=True, text=True, check=False, timeout=SETUP_TIMEOUT
-    )
-    if done.returncode:
-        raise LanError(f"{' '.join(argv)} failed ({done.returncode}): {done.stderr.strip()}")
-    return done.stdout
 
 
 class Namespace:
@@ -168,7 +145,7 @@ class Namespace:
         deadline = time.monotonic() + TERM_GRACE
         asked: set[int] = set()
         while time.monotonic() < deadline:
-            pids = [pid for pid in self.members() if not _is_zombie(pid)]
+            pids = [pid for pid in self.members() if not is_zombie(pid)]
             if not pids:
                 return True
             for pid in pids:
@@ -180,128 +157,18 @@ class Namespace:
         return False
 
 
-def _setns(descriptor: int) -> None:
-    if _LIBC.setns(descriptor, _CLONE_NEWNET):
-        code = ctypes.get_errno()
-        raise OSError(code, f"setns: {os.strerror(code)}")
-
-
-def _is_zombie(pid: int) -> bool:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return True
-    return stat.rpartition(")")[2].split()[0] in "ZX"
-
-
-class Host:
+class Host(Machine):
     """One machine of a `Lan`: lo, one device, one address of each family, no uplink."""
 
     def __init__(self, name: str, ip: str, number: int, namespace: Namespace) -> None:
-        self.name: Final = name
-        self.ip: Final = ip
-        self.ip6: Final = str(ULA[number])
+        super().__init__(name, ip, str(ULA[number]), f"/proc/{namespace.pid}/ns/net")
         self.link_local: Final = str(LINK_LOCAL[number])
         self._namespace = namespace
-        self._children: list[subprocess.Popen[bytes]] = []
-
-    def __repr__(self) -> str:
-        return f"<Host {self.name} {self.ip}>"
 
     @property
     def pid(self) -> int:
         """A process inside, for `nsenter --target` and `ip link set … netns`."""
         return self._namespace.pid
-
-    @property
-    def netns(self) -> str:
-        """Path of the namespace, for setns(2)."""
-        return f"/proc/{self.pid}/ns/net"
-
-    @property
-    def prefix(self) -> list[str]:
-        """What to put before an argv to run it on this host."""
-        return self._namespace.prefix
-
-    @contextlib.contextmanager
-    def inside(self) -> Iterator[None]:
-        """Move this thread to the host for the block; threads and sockets made there stay there.
-
-        So a test can hold the sockets of several hosts at once.
-        """
-        with open("/proc/thread-self/ns/net", "rb") as home, open(self.netns, "rb") as away:
-            _setns(away.fileno())
-            try:
-                yield
-            finally:
-                _setns(home.fileno())
-
-    def exec_argv(self, argv: Sequence[str]) -> list[str]:
-        """Return the argv that runs `argv` on this host, with the same process id after exec."""
-        return [*self.prefix, *argv]
-
-    def popen(
-        self,
-        argv: Sequence[str],
-        *,
-        stdin: int | IO[bytes] | None = subprocess.DEVNULL,
-        stdout: int | IO[bytes] | None = None,
-        stderr: int | IO[bytes] | None = None,
-        env: Mapping[str, str] | None = None,
-        cwd: str | Path | None = None,
-        start_new_session: bool = False,
-    ) -> subprocess.Popen[bytes]:
-        """Start a process on this host; it is killed, reaped and its pipes closed with the host."""
-        child = subprocess.Popen(
-            self.exec_argv(argv),
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            env=env,
-            cwd=cwd,
-            start_new_session=start_new_session,
-        )
-        self._children.append(child)
-        return child
-
-    def run(
-        self,
-        argv: Sequence[str],
-        *,
-        feed: bytes | None = None,
-        check: bool = True,
-        timeout: float = 60.0,
-        env: Mapping[str, str] | None = None,
-        cwd: str | Path | None = None,
-    ) -> subprocess.CompletedProcess[bytes]:
-        """Run to the end and capture the output.
-
-        Raises: LanError with the output when `check` and the exit code is not 0;
-        subprocess.TimeoutExpired.
-        """
-        done = subprocess.run(
-            self.exec_argv(argv),
-            input=feed,
-            stdin=subprocess.DEVNULL if feed is None else None,
-            capture_output=True,
-            check=False,
-            timeout=timeout,
-            env=env,
-            cwd=cwd,
-        )
-        if check and done.returncode:
-            tail = (done.stdout[-2000:] + done.stderr[-2000:]).decode(errors="replace")
-            raise LanError(f"{self.name}: {' '.join(argv)} exited with {done.returncode}\n{tail}")
-        return done
-
-    def sysctl(self, name: str, value: str) -> None:
-        """Set a sysctl of this namespace, such as `net.ipv4.tcp_congestion_control`."""
-        path = "/proc/sys/" + name.replace(".", "/")
-        setup([*self.prefix, "sh", "-c", 'printf %s "$2" > "$1"', "sh", path, value])
-
-    def congestion_control(self, algorithm: str) -> None:
-        """Pin the congestion control of connections made from now on (reno, bbr, cubic)."""
-        self.sysctl("net.ipv4.tcp_congestion_control", algorithm)
 
     def link_down(self) -> None:
         """Pull the cable: no carrier, routes gone, senders get errors."""
@@ -331,13 +198,7 @@ class Host:
     def close(self) -> None:
         """End every process on this host and free its namespace."""
         self._namespace.close()
-        for child in self._children:
-            child.wait(SETUP_TIMEOUT)
-            for pipe in (child.stdin, child.stdout, child.stderr):
-                if pipe is not None:
-                    with contextlib.suppress(OSError):  # unsent bytes of a pipe nobody reads
-                        pipe.close()
-        self._children.clear()
+        self.reap()
 
     def up_commands(self) -> str:
         """Return the `ip -batch` lines that plug the cable in."""
