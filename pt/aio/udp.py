@@ -109,6 +109,30 @@ class UdpPort:
             else:
                 (sock or self._open(family)).sendto(data, addr)
 
+    def local_address(self, addr: Address) -> Address | None:
+        """Our own end of what was heard from `addr` last; None if there is no such socket."""
+        sock, control = self._paths.get(addr) or (self._default.get(ip_family(addr[0])), [])
+        if sock is None:
+            return None
+        host, port = sock.getsockname()[:2]
+        for level, _, data in control:
+            family = socket.AF_INET if level == socket.IPPROTO_IP else socket.AF_INET6
+            host = socket.inet_ntop(family, data[4:8] if len(data) == _V4.size else data[:16])
+        return str(host), int(port)
+
+    def send_from(self, host: str, data: bytes, addr: Address) -> None:
+        """Send from an address of ours, or drop; with it, nothing is sent from anywhere else."""
+        family = ip_family(host)
+        with contextlib.suppress(OSError):  # not our address, no route, a full buffer: lost
+            for sock in self._sockets:
+                own = sock.getsockname()[0] if sock.family == family else None
+                if own == host:
+                    sock.sendto(data, addr)
+                    return
+                if own in _WILDCARDS:
+                    sock.sendmsg([data], [_source(family, host)], 0, addr)
+                    return
+
     def _open(self, family: socket.AddressFamily) -> socket.socket:
         sock = socket.socket(family, socket.SOCK_DGRAM)
         self._sockets.append(sock)
@@ -161,3 +185,10 @@ class UdpPort:
         self._default.clear()
         self._noted.clear()
         self._paths.clear()
+
+
+def _source(family: socket.AddressFamily, host: str) -> tuple[int, int, bytes]:
+    packed = socket.inet_pton(family, host)
+    if family == socket.AF_INET6:
+        return socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, _V6.pack(packed, 0)
+    return socket.IPPROTO_IP, _IP_PKTINFO, _V4.pack(0, packed, bytes(4))

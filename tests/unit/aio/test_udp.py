@@ -129,13 +129,41 @@ def test_what_is_remembered_is_bounded(monkeypatch):
     asyncio.run(main())
 
 
+def test_one_says_where_it_heard_somebody_and_answers_from_another_address():
+    async def main() -> None:
+        port = UdpPort(("127.0.0.1", 0), ("127.0.0.2", 0))
+        heard = []
+        port.received = lambda _, addr: (
+            heard.append(port.local_address(addr)),
+            port.send_from("127.0.0.1", b"!", addr),
+        )
+        asker = Asker()
+        first, second = port.addresses
+        assert await asker.ask(second) == (b"!", first)
+        assert heard == [second]
+        assert port.local_address(("::1", 9)) is None
+        port.send_from("::1", b"!", asker.address)  # not ours: dropped
+        port.send_from("127.0.0.3", b"!", asker.address)
+        port.close()
+        port.send_from("127.0.0.1", b"!", asker.address)
+        asker.close()
+
+    asyncio.run(main())
+
+
 WILDCARD = """
 import asyncio, socket, sys
 from pt.aio.udp import UdpPort
 
 async def main():
     port = UdpPort(("0.0.0.0", 4001), ("::", 4001))
-    port.received = port.send
+    def received(data, addr):
+        local = port.local_address(addr)
+        port.send(data, addr)
+        if local[0].startswith("11."):
+            port.send_from("11.2.0.1", b"also", addr)
+        print(*local)
+    port.received = received
     loop = asyncio.get_running_loop()
     for host in sys.argv[1:]:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -144,7 +172,11 @@ async def main():
             asker.sendto(host.encode(), (host, 4001))
             async with asyncio.timeout(5):
                 data, name = await loop.sock_recvfrom(asker, 99)
-        print(name[0], data.decode())
+            print(name[0], data.decode())
+            if host.startswith("11."):
+                async with asyncio.timeout(5):
+                    data, name = await loop.sock_recvfrom(asker, 99)
+                print(name[0], data.decode())
     port.close()
 
 asyncio.run(main())
@@ -161,4 +193,9 @@ def test_a_wildcard_answers_from_the_address_that_was_asked():
             host.run(["ip", family, "addr", "add", address, "dev", "lo", *dad], check=True)
         asked = ["127.0.0.1", "127.0.0.9", "11.1.0.1", "11.2.0.1", "::1", "2a00:11::2"]
         done = host.run([sys.executable, "-c", WILDCARD, *asked])
-        assert done.stdout.decode().splitlines() == [f"{each} {each}" for each in asked]
+        expected = []
+        for each in asked:
+            expected += [f"{each} 4001", f"{each} {each}"]
+            if each.startswith("11."):
+                expected.append("11.2.0.1 also")
+        assert done.stdout.decode().splitlines() == expected
