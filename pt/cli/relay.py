@@ -84,6 +84,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="keep no records; otherwise the UDP port of each listener's number serves the overlay",
     )
+    group.add_argument(
+        "--no-stun",
+        dest="stun",
+        action="store_false",
+        default=None,
+        help="serve no STUN; otherwise the ports of each listener's number do, UDP and TCP, and "
+        "`pt nat` finds out by it what NAT it is behind",
+    )
+    group.add_argument(
+        "--stun-port",
+        metavar="N",
+        type=int,
+        help="the second port that STUN answers from (default: the one after the first)",
+    )
+    group.add_argument(
+        "--stun-peer",
+        metavar="MULTIADDR",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="another relay, which answers for this one as this one for it: STUN needs two IP "
+        "addresses to tell what a NAT filters. Both relays name each other",
+    )
+    group.add_argument(
+        "--stun-secret-file",
+        metavar="FILE",
+        help="the first line of FILE is known to these two relays alone (`--make-secret`)",
+    )
     group.add_argument("--tls-cert", metavar="PEM", help="certificate chain for /tls/ws")
     group.add_argument("--tls-key", metavar="PEM", help="its key")
     group.add_argument(
@@ -147,13 +175,12 @@ def config_from(args: argparse.Namespace) -> RelayConfig:
     strangers = quotas_from(override, strangers, "strangers")
     secret_file = args.secret_file or _text(table, "secret-file")
     allow_file = args.allow_file or _text(table, "allow-file")
+    stun_secret_file = args.stun_secret_file or _text(table, "stun-secret-file")
     http = args.http or _text(table, "http")
     private = args.private if args.private is not None else _flag(table, "private", False)
-    connections = args.connections if args.connections is not None else table.get("connections")
+    connections = args.connections
     if connections is None:
-        connections = RelayConfig.connections
-    if not isinstance(connections, int) or isinstance(connections, bool):
-        raise UsageError(f"connections = {connections!r}: give a whole number")
+        connections = _number(table, "connections", RelayConfig.connections)
     return RelayConfig(
         listen=_addresses(args.listen or table.get("listen"), "listen"),
         announce=_addresses(args.announce or table.get("announce"), "announce"),
@@ -171,6 +198,10 @@ def config_from(args: argparse.Namespace) -> RelayConfig:
         websocket=_flag(table, "websocket", True),
         overlay=args.overlay if args.overlay is not None else _flag(table, "overlay", True),
         bootstrap=_addresses(args.bootstrap or table.get("bootstrap"), "bootstrap"),
+        stun=args.stun if args.stun is not None else _flag(table, "stun", True),
+        stun_port=args.stun_port if args.stun_port is not None else _number(table, "stun-port"),
+        stun_peers=_addresses(args.stun_peer or table.get("stun-peer"), "stun-peer"),
+        stun_secret=read_secret(stun_secret_file) if stun_secret_file else None,
     )
 
 
@@ -179,6 +210,13 @@ def _text(table: Mapping[str, object], key: str) -> str | None:
     if value is not None and not isinstance(value, str):
         raise UsageError(f"{key} = {value!r}: give a text in quotes")
     return value or None
+
+
+def _number(table: Mapping[str, object], key: str, default: int = 0) -> int:
+    value = table.get(key, default)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise UsageError(f"{key} = {value!r}: give a whole number")
+    return value
 
 
 def _flag(table: Mapping[str, object], key: str, default: bool) -> bool:

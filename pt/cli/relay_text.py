@@ -49,14 +49,8 @@ class RelayView(TextView):
             case ev.RelayReloaded():
                 rest = f"; needs a restart: {', '.join(event.ignored)}" if event.ignored else ""
                 text, colour = f"configuration read again{rest}", YELLOW if rest else GREEN
-            case ev.OverlayJoined():
-                text, colour = "overlay: other relays answer", GREEN
-            case ev.OverlayAlone():
-                text, colour = "overlay: no other relay answers any more", YELLOW
-            case ev.OverlayRestored():
-                lost = f", {event.dropped} had expired" if event.dropped else ""
-                text = f"overlay: {event.records} records are back{lost}"
-                colour = ""
+            case ev.OverlayJoined() | ev.OverlayAlone() | ev.OverlayRestored() | ev.StunPeer():
+                text, colour = _company(event)
             case ev.RelayDraining():
                 told = f"users of {event.reservations} reservations were told"
                 text, colour = f"stopping: {event.circuits} circuits go on, {told}", YELLOW
@@ -68,6 +62,7 @@ class RelayView(TextView):
         lines = [Line(self.labelled("peer", str(event.peer_id)))]
         lines += [Line(self.labelled("address", str(each))) for each in event.addresses]
         lines += [Line(self.labelled("overlay", str(each))) for each in event.overlay]
+        lines += [Line(self.labelled("stun", str(each))) for each in event.stun]
         if event.page is not None:
             lines.append(Line(self.labelled("page", event.page)))
         strangers = "strangers get nothing" if event.private else "strangers get libp2p's limits"
@@ -79,3 +74,20 @@ class RelayView(TextView):
         text = f"users say:  pt tcp --port 22 {option}"
         lines.append(Line(self.labelled("READY", text, GREEN), to_stdout=True))
         return lines
+
+
+def _company(
+    event: ev.OverlayJoined | ev.OverlayAlone | ev.OverlayRestored | ev.StunPeer,
+) -> tuple[str, str]:
+    """What is told of other relays, and its colour."""
+    match event:
+        case ev.OverlayJoined():
+            return "overlay: other relays answer", GREEN
+        case ev.OverlayAlone():
+            return "overlay: no other relay answers any more", YELLOW
+        case ev.OverlayRestored():
+            lost = f", {event.dropped} had expired" if event.dropped else ""
+            return f"overlay: {event.records} records are back{lost}", ""
+        case ev.StunPeer():
+            text = f"STUN: the relay at {event.address} answers"
+            return (text, GREEN) if event.answers else (f"{text} no more", YELLOW)

@@ -27,6 +27,7 @@ from pt.overlay.address import overlay_host
 from pt.relay.messages import Limit
 from pt.relay.raw import MIN_SECRET
 from pt.relay.registry import STRANGERS, USERS, Quotas
+from pt.stun.partner import partner_key
 from pt.tunnel.facts import Facts
 from pt.wire.multiaddr import Multiaddr
 
@@ -50,7 +51,7 @@ KEYS: Final = frozenset(
     {
         "listen", "announce", "private", "secret-file", "allow-file", "http", "rate",
         "circuit-rate", "tls-cert", "tls-key", "connections", "websocket", "overlay", "bootstrap",
-        "strangers", "users",
+        "strangers", "users", "stun", "stun-port", "stun-peer", "stun-secret-file",
     }
 )  # fmt: skip
 QUOTA_KEYS: Final = frozenset(
@@ -78,7 +79,7 @@ def default_listen(*, websocket: bool = True) -> tuple[Multiaddr, ...]:
 class RelayConfig(Facts):
     """What `RelayServer` does."""
 
-    hidden = frozenset({"secret"})
+    hidden = frozenset({"secret", "stun_secret"})
 
     listen: tuple[Multiaddr, ...] = ()
     """None given: `default_listen`."""
@@ -107,6 +108,14 @@ class RelayConfig(Facts):
     """Serve the overlay on UDP, at the host and port of each listener."""
     bootstrap: tuple[Multiaddr, ...] = ()
     """Other relays of the overlay."""
+    stun: bool = True
+    """Serve STUN on each listener's port, UDP and TCP."""
+    stun_port: int = 0
+    """The second port; 0: the one after the first."""
+    stun_peers: tuple[Multiaddr, ...] = ()
+    """Another relay that answers for this one, and this one for it; one of each IP version."""
+    stun_secret: str | None = None
+    """Which the two relays know, and nobody else: users' secrets are for users."""
 
     def _check(self) -> None:
         if not self.listen:
@@ -134,11 +143,34 @@ class RelayConfig(Facts):
                 )
         if self.bootstrap and not self.overlay:
             raise UsageError("--bootstrap names the overlay's relays: it needs the overlay")
+        self._check_stun()
         for number, what in ((self.rate, "rate"), (self.circuit_rate, "circuit-rate")):
             if number and number < 1000:
                 raise UsageError(f"a {what} of {number:g} bytes a second is too slow for anything")
         if not 1 <= self.connections <= 1 << 20:
             raise UsageError(f"connections = {self.connections}: give a number up to 1048576")
+
+    def _check_stun(self) -> None:
+        if not 0 <= self.stun_port <= 65535:
+            raise UsageError(f"stun-port = {self.stun_port}: give a port number")
+        if bool(self.stun_peers) != (self.stun_secret is not None):
+            raise UsageError(
+                "two relays answer for each other by a secret of their own: give --stun-peer and "
+                "--stun-secret-file, at both"
+            )
+        if self.stun_peers and not self.stun:
+            raise UsageError("--stun-peer is about STUN: it needs STUN")
+        if self.stun_secret is not None:
+            partner_key(self.stun_secret)
+        seen = set()
+        for address in self.stun_peers:
+            where = overlay_host(address)
+            if where is None or where[0].startswith("dns") or where[0] in seen:
+                raise UsageError(
+                    f"--stun-peer {address}: give the other relay's IP address, one of each "
+                    "version at most, such as /ip4/192.0.2.1/tcp/4001"
+                )
+            seen.add(where[0])
 
 
 def amount(value: object, key: str, *, base: int = 1024) -> float:

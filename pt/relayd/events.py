@@ -18,6 +18,7 @@ __all__ = [
     "RelayReloaded",
     "ReservationEnded",
     "Reserved",
+    "StunPeer",
 ]
 
 
@@ -39,6 +40,8 @@ class RelayReady(Event):
     """Where the status page is."""
     overlay: tuple[Multiaddr, ...] = ()
     """Where it serves the overlay; empty: it does not."""
+    stun: tuple[Multiaddr, ...] = ()
+    """Where it serves STUN, the same port numbers on TCP; empty: it does not."""
 
 
 class Reserved(Event):
@@ -123,3 +126,10 @@ class RelayDraining(Event):
 
     circuits: int
     reservations: int
+
+
+class StunPeer(Event):
+    """The other relay for STUN answers now, or no more."""
+
+    address: Multiaddr
+    answers: bool

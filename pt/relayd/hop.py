@@ -10,7 +10,7 @@ import contextlib
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 from pt.aio import tcp
@@ -53,6 +53,8 @@ RAW_STOP_TIMEOUT: Final = 10.0
 SERVE_TIMEOUT: Final = 60.0
 """Seconds for a request and everything that follows from it, as at go-libp2p's relay."""
 PREFACE_TIMEOUT: Final = 5.0
+STUN_REQUEST: Final = b"\0\1"
+"""How a Binding request begins; a raw circuit's preface differs in its second byte."""
 MAX_ADDRESSES: Final = 12
 """Own addresses told to a client: they fit into one message."""
 
@@ -96,6 +98,8 @@ class Hop:
         node.handle(RAW_HOP, self._serve_raw)
         node.handle(AUTH, self._serve_auth)
         node.prefaces[raw.PREFACE[0]] = self._preface
+        self.stun: Callable[[socket.socket, bytes], Awaitable[None]] | None = None
+        """Takes over a TCP connection that begins as `STUN_REQUEST`, of which that was read."""
 
     # --- requests --------------------------------------------------------------------------------
 
@@ -306,13 +310,23 @@ class Hop:
     # --- raw circuits ----------------------------------------------------------------------------
 
     async def _preface(self, sock: socket.socket, remote: Multiaddr) -> None:
-        """A connection that claims to be a leg of a raw circuit; a `PrefaceHandler`."""
+        """A connection that claims to be a leg of a raw circuit, or STUN's; a `PrefaceHandler`."""
         del remote
         reader = raw.PrefaceReader()
         loop = asyncio.get_running_loop()
         token: bytes | None = None
+        begun = b""
         with contextlib.suppress(PtError, OSError, TimeoutError):
             async with asyncio.timeout(PREFACE_TIMEOUT):
+                while len(begun) < len(STUN_REQUEST):
+                    data = await loop.sock_recv(sock, len(STUN_REQUEST) - len(begun))
+                    if not data:
+                        raise ClosedError("the connection ended within its preface")
+                    begun += data
+                if self.stun is not None and begun == STUN_REQUEST:
+                    await self.stun(sock, begun)
+                    return
+                token = reader.receive_data(begun)
                 while token is None:
                     data = await loop.sock_recv(sock, reader.missing)
                     if not data:

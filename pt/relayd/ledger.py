@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -93,6 +93,7 @@ class Ledger:
         draining: bool,
         version: str,
         overlay: OverlayView | None = None,
+        stun: Mapping[str, int] | None = None,
     ) -> Snapshot:
         """All that is told of the relay."""
         moved = {number: one.mover.bytes for number, one in self.open.items()}
@@ -147,6 +148,7 @@ class Ledger:
                 for slot in slots
             ),
             overlay=overlay,
+            stun=stun,
         )
 
     def _circuit(self, one: OpenCircuit, moved: tuple[int, int], now: float) -> CircuitView:

@@ -54,6 +54,10 @@ class _RelayCollector(Collector):
         yield from _totals(snapshot)
         if snapshot.overlay is not None:
             yield from _overlay(snapshot.overlay)
+        if snapshot.stun is not None:
+            results = {**dict.fromkeys(("answered", "refused"), 0), **snapshot.stun}
+            text = "STUN requests, by what became of them"
+            yield _labelled(CounterMetricFamily, "stun_requests", text, "result", results)
 
 
 def _state(snapshot: Snapshot) -> Iterator[Metric]:

@@ -58,8 +58,9 @@ def open_port(node: Node, listen: Iterable[Multiaddr]) -> UdpPort:
         except LocalPortError as error:
             if not left or any(address.tcp_port for address in listen):
                 raise LocalPortError(
-                    f"the relay's overlay cannot be served: {error}; stop the program that holds "
-                    "the port, choose another --listen address, or give --no-overlay"
+                    f"the relay's overlay and STUN cannot be served: {error}; stop the program "
+                    "that holds the port, choose another --listen address, or give --no-overlay "
+                    "and --no-stun"
                 ) from error
         node.unlisten()
         node.listen(listen)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from pt.aio.muxed import MuxedStream
-from pt.errors import LocalProtocolError, UsageError
+from pt.errors import LocalProtocolError
 from pt.identity.peer_id import PeerId
 from pt.node.node import Node, NodeLimits
 from pt.node.state import StateDir
@@ -26,6 +26,7 @@ from pt.relayd.hop import Hop
 from pt.relayd.join import JoinedCircuit
 from pt.relayd.ledger import Ledger, OpenCircuit
 from pt.relayd.splice import SpliceCircuit, Splicer
+from pt.relayd.tls import certificate
 from pt.relayd.tokens import Pending
 from pt.relayd.traffic import Traffic
 from pt.trace import NO_TRACE, Tracer
@@ -35,9 +36,11 @@ from pt.wire.multiaddr import Multiaddr
 
 if TYPE_CHECKING:
     from pt.node.connection import Connection
+    from pt.overlay.aio import Port
     from pt.relayd.http import AdminServer
     from pt.relayd.overlay import Overlay
     from pt.relayd.status import Snapshot
+    from pt.relayd.stun import Stun
     from pt.websocket.aio import WebSockets
 
 __all__ = ["RelayServer"]
@@ -56,6 +59,11 @@ HANDLERS: Final = 8192
 REFUSALS_TOLD: Final = 5
 """Refusals of a kind told one by one in a second; what goes beyond is told together."""
 MAX_WEBSOCKETS: Final = 4096
+RESTART: Final = (
+    *("listen", "announce", "http", "connections", "websocket", "overlay"),
+    *("stun", "stun_port", "stun_peers", "stun_secret"),
+)
+"""What a reload does not change."""
 
 
 class RelayServer:
@@ -89,6 +97,7 @@ class RelayServer:
         self._admin: AdminServer | None = None
         self._websockets: WebSockets | None = None
         self._overlay: Overlay | None = None
+        self._stun: Stun | None = None
         self._tls: ssl.SSLContext | None = None
         self._stopped: asyncio.Future[None] | None = None
         self._idle = asyncio.Event()
@@ -169,8 +178,8 @@ class RelayServer:
             self._serve_websockets(node)
         try:
             await node.start()
-            if config.overlay:
-                self._serve_overlay(node)
+            if config.overlay or config.stun:
+                self._serve_udp(node)
             if config.http is not None:
                 from pt.relayd.http import AdminServer  # noqa: PLC0415  # not everybody's
 
@@ -190,6 +199,7 @@ class RelayServer:
                 private=config.private,
                 page=self.page,
                 overlay=() if self._overlay is None else self._overlay.addresses,
+                stun=() if self._stun is None else self._stun.addresses,
             )
         )
 
@@ -218,18 +228,23 @@ class RelayServer:
         if self._tls is not None:
             node.prefaces[0x16] = secured
 
-    def _serve_overlay(self, node: Node) -> None:
+    def _serve_udp(self, node: Node) -> None:
         from pt.relayd.overlay import Overlay, open_port  # noqa: PLC0415
 
-        port = open_port(node, self.config.listen)
-        self._overlay = Overlay(
-            port,
-            self._state.path,
-            self._emit,
-            look_up=node.resolver.addresses,
-            own=self.addresses,
-        )
-        self._overlay.start(self.config.bootstrap)
+        config = self.config
+        udp = open_port(node, config.listen)
+        port: Port = udp
+        if config.stun:
+            from pt.relayd.stun import Stun  # noqa: PLC0415
+
+            self._stun = Stun(udp, self._emit, config, version=self._version)
+            self._stun.start()
+            self._hop.stun = self._stun.serve
+            port = self._stun.shared
+        if config.overlay:
+            home, look_up = self._state.path, node.resolver.addresses
+            self._overlay = Overlay(port, home, self._emit, look_up=look_up, own=self.addresses)
+            self._overlay.start(config.bootstrap)
 
     async def wait(self) -> None:
         """Wait until `close` is called."""
@@ -268,6 +283,8 @@ class RelayServer:
             await self._websockets.aclose()
         if self._overlay is not None:
             await self._overlay.close()
+        if self._stun is not None:
+            await self._stun.close()
         if self._stopped is not None and not self._stopped.done():
             self._stopped.set_result(None)
         self._emit(Stopped(reason="closed"))
@@ -285,9 +302,7 @@ class RelayServer:
         key = _key(config)
         tls = certificate(config) if config.tls_cert is not None else None
         ignored = tuple(
-            name
-            for name in ("listen", "announce", "http", "connections", "websocket", "overlay")
-            if getattr(config, name) != getattr(self.config, name)
+            name for name in RESTART if getattr(config, name) != getattr(self.config, name)
         )
         if tls is not None and self._tls is None:
             ignored = (*ignored, "tls-cert")
@@ -465,27 +480,8 @@ class RelayServer:
             draining=self._hop.closing,
             version=self._version,
             overlay=None if self._overlay is None else self._overlay.view(),
+            stun=None if self._stun is None else self._stun.view(),
         )
-
-
-def certificate(config: RelayConfig) -> ssl.SSLContext:
-    """The TLS context of a configuration.
-
-    Raises:
-        UsageError: the files cannot be used.
-
-    """
-    assert config.tls_cert is not None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.set_alpn_protocols(["http/1.1"])
-    try:
-        context.load_cert_chain(config.tls_cert, config.tls_key)
-    except (OSError, ssl.SSLError) as error:
-        reason = error.strerror or str(error)
-        raise UsageError(
-            f"cannot use the certificate {config.tls_cert} with the key {config.tls_key}: {reason}"
-        ) from error
-    return context
 
 
 def _key(config: RelayConfig) -> bytes | None:

@@ -161,6 +161,8 @@ class Snapshot:
     """Those in use most, see `busiest_reservations`."""
     overlay: OverlayView | None = None
     """None: it is none of the overlay's servers."""
+    stun: Mapping[str, int] | None = None
+    """What became of STUN requests; None: they are not served."""
 
     @property
     def uptime(self) -> float:

@@ -161,10 +161,10 @@ async def bind_over_tcp(
         table = Transactions(lambda data, _: out.append(data), secrets.token_bytes)
         deframer = Deframer()
         try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if hasattr(socket, "SO_REUSEPORT"):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if local is not None:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if hasattr(socket, "SO_REUSEPORT"):
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
                 sock.bind(local)
             async with asyncio.timeout(timeout):
                 await loop.sock_connect(sock, server)

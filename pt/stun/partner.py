@@ -220,6 +220,8 @@ class Partner:
             self.counts[f"dropped: {found}"] += 1
             return None
         if message.kind is Kind.REQUEST:
+            if not self.alive(now):
+                self._ask_at = now  # it is there, so that it will answer
             attributes = self._greeting(self._session)
             attributes.append((SEQUENCE, _NUMBER.pack(self._window.highest + 1)))
             return self._encode(Kind.SUCCESS, HELLO, message.transaction, attributes)

@@ -46,6 +46,12 @@ LINES: dict[str, Event] = {
         records=12, dropped=3, seconds=0.5
     ),
     "overlay: 12 records are back": ev.OverlayRestored(records=12, dropped=0, seconds=0.5),
+    "STUN: the relay at /ip4/11.0.0.7/udp/4001 answers": ev.StunPeer(
+        address=Multiaddr.parse("/ip4/11.0.0.7/udp/4001"), answers=True
+    ),
+    "STUN: the relay at /ip4/11.0.0.7/udp/4001 answers no more": ev.StunPeer(
+        address=Multiaddr.parse("/ip4/11.0.0.7/udp/4001"), answers=False
+    ),
     "stopping: 2 circuits go on, users of 5 reservations were told": ev.RelayDraining(
         circuits=2, reservations=5
     ),
@@ -114,12 +120,13 @@ def test_events_as_json_lines() -> None:
         "private": False,
         "page": None,
         "overlay": [],
+        "stun": [],
     }
     names = {json.loads(JsonLines().event(event, 0))["event"] for event in LINES.values()}
     assert names == {
         "reserved", "reservation_ended", "circuit_opened", "circuit_closed", "relay_refused",
         "relay_reloaded", "relay_draining", "warned", "overlay_joined", "overlay_alone",
-        "overlay_restored",
+        "overlay_restored", "stun_peer",
     }  # fmt: skip
 
 
@@ -155,6 +162,8 @@ def test_a_relay_is_another_peer_than_the_tunnels_of_the_machine(tmp_path: Path)
         (["--bootstrap", "/ip4/11.0.0.7"], "--bootstrap /ip4/11.0.0.7"),
         (["--bootstrap", "/ip4/11.0.0.7/tcp/4001", "--no-overlay"], "needs the overlay"),
         (["--listen", "/ip4/127.0.0.1/tcp/0/tls/ws"], "--tls-cert"),
+        (["--stun-peer", "/ip4/11.0.0.7/tcp/4001"], "--stun-secret-file"),
+        (["--stun-port", "70000"], "stun-port = 70000"),
     ],
 )
 def test_what_makes_no_sense_is_said_before_anything_is_started(

@@ -87,6 +87,7 @@ def snapshot(**fields: object) -> Snapshot:
             datagrams={"in": 100, "out": 95},
             traffic={"in": 40_000, "out": 90_000},
         ),
+        "stun": {"answered": 40, "dropped: too many": 2},
         "reservations": (reservation(), reservation("12D3…abcd", grade="stranger", circuits=0)),
     }
     return Snapshot(**{**values, **fields})  # type: ignore[arg-type]

@@ -62,6 +62,13 @@ def test_values():
     assert of("overlay_dropped_datagrams_total", reason="rate") == 5
     assert of("overlay_datagrams_total", direction="in") == 100
     assert of("overlay_bytes_total", direction="out") == 90_000
+    assert of("stun_requests_total", result="answered") == 40
+    assert of("stun_requests_total", result="refused") == 0
+    assert of("stun_requests_total", result="dropped: too many") == 2
+
+
+def test_a_relay_without_stun():
+    assert "stun" not in scrape(stun=None)[0]
 
 
 def test_a_relay_without_an_overlay():

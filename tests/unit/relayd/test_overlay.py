@@ -73,9 +73,9 @@ def test_it_serves_at_the_number_of_the_tcp_port(tmp_path):
     assert open_descriptors() <= before
 
 
-def test_without_an_overlay_no_udp_port_is_opened(tmp_path):
+def test_without_overlay_and_stun_no_udp_port_is_opened(tmp_path):
     async def main() -> None:
-        async with lab(tmp_path, overlay=False) as made:
+        async with lab(tmp_path, overlay=False, stun=False) as made:
             assert made.of(events.RelayReady)[0].overlay == ()
             assert made.relay.snapshot().overlay is None
             UdpPort(overlay_address(made.relay.addresses[0])).close()

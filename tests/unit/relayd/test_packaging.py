@@ -121,12 +121,17 @@ def test_example_is_the_defaults_and_a_page():
 def test_example_tells_the_defaults(tmp_path):
     """What is commented out and no example of a file or name is the default indeed."""
     path = tmp_path / "relay.toml"
-    path.write_text(uncommented(without="announce|tls-cert|tls-key|secret-file|allow-file"))
+    path.write_text(
+        uncommented(
+            without="announce|tls-cert|tls-key|secret-file|allow-file|stun-peer|stun-secret-file"
+        )
+    )
     found = config(path)
     assert found.strangers == STRANGERS
     assert found.users == USERS
     assert set(found.listen) == set(default_listen())
     assert found.connections == RelayConfig.connections
+    assert (found.stun, found.stun_port) == (True, 0)
     assert (found.rate, found.circuit_rate, found.private) == (0, 0, False)
 
 
@@ -141,6 +146,7 @@ def test_example_names_every_key():
 
 def test_example_with_its_examples(tmp_path):
     (tmp_path / "secret").write_text("a secret that is long enough\n")
+    (tmp_path / "stun-secret").write_text("a secret of two relays\n")
     (tmp_path / "allow").write_text("")
     path = tmp_path / "relay.toml"
     path.write_text(uncommented(without="-").replace("/etc/pt", str(tmp_path)))
@@ -148,6 +154,8 @@ def test_example_with_its_examples(tmp_path):
     found = config(path)
     assert found.secret == "a secret that is long enough"
     assert [str(each) for each in found.announce] == ["/dns4/relay.example.org/tcp/443/tls/ws"]
+    assert [str(each) for each in found.stun_peers] == ["/ip4/192.0.2.2/tcp/4001"]
+    assert found.stun_secret == "a secret of two relays"
     assert found.tls_key == f"{tmp_path}/privkey.pem"
 
 
@@ -168,7 +176,8 @@ def last(name: str) -> str:
 def test_container_starts_the_command_that_is():
     assert options(json.loads(last("ENTRYPOINT"))).http == "127.0.0.1:9090"
     (port,) = {str(address.tcp_port) for address in default_listen()}
-    assert last("EXPOSE").split() == [port, f"{port}/udp"]
+    second = str(int(port) + 1)  # STUN's
+    assert last("EXPOSE").split() == [port, f"{port}/udp", second, f"{second}/udp"]
 
 
 def test_container_does_not_run_as_root():

@@ -155,11 +155,11 @@ async def one_answer(reader, writer) -> None:
 
 def test_over_tcp():
     async def main() -> None:
-        async with over_tcp(one_answer) as address:
+        async with over_tcp(one_answer) as address, over_tcp(one_answer) as other:
             found, local = await bind_over_tcp(address)
             assert found.mapped == local
-            found, local = await bind_over_tcp(address, local=local)
-            assert found.mapped == local
+            found, again = await bind_over_tcp(other, local=local)
+            assert found.mapped == local == again
 
     asyncio.run(main())
 

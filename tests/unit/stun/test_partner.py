@@ -92,6 +92,15 @@ def test_an_answer_leaves_from_the_other_server(pair):
     assert pair.b.counts["sent for the other"] == 2
 
 
+def test_who_is_asked_asks_back_at_once(pair):
+    fresh = Partner(B, KEY, PORTS, numbered(1 << 40))
+    assert len(fresh.handle_timeout(0.0)) == 1
+    (question,) = pair.b.handle_timeout(pair.now + ASK_EVERY)
+    assert isinstance(fresh.receive(question, B, 0.5), bytes)
+    assert fresh.next_timeout() == 0.5
+    assert len(fresh.handle_timeout(0.5)) == 1
+
+
 def test_ports_have_to_be_the_same():
     pair = Pair(ports=(4001, 5000))
     pair.greet()
