@@ -22,6 +22,7 @@ from pt.errors import UsageError
 from pt.node.state import StateDir, default_path
 from pt.relay.registry import STRANGERS, USERS
 from pt.relayd.config import (
+    STUN_PORT,
     RelayConfig,
     quotas_from,
     rate,
@@ -96,7 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--stun-port",
         metavar="N",
         type=int,
-        help="the second port that STUN answers from (default: the one after the first)",
+        help="the second port that STUN answers from (default: 3479)",
     )
     group.add_argument(
         "--stun-peer",
@@ -199,7 +200,9 @@ def config_from(args: argparse.Namespace) -> RelayConfig:
         overlay=args.overlay if args.overlay is not None else _flag(table, "overlay", True),
         bootstrap=_addresses(args.bootstrap or table.get("bootstrap"), "bootstrap"),
         stun=args.stun if args.stun is not None else _flag(table, "stun", True),
-        stun_port=args.stun_port if args.stun_port is not None else _number(table, "stun-port"),
+        stun_port=args.stun_port
+        if args.stun_port is not None
+        else _number(table, "stun-port", STUN_PORT),
         stun_peers=_addresses(args.stun_peer or table.get("stun-peer"), "stun-peer"),
         stun_secret=read_secret(stun_secret_file) if stun_secret_file else None,
     )

@@ -34,6 +34,7 @@ from pt.wire.multiaddr import Multiaddr
 __all__ = [
     "KEYS",
     "QUOTA_KEYS",
+    "STUN_PORT",
     "RelayConfig",
     "amount",
     "default_listen",
@@ -45,6 +46,8 @@ __all__ = [
 ]
 
 DEFAULT_PORT: Final = 4001
+STUN_PORT: Final = 3479
+"""What STUN servers have for a second port, as a rule."""
 MAX_FILE: Final = 1 << 20
 MAX_ALLOWED: Final = 65536
 KEYS: Final = frozenset(
@@ -110,8 +113,8 @@ class RelayConfig(Facts):
     """Other relays of the overlay."""
     stun: bool = True
     """Serve STUN on each listener's port, UDP and TCP."""
-    stun_port: int = 0
-    """The second port; 0: the one after the first."""
+    stun_port: int = STUN_PORT
+    """The second port; the system chooses it where it chooses the first."""
     stun_peers: tuple[Multiaddr, ...] = ()
     """Another relay that answers for this one, and this one for it; one of each IP version."""
     stun_secret: str | None = None
@@ -151,7 +154,7 @@ class RelayConfig(Facts):
             raise UsageError(f"connections = {self.connections}: give a number up to 1048576")
 
     def _check_stun(self) -> None:
-        if not 0 <= self.stun_port <= 65535:
+        if not 1 <= self.stun_port <= 65535:
             raise UsageError(f"stun-port = {self.stun_port}: give a port number")
         if bool(self.stun_peers) != (self.stun_secret is not None):
             raise UsageError(

@@ -22,7 +22,7 @@ from pt.aio.udp import Address, UdpPort
 from pt.errors import LocalPortError, PtError
 from pt.node.interfaces import expand
 from pt.relayd import events
-from pt.relayd.config import RelayConfig
+from pt.relayd.config import STUN_PORT, RelayConfig
 from pt.stun.aio import Timer
 from pt.stun.framing import Deframer
 from pt.stun.limits import Allowance
@@ -37,7 +37,6 @@ __all__ = ["SharedPort", "Stun"]
 
 TRIES: Final = 16
 """Second ports tried when the first one was the system's choice."""
-LAST_PORT: Final = 65535
 MAX_STREAMS: Final = 64
 """TCP connections to the second port at a time."""
 STREAM_LIFE: Final = 10.0
@@ -183,10 +182,9 @@ class Stun:
         first = self._first.addresses
         number = first[0][1]
         hosts = list(dict.fromkeys(host for host, port in first if port == number))
-        chosen = not any(each.tcp_port for each in self._config.listen)
-        wanted = self._config.stun_port or (
-            0 if chosen else number + 1 if number < LAST_PORT else number - 1
-        )
+        wanted = self._config.stun_port
+        if wanted == STUN_PORT and not any(each.tcp_port for each in self._config.listen):
+            wanted = 0
         problem: LocalPortError | None = None
         for left in reversed(range(1 if wanted else TRIES)):
             try:

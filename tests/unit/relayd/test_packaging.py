@@ -131,7 +131,7 @@ def test_example_tells_the_defaults(tmp_path):
     assert found.users == USERS
     assert set(found.listen) == set(default_listen())
     assert found.connections == RelayConfig.connections
-    assert (found.stun, found.stun_port) == (True, 0)
+    assert (found.stun, found.stun_port) == (True, 3479)
     assert (found.rate, found.circuit_rate, found.private) == (0, 0, False)
 
 
@@ -176,7 +176,7 @@ def last(name: str) -> str:
 def test_container_starts_the_command_that_is():
     assert options(json.loads(last("ENTRYPOINT"))).http == "127.0.0.1:9090"
     (port,) = {str(address.tcp_port) for address in default_listen()}
-    second = str(int(port) + 1)  # STUN's
+    second = str(RelayConfig.stun_port)
     assert last("EXPOSE").split() == [port, f"{port}/udp", second, f"{second}/udp"]
 
 

@@ -12,7 +12,7 @@ import pytest
 from pt.aio.udp import UdpPort
 from pt.errors import UsageError
 from pt.relayd import events
-from pt.relayd.config import RelayConfig
+from pt.relayd.config import STUN_PORT, RelayConfig
 from pt.relayd.stun import SharedPort
 from pt.stun.aio import StunClient, bind_over_tcp
 from pt.stun.attributes import PADDING, Change, change_request, response_port
@@ -25,6 +25,20 @@ from tests.unit.relayd.lab import Lab, lab
 
 SHORT = Schedule((0.0, 0.05), 0.3)
 SECRET = "the secret of two relays"
+
+
+@pytest.fixture(autouse=True)
+def second_port(monkeypatch):
+    """As though the first port's neighbour were the usual second one: tests run side by side."""
+    original = RelayConfig._check
+
+    def check(self) -> None:
+        original(self)
+        first = self.listen[0].tcp_port
+        if first and self.stun_port == STUN_PORT:
+            self.__dict__["stun_port"] = first + 1
+
+    monkeypatch.setattr(RelayConfig, "_check", check)
 
 
 def free_pair(*hosts: str) -> int:
@@ -154,7 +168,7 @@ def test_padding_makes_long_answers(tmp_path: Path):
 
 
 @contextlib.asynccontextmanager
-async def two_relays(tmp_path: Path, secrets=(SECRET, SECRET), ports=(0, 0)):
+async def two_relays(tmp_path: Path, secrets=(SECRET, SECRET), ports=(STUN_PORT, STUN_PORT)):
     hosts = ("127.0.0.1", "127.0.0.2")
     port = free_pair(*hosts)
     async with contextlib.AsyncExitStack() as stack:
@@ -213,7 +227,10 @@ def test_two_relays_with_different_secrets(tmp_path: Path):
 def test_two_relays_with_different_second_ports(tmp_path: Path):
     async def main() -> None:
         other = free_pair("127.0.0.1", "127.0.0.2")
-        async with two_relays(tmp_path, ports=(0, other)) as (one, _, port), client() as user:
+        async with (
+            two_relays(tmp_path, ports=(STUN_PORT, other)) as (one, _, port),
+            client() as user,
+        ):
             await heard(one)
             assert f"ports {port} and {other}, this" in one.of(Warned)[0].message
             assert (await user.binding(("127.0.0.1", port))).other is None
