@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from typing import Final, TypeAlias
 
 from pt.wire import ipranges
-from pt.wire.nat_facts import Dependence, NatFacts, Protocol
+from pt.wire.nat_facts import Allocation, Dependence, NatFacts, Protocol
 
 __all__ = [
     "FIRST_PORT",
@@ -132,6 +132,14 @@ class Side:
             found = replace(found, works=True, mapping=open_, filtering=open_)
         return found
 
+    @property
+    def samples(self) -> bool:
+        """Whether an offer should carry the outer port of a fresh socket: the next ones follow."""
+        nat = self.nat(4, Protocol.UDP)
+        return nat.mapping in (Dependence.ADDRESS, Dependence.ADDRESS_AND_PORT) and (
+            nat.ports in (Allocation.PRESERVING, Allocation.SEQUENTIAL)
+        )
+
     def of(
         self, kind: Kind, family: int, protocol: Protocol = Protocol.UDP
     ) -> tuple[Candidate, ...]:
@@ -157,6 +165,12 @@ class Side:
                 if kind is not Kind.HOST or each.public:
                     found.setdefault(each.address, each)
         return tuple(found.values())
+
+    def names(self, host: str) -> bool:
+        """Whether this side has said that it is at `host`."""
+        return host in {candidate.host for candidate in self.candidates} | {
+            facts.external for facts in self.facts
+        }
 
     @cached_property
     def external(self) -> str | None:

@@ -11,13 +11,14 @@ address and port, random ports, which costs a few packets if it is wrong.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from pt.punch.candidates import Budget, Side
 from pt.punch.strategies import OPENER_TTL, Job, Plan, Step, Strategy
+from pt.punch.table import Idea, Nat, tcp_possible, udp_ideas
 from pt.punch.why import CURES, WHY, whose
-from pt.wire.nat_facts import Allocation, Dependence, NatFacts, Protocol
+from pt.wire.nat_facts import Protocol
 
 __all__ = ["MAX_PINGS", "make_plan"]
 
@@ -34,54 +35,6 @@ ROUNDS: Final = 6
 _LAN_PINGS: Final = 6
 _TCP_DIALS: Final = 40
 _ALL_PORTS: Final = 64512
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Idea:
-    """A step of the pair: what the one (`left`) and the other do."""
-
-    strategy: Strategy
-    left: Job
-    right: Job
-    why: str
-    hard_is_left: bool = True
-    block: tuple[int, int] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Nat:
-    """One side's NAT in this pairing, and whether it is on the left."""
-
-    facts: NatFacts
-    left: bool
-
-    @property
-    def hard(self) -> bool:
-        """Whether a new destination may mean a new port."""
-        return self.facts.mapping in (Dependence.ADDRESS, Dependence.ADDRESS_AND_PORT)
-
-    @property
-    def filter(self) -> Dependence:
-        return self.facts.filtering or Dependence.ADDRESS_AND_PORT
-
-    @property
-    def open(self) -> bool:
-        return self.filter is Dependence.INDEPENDENT
-
-    @property
-    def strict(self) -> bool:
-        return self.filter is Dependence.ADDRESS_AND_PORT
-
-    @property
-    def predictable(self) -> bool:
-        return self.facts.ports in (Allocation.PRESERVING, Allocation.SEQUENTIAL)
-
-    @property
-    def fixed(self) -> bool:
-        """Whether its port towards one address stays the same, whatever the port there."""
-        return self.facts.mapping is Dependence.ADDRESS or (
-            self.facts.ports is Allocation.PRESERVING
-        )
 
 
 def make_plan(
@@ -123,7 +76,7 @@ class _Planner:
         if same_nat:
             chain = self._hairpin()
         else:
-            chain = list(_udp(self._nats(Protocol.UDP), self._budget.full_scan))
+            chain = list(udp_ideas(self._nats(Protocol.UDP), self._budget.full_scan))
             if not chain:
                 self._relay_reason()
         udp = self._timed(chain)
@@ -141,7 +94,7 @@ class _Planner:
         return Plan(steps=tuple(steps), best=best, why=why, cure=self._cure)
 
     def _best(
-        self, steps: list[Step], chain: list[_Idea], pinhole: bool, tcp: bool
+        self, steps: list[Step], chain: list[Idea], pinhole: bool, tcp: bool
     ) -> tuple[Strategy, str]:
         if self._same_nat() and any(step.strategy is Strategy.LAN for step in steps):
             return Strategy.LAN, WHY["lan"]
@@ -155,13 +108,13 @@ class _Planner:
             return Strategy.TCP_SIMULTANEOUS_OPEN, WHY["tcp"]
         return Strategy.RELAY, self._reason
 
-    def _nats(self, protocol: Protocol, family: int = 4) -> tuple[_Nat, _Nat]:
+    def _nats(self, protocol: Protocol, family: int = 4) -> tuple[Nat, Nat]:
         return (
-            _Nat(self._left.nat(family, protocol), left=True),
-            _Nat(self._right.nat(family, protocol), left=False),
+            Nat(self._left.nat(family, protocol), left=True),
+            Nat(self._right.nat(family, protocol), left=False),
         )
 
-    def _say(self, idea: _Idea) -> str:
+    def _say(self, idea: Idea) -> str:
         hard = whose(idea.hard_is_left == self._we_are_left)
         easy = whose(idea.hard_is_left != self._we_are_left)
         text = WHY[idea.why].format(hard=hard, easy=easy, open=hard)
@@ -189,13 +142,13 @@ class _Planner:
                 why=WHY["lan"] if self._same_nat() else "",
             )
 
-    def _hairpin(self) -> list[_Idea]:
+    def _hairpin(self) -> list[Idea]:
         """Both behind one outer address; the path inside is quicker, and goes first."""
         one, other = self._nats(Protocol.UDP)
         if one.facts.hairpin is False and other.facts.hairpin is False:
             self._reason, self._cure = WHY["no-hairpin"], CURES["hairpin"]
             return []
-        idea = _Idea(strategy=Strategy.HAIRPIN, left=Job.SEND, right=Job.SEND, why="hairpin")
+        idea = Idea(strategy=Strategy.HAIRPIN, left=Job.SEND, right=Job.SEND, why="hairpin")
         self._reason = WHY["no-hairpin"]
         return [idea]
 
@@ -209,20 +162,20 @@ class _Planner:
         if one.facts.translated is not False or other.facts.translated is not False:
             return []
         step = self._step(
-            _Idea(strategy=Strategy.IPV6_PINHOLE, left=Job.SEND, right=Job.SEND, why="ipv6")
+            Idea(strategy=Strategy.IPV6_PINHOLE, left=Job.SEND, right=Job.SEND, why="ipv6")
         )
         return [replace(step, family=6, packets=MAX_PINGS * count)]
 
     # --- UDP and TCP over IPv4 -----------------------------------------------------------------
 
-    def _timed(self, chain: list[_Idea]) -> list[Step]:
+    def _timed(self, chain: list[Idea]) -> list[Step]:
         """What the facts promise begins at once, and beside it plain sending: they may be wrong."""
         steps: list[Step] = []
         start = 0.0
         names = {idea.strategy for idea in chain}
         plain = Strategy.SIMULTANEOUS in names or Strategy.HAIRPIN in names
         if chain and not plain and chain[0].strategy is not Strategy.WAIT:
-            idea = _Idea(strategy=Strategy.SIMULTANEOUS, left=Job.SEND, right=Job.SEND, why="easy")
+            idea = Idea(strategy=Strategy.SIMULTANEOUS, left=Job.SEND, right=Job.SEND, why="easy")
             steps.append(replace(self._step(idea), why="", packets=12))
         for idea in chain:
             step = replace(self._step(idea), start=start)
@@ -235,7 +188,7 @@ class _Planner:
             start = step.start + step.seconds
         return steps
 
-    def _step(self, idea: _Idea) -> Step:
+    def _step(self, idea: Idea) -> Step:
         ours, theirs = idea.left, idea.right
         if not self._we_are_left:
             ours, theirs = theirs, ours
@@ -282,10 +235,11 @@ class _Planner:
                 sockets = max(1, min(sockets, quota // 4))
         guesses = min(guesses, budget.packets)
         spray = step.ours in (Job.SPRAY, Job.SAMPLED_SPRAY)
+        packets = 4 if step.theirs is Job.SAMPLED_SPRAY else 2
         return replace(
             step,
             sockets=1 if spray else sockets,
-            packets=guesses if spray else 2 * sockets,
+            packets=guesses if spray else sockets * packets,
             opener_ttl=None if spray else OPENER_TTL,
             seconds=guesses / budget.pps + 0.3 + 4 * self._rtt,
         )
@@ -294,7 +248,7 @@ class _Planner:
         one, other = self._nats(Protocol.TCP)
         count = len(self._theirs().wan(4, Protocol.TCP))
         mine = len(self._ours().wan(4, Protocol.TCP))
-        if not count or not mine or not _tcp_possible(one, other):
+        if not count or not mine or not tcp_possible(one, other):
             return []
         return [
             Step(
@@ -314,7 +268,7 @@ class _Planner:
         one, other = self._nats(Protocol.UDP)
         for nat in (one, other):
             if nat.facts.works is False:
-                idea = _Idea(
+                idea = Idea(
                     strategy=Strategy.RELAY,
                     left=Job.NONE,
                     right=Job.NONE,
@@ -329,7 +283,7 @@ class _Planner:
             why = "moving"
         elif one.fixed or other.fixed:
             why, cure = "scan-refused", "scan"
-        idea = _Idea(
+        idea = Idea(
             strategy=Strategy.RELAY,
             left=Job.NONE,
             right=Job.NONE,
@@ -349,150 +303,3 @@ class _Planner:
 
     def _theirs(self) -> Side:
         return self._right if self._we_are_left else self._left
-
-
-# --- the table -----------------------------------------------------------------------------------
-
-
-def _udp(pair: tuple[_Nat, _Nat], full_scan: bool) -> Iterator[_Idea]:
-    """Strategies for a pair, the likeliest first; none: it takes a relay."""
-    one, other = pair
-    if one.facts.works is False or other.facts.works is False:
-        return
-    if not one.hard and not other.hard:
-        yield _send(_why_easy(one, other), hard_is_left=_opener_is_left(one, other))
-        yield from _unknown(one, other)
-    elif one.hard and other.hard:
-        yield from _two_hard(one, other, full_scan)
-    else:
-        hard, easy = (one, other) if one.hard else (other, one)
-        yield from _one_hard(hard, easy)
-
-
-def _why_easy(one: _Nat, other: _Nat) -> str:
-    if not (one.facts.mapping and other.facts.mapping) and (one.facts.translated is not False):
-        return "unknown"
-    if one.open or other.open:
-        return "open"
-    if one.facts.translated is False and other.facts.translated is False:
-        return "firewalls"
-    return "easy"
-
-
-def _opener_is_left(one: _Nat, other: _Nat) -> bool:
-    return one.open or not other.open
-
-
-def _unknown(one: _Nat, other: _Nat) -> Iterator[_Idea]:
-    """Of one side nothing is known, and plain sending has failed: it may be a hard one."""
-    for side, peer in ((one, other), (other, one)):
-        if not side.facts.mapping and side.facts.translated is not False and peer.facts.mapping:
-            yield _sockets(Strategy.BIRTHDAY, side, "unknown-birthday")
-            return
-
-
-def _one_hard(hard: _Nat, easy: _Nat) -> Iterator[_Idea]:
-    if easy.open:
-        yield _send("open", hard_is_left=easy.left)
-        return
-    if not easy.strict:
-        yield _send("reflexive", hard_is_left=hard.left)
-        return
-    if hard.open:
-        yield _wait(hard)
-    yield from _guesses(hard, "birthday", Strategy.BIRTHDAY)
-
-
-def _two_hard(one: _Nat, other: _Nat, full_scan: bool) -> Iterator[_Idea]:
-    if one.open or other.open:
-        open_, peer = (one, other) if one.open else (other, one)
-        if peer.strict:
-            yield _wait(open_)
-        else:
-            yield _send("both-open", hard_is_left=open_.left)
-        yield from _guesses(open_, "one-sided", Strategy.ONE_SIDED_BIRTHDAY)
-    elif not one.strict or not other.strict:
-        yield from _guesses(_lax(one, other), "one-sided", Strategy.ONE_SIDED_BIRTHDAY)
-    elif one.predictable and other.predictable:
-        moving = not one.fixed and not other.fixed
-        yield _Idea(
-            strategy=Strategy.LOCKSTEP if moving else Strategy.PREDICT,
-            left=Job.SAMPLE,
-            right=Job.SAMPLE,
-            why="lockstep",
-        )
-    elif (one.predictable and one.fixed) or (other.predictable and other.fixed):
-        fixed, hard = (one, other) if one.predictable and one.fixed else (other, one)
-        if hard.facts.block:
-            yield _sockets(Strategy.BLOCK_BIRTHDAY, hard, "block", spray=Job.SAMPLED_SPRAY)
-        yield _sockets(Strategy.BIRTHDAY, hard, "fixed", spray=Job.SAMPLED_SPRAY)
-        assert fixed.left != hard.left
-    elif full_scan and (one.fixed or other.fixed) and not (one.predictable or other.predictable):
-        yield _Idea(strategy=Strategy.FULL_SCAN, left=Job.SCAN, right=Job.SCAN, why="scan")
-
-
-def _lax(one: _Nat, other: _Nat) -> _Nat:
-    """Whose port is guessed, of two hard sides that do not both filter by port."""
-    lax = [nat for nat in (other, one) if not nat.strict]
-    lax.sort(key=lambda nat: (not nat.predictable, nat.facts.block is None))
-    return lax[0]
-
-
-def _guesses(hard: _Nat, why: str, birthday: Strategy) -> Iterator[_Idea]:
-    """The peer finds `hard`'s port: foretold, in a block, or among all."""
-    if hard.predictable:
-        sample, volley = Job.SAMPLE, Job.VOLLEY
-        yield _Idea(
-            strategy=Strategy.PREDICT,
-            left=sample if hard.left else volley,
-            right=volley if hard.left else sample,
-            why="predict",
-            hard_is_left=hard.left,
-        )
-    if hard.facts.block:
-        yield _sockets(Strategy.BLOCK_BIRTHDAY, hard, "block")
-    yield _sockets(birthday, hard, why)
-
-
-def _send(why: str, *, hard_is_left: bool) -> _Idea:
-    return _Idea(
-        strategy=Strategy.SIMULTANEOUS,
-        left=Job.SEND,
-        right=Job.SEND,
-        why=why,
-        hard_is_left=hard_is_left,
-    )
-
-
-def _wait(hard: _Nat) -> _Idea:
-    return _Idea(
-        strategy=Strategy.WAIT,
-        left=Job.WAIT if hard.left else Job.SEND,
-        right=Job.SEND if hard.left else Job.WAIT,
-        why="wait",
-        hard_is_left=hard.left,
-    )
-
-
-def _sockets(strategy: Strategy, hard: _Nat, why: str, spray: Job = Job.SPRAY) -> _Idea:
-    return _Idea(
-        strategy=strategy,
-        left=Job.SOCKETS if hard.left else spray,
-        right=spray if hard.left else Job.SOCKETS,
-        why=why,
-        hard_is_left=hard.left,
-        block=hard.facts.block if strategy is Strategy.BLOCK_BIRTHDAY else None,
-    )
-
-
-def _tcp_possible(one: _Nat, other: _Nat) -> bool:
-    if one.facts.works is False or other.facts.works is False:
-        return False
-    if one.facts.simultaneous_open is False and other.facts.simultaneous_open is False:
-        return one.open or other.open
-    if not one.hard and not other.hard:
-        return True
-    if one.hard and other.hard:
-        return False
-    easy = other if one.hard else one
-    return not easy.strict

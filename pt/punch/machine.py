@@ -1,0 +1,495 @@
+"""One attempt to reach the peer: datagrams and messages in, commands out, no clock of its own.
+
+Whoever drives it calls `begin`, then `tick` at `deadline`, hands in what arrives, and carries out
+`commands` after each call.  The controlling side nominates the first path over which an answer to
+its own packet came; the other follows.
+
+What strangers are sent: an address that was told gets at most `MAX_PINGS` packets, one from which a
+packet of the peer came (which only it can make, and only once) as many; guesses go to the address
+that the peer gave, within the step's packets.  An answer is as long as its question.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import hmac
+from collections.abc import Sequence
+from ipaddress import ip_address
+from typing import Final
+
+from pt.punch.candidates import Address, Budget, Kind
+from pt.punch.commands import (
+    MAIN,
+    PRESAMPLED,
+    AskServer,
+    CloseSocket,
+    Command,
+    Ended,
+    OpenSocket,
+    Send,
+    StartTcp,
+    Tell,
+    Won,
+)
+from pt.punch.jobs import (
+    OPENERS_AT_ONCE,
+    Pacer,
+    Running,
+    SampleJob,
+    SocketsJob,
+    SprayJob,
+    VolleyJob,
+)
+from pt.punch.messages import Offer, Sample
+from pt.punch.packets import Packet, PacketType, ReplayWindow, Sealer
+from pt.punch.paths import Path, Paths
+from pt.punch.planner import MAX_PINGS, make_plan
+from pt.punch.ports import Dice
+from pt.punch.record import Record
+from pt.punch.strategies import OPENER_TTL, Job, Plan, Step, Strategy
+from pt.trace import NO_TRACE, Tracer
+from pt.wire import ipranges
+from pt.wire.nat_facts import NatFacts, Protocol
+
+__all__ = ["LINGER", "Puncher"]
+
+LINGER: Final = 1.0
+"""Seconds for which the peer's last packets are answered after we have a path."""
+BURST: Final = 32
+_NOMINATIONS: Final = 10
+_MAX_SAMPLES: Final = 16
+
+
+class Puncher:
+    """Both sides' offers in, a path out; see the module."""
+
+    def __init__(
+        self,
+        ours: Offer,
+        theirs: Offer,
+        secret: bytes,
+        *,
+        controlling: bool,
+        seed: bytes,
+        rtt: float,
+        budget: Budget | None = None,
+        tracer: Tracer = NO_TRACE,
+    ) -> None:
+        nonces = (ours.nonce, theirs.nonce) if controlling else (theirs.nonce, ours.nonce)
+        self.controlling = controlling
+        self.rtt = max(rtt, 0.001)
+        self.dice = Dice(seed)
+        self.sealer = Sealer(secret, nonces, controlling=controlling)
+        self.attempt = ours.attempt
+        self.ours = ours.side
+        self.theirs = theirs.side
+        self.plan: Plan = make_plan(
+            ours.side, theirs.side, controlling=controlling, rtt=self.rtt, budget=budget
+        )
+        self.winner: Won | None = None
+        self.over = False
+        self._path_key = hashlib.sha256(b"path" + seed).digest()
+        self._record = Record(tracer, ours.attempt)
+        self._out: list[Command] = []
+        self._window = ReplayWindow()
+        self._counter = 0
+        self._begun = 0.0
+        self._now = 0.0
+        self._waiting: list[Step] = list(self.plan.steps)
+        self._spent: dict[int, int] = {}
+        self._jobs: list[tuple[float, int, Running]] = []
+        self._running: list[Running] = []
+        self._entries = 0
+        self._paths = Paths()
+        self._pings: Pacer | None = None
+        self._answers: Pacer | None = None
+        self._opened: dict[int, Step] = {}
+        self._presampled = ours.sample
+        self._next_sock = PRESAMPLED if ours.sample is None else PRESAMPLED + 1
+        self._samples: list[Sample] = []
+        if theirs.sample is not None and self.theirs.names(theirs.sample[0]):
+            first = Sample(attempt=ours.attempt, number=1, address=theirs.sample)
+            self._samples.append(first)
+        self._nominations = 0
+        self._nominate_due: float | None = None
+        self._linger_ends: float | None = None
+
+    # --- driving -------------------------------------------------------------------------------
+
+    def begin(self, now: float, wait: float = 0.0) -> None:
+        """Start in `wait` seconds; both sides hold each other's offer.
+
+        Packets that cross on the way harm nothing; one that arrives before its receiver has sent
+        may be answered by the receiver's router, or make it use another port.  Whoever knows both
+        offers first (it sent the second one) waits for half a round trip; meanwhile a packet that
+        does not get far opens its own NAT.
+        """
+        self._begun = now + wait
+        self._now = now
+        pps = self.plan.steps[0].pps or self.ours.budget.pps
+        self._pings = Pacer(pps, BURST, now)
+        self._answers = Pacer(2 * max(pps, 100), 2 * BURST, now)
+        self._record.plan(
+            self.plan, self.ours, self.theirs, controlling=self.controlling, rtt=self.rtt
+        )
+        for step in self.plan.steps if wait else ():
+            if step.start == 0 and step.ours is Job.SEND and step.strategy is not Strategy.LAN:
+                for candidate in self.theirs.wan(step.family):
+                    self._send(MAIN, candidate.address, PacketType.PING, ttl=OPENER_TTL)
+        self.tick(now)
+
+    def deadline(self) -> float | None:
+        """When `tick` is due; None: never."""
+        if self.over:
+            return None
+        if self._linger_ends is not None:
+            return min(self._linger_ends, self._nominate_due or self._linger_ends)
+        times = [self._begun + step.start for step in self._waiting[:1]]
+        times += [entry[0] for entry in self._jobs[:1]]
+        asked = self._paths.deadline()
+        return min(times if asked is None else [*times, asked], default=None)
+
+    def tick(self, now: float) -> None:
+        """Do what is due."""
+        if self.over:
+            return
+        self._now = now
+        if self._linger_ends is not None:
+            self._linger(now)
+            return
+        while self._waiting and now >= self._begun + self._waiting[0].start:
+            self._start(self._waiting.pop(0), now)
+            self._check(now)  # before a job samples ports: these packets use up some
+        self._check(now)
+        for _ in range(len(self._jobs)):
+            if not self._jobs or self._jobs[0][0] > now:
+                break
+            self._run(heapq.heappop(self._jobs)[2], now)
+
+    def commands(self) -> list[Command]:
+        """What the shell has to do, in order; they are told once."""
+        out, self._out = self._out, []
+        return out
+
+    def stop(self, now: float, reason: str) -> None:
+        """Give up: the session or the network is gone."""
+        if not self.over and self.winner is None:
+            self._end(now, reason)
+
+    def tcp_won(self, now: float, addr: Address, rtt: float | None) -> None:
+        """The shell has a TCP connection on which the peer has proved to be the peer."""
+        if self.winner is None and not self.over:
+            self._win(now, Won(MAIN, addr, rtt, Strategy.TCP_SIMULTANEOUS_OPEN), linger=False)
+
+    # --- what arrives --------------------------------------------------------------------------
+
+    def receive(self, now: float, sock: int, data: bytes, addr: Address) -> bool:
+        """A datagram; False: it is none of this attempt's."""
+        packet = self.sealer.open(data)
+        if packet is None or self.over:
+            return False
+        self._now = now
+        if not self._window.accept(packet.counter):
+            self._record.packet("punch_replayed", sock, addr, packet)
+            return True
+        self._record.packet("punch_received", sock, addr, packet)
+        match packet.type:
+            case PacketType.PING:
+                self._answer(now, sock, addr, packet, PacketType.PONG)
+                if self.winner is None:
+                    self._learn(now, sock, addr)
+            case PacketType.PONG:
+                self._pong(now, sock, addr, packet)
+            case PacketType.NOMINATE:
+                if not self.controlling:
+                    self._answer(now, sock, addr, packet, PacketType.ACCEPT)
+                    if self.winner is None:
+                        strategy = self._credit(self._strategy(sock, addr), packet.observed)
+                        self._win(now, Won(sock, addr, None, strategy), linger=True)
+            case PacketType.ACCEPT:
+                if self.controlling and packet.path == self._path_id(sock, addr):
+                    self._nominate_due = None
+        return True
+
+    def sampled(self, now: float, sock: int, address: Address | None) -> None:
+        """What the server saw of a socket; None: no answer."""
+        self._now = now
+        self._record.sample("punch_sample", sock, address)
+        for job in self._running:
+            if job.sampled(now, sock, address):
+                self._run_now(job, now)
+                return
+
+    def told(self, now: float, message: Sample) -> None:
+        """The peer's sample; one of another attempt is nobody's."""
+        self._now = now
+        if message.attempt != self.attempt or len(self._samples) >= _MAX_SAMPLES:
+            return
+        self._record.sample("punch_told", message.number, message.address)
+        if not self.theirs.names(message.address[0]):
+            return
+        self._samples.append(message)
+        for job in list(self._running):
+            job.told(now, message.number, message.address)
+            self._run_now(job, now)
+
+    # --- what jobs ask for ---------------------------------------------------------------------
+
+    def pacer(self, step: Step, *, opener: bool = False) -> Pacer:
+        """The pace of a step; openers are quicker."""
+        rate = step.pps or self.ours.budget.pps
+        if opener:
+            return Pacer(rate * OPENERS_AT_ONCE, BURST, self._begun + step.start)
+        return Pacer(rate, BURST, self._begun + step.start)
+
+    def ping(self, step: Step, sock: int, addr: Address, ttl: int | None = None) -> bool:
+        """Send one packet of a step, or say that its packets are used up."""
+        spent = self._spent.get(id(step), 0)
+        if spent >= step.packets:
+            return False
+        self._spent[id(step)] = spent + 1
+        self._send(sock, addr, PacketType.PING, ttl=ttl)
+        return True
+
+    def open_socket(self, step: Step) -> int | None:
+        """A fresh socket within the step's."""
+        mine = sum(1 for each in self._opened.values() if each is step)
+        if mine >= step.sockets or self.winner is not None:
+            return None
+        sock = self._next_sock
+        self._next_sock += 1
+        self._opened[sock] = step
+        self._out.append(OpenSocket(sock))
+        return sock
+
+    def presampled(self, step: Step) -> tuple[int, Address] | None:
+        """The socket of our offer's sample, and the sample; only once."""
+        if self._presampled is None:
+            return None
+        sample, self._presampled = self._presampled, None
+        self._opened[PRESAMPLED] = step
+        return PRESAMPLED, sample
+
+    def ask_server(self, sock: int) -> None:
+        """Have the socket's outer port sampled."""
+        self._out.append(AskServer(sock))
+
+    def tell_sample(self, number: int, address: Address) -> None:
+        """Tell the peer what a server saw."""
+        sample = Sample(attempt=self.attempt, number=number, address=address)
+        self._out.append(Tell(sample))
+
+    def targets(self, step: Step) -> Sequence[Address]:
+        """Where the peer is told to be: as servers see it before what gateways granted."""
+        wan = sorted(self.theirs.wan(step.family), key=lambda each: each.kind is Kind.MAPPED)
+        return [each.address for each in wan]
+
+    def nats(self, step: Step) -> tuple[NatFacts, NatFacts]:
+        """The facts on both NATs."""
+        return (
+            self.ours.nat(step.family, Protocol.UDP),
+            self.theirs.nat(step.family, Protocol.UDP),
+        )
+
+    # --- steps and jobs ------------------------------------------------------------------------
+
+    def _start(self, step: Step, now: float) -> None:
+        if step.strategy is Strategy.RELAY:
+            self._end(now, step.why)
+            return
+        self._record.step(step)
+        match step.ours:
+            case Job.SEND:
+                lan = step.strategy is Strategy.LAN
+                found = self.theirs.lan(step.family) if lan else self.theirs.wan(step.family)
+                share = max(1, step.packets // max(len(found), 1))
+                for candidate in found:
+                    limit, until = min(share, MAX_PINGS), now + step.seconds
+                    self._paths.tell(
+                        Path(MAIN, candidate.address, step.strategy, limit, until, now)
+                    )
+            case Job.CONNECT:
+                self._out.append(StartTcp(step))
+            case Job.SAMPLE:
+                self._add_job(SampleJob(self, step, now), now)
+            case Job.VOLLEY:
+                self._add_job(VolleyJob(self, step, now, MAIN), now)
+            case Job.SOCKETS:
+                self._add_job(SocketsJob(self, step, now), now)
+            case Job.SPRAY | Job.SCAN:
+                self._add_job(SprayJob(self, step, now, MAIN), now)
+            case Job.SAMPLED_SPRAY:
+                self._add_job(SprayJob(self, step, now, None), now)
+            case Job.WAIT | Job.NONE:
+                pass
+
+    def _add_job(self, job: Running, now: float) -> None:
+        self._running.append(job)
+        for sample in self._samples:
+            job.told(now, sample.number, sample.address)
+        self._run_now(job, now)
+
+    def _run_now(self, job: Running, now: float) -> None:
+        self._jobs = [entry for entry in self._jobs if entry[2] is not job]
+        heapq.heapify(self._jobs)
+        self._run(job, now)
+
+    def _run(self, job: Running, now: float) -> None:
+        if self.winner is not None or now >= job.until:
+            return
+        due = job.run(now)
+        if due is not None:
+            self._entries += 1
+            heapq.heappush(self._jobs, (max(due, now + 0.0005), self._entries, job))
+
+    def _check(self, now: float) -> None:
+        """Send to the told and the learned addresses."""
+        assert self._pings is not None
+        for path in self._paths.due(now):
+            if self._pings.take(now):
+                self._ask(path, now)
+            else:
+                path.due = self._pings.ready(now)
+
+    def _ask(self, path: Path, now: float) -> None:
+        path.asked(now)
+        self._send(path.sock, path.addr, PacketType.PING)
+
+    # --- packets -------------------------------------------------------------------------------
+
+    def _send(
+        self,
+        sock: int,
+        addr: Address,
+        kind: PacketType,
+        *,
+        question: Packet | None = None,
+        ttl: int | None = None,
+    ) -> None:
+        self._counter += 1
+        if question is None:
+            clock, path, echo = self._micros(self._now), self._path_id(sock, addr), 0
+        else:
+            clock, path, echo = question.clock, question.path, question.counter
+        packet = Packet(
+            type=kind,
+            counter=self._counter,
+            clock=clock,
+            path=path,
+            echo=echo,
+            observed=None if kind is PacketType.PING else addr,
+        )
+        self._out.append(Send(sock, self.sealer.seal(packet), addr, ttl))
+        self._record.packet("punch_sent", sock, addr, packet, ttl)
+
+    def _answer(
+        self, now: float, sock: int, addr: Address, question: Packet, kind: PacketType
+    ) -> None:
+        assert self._answers is not None
+        if self._answers.take(now):
+            self._send(sock, addr, kind, question=question)
+
+    def _learn(self, now: float, sock: int, addr: Address) -> None:
+        """The peer writes from there: it gets a packet of ours now, and more until it answers."""
+        strategy = self._strategy(sock, addr)
+        path, new = self._paths.learn(now, sock, addr, strategy, self._begun + self.plan.seconds)
+        if new:
+            self._record.candidate(sock, addr, strategy.value)
+        if path is not None:
+            self._ask(path, now)
+
+    def _pong(self, now: float, sock: int, addr: Address, packet: Packet) -> None:
+        if packet.echo > self._counter or packet.echo < 1:
+            return
+        if packet.path != self._path_id(sock, addr):
+            # an answer from where we did not ask: a question of our own tells whether it is a path
+            if self.winner is None:
+                self._learn(now, sock, addr)
+            return
+        rtt = (self._micros(now) - packet.clock & 0xFFFFFFFF) / 1e6
+        path = self._paths.answered(now, sock, addr, self._strategy(sock, addr))
+        if not path.answered:
+            path.answered = True
+            self._record.pair(sock, addr, path.strategy.value, rtt, packet.observed)
+        if self.controlling and self.winner is None:
+            strategy = self._credit(path.strategy, packet.observed)
+            self._win(now, Won(sock, addr, rtt, strategy), linger=True)
+
+    def _strategy(self, sock: int, addr: Address) -> Strategy:
+        """What a path without a told address is owed to."""
+        path = self._paths.get(sock, addr)
+        if path is not None:
+            return path.strategy
+        if sock in self._opened:
+            return self._opened[sock].strategy
+        if addr[0] != self.theirs.external and not ipranges.is_public(ip_address(addr[0])):
+            return Strategy.LAN
+        guessing = {Job.VOLLEY, Job.SPRAY, Job.SCAN, Job.SAMPLE, Job.SAMPLED_SPRAY}
+        for job in reversed(self._running):
+            if job.step.ours in guessing:
+                return job.step.strategy
+        for step in self.plan.steps:
+            if step.strategy in (Strategy.WAIT, Strategy.SIMULTANEOUS, Strategy.HAIRPIN):
+                return step.strategy
+        return Strategy.SIMULTANEOUS
+
+    def _credit(self, strategy: Strategy, observed: Address | None) -> Strategy:
+        """Plain sending has not done it if the peer sees us where we did not say that we are."""
+        told = {candidate.address for candidate in self.ours.candidates}
+        plain = strategy is Strategy.SIMULTANEOUS and observed not in told
+        return self.plan.best if plain and observed is not None else strategy
+
+    # --- the end -------------------------------------------------------------------------------
+
+    def _win(self, now: float, won: Won, *, linger: bool) -> None:
+        self.winner = won
+        self._waiting.clear()
+        self._jobs.clear()
+        self._running.clear()
+        self._close_all(but=won.sock)
+        self._opened = {sock: step for sock, step in self._opened.items() if sock == won.sock}
+        self._record.won(won, now - self._begun, self._counter)
+        self._out.append(won)
+        if not linger:
+            self.over = True
+            return
+        self._linger_ends = now + max(LINGER, 4 * self.rtt)
+        if self.controlling:
+            self._nominate_due = now
+            self._linger(now)
+
+    def _linger(self, now: float) -> None:
+        assert self._linger_ends is not None
+        assert self.winner is not None
+        if now >= self._linger_ends:
+            self.over = True
+        elif self._nominate_due is not None and now >= self._nominate_due:
+            self._nominations += 1
+            self._send(self.winner.sock, self.winner.addr, PacketType.NOMINATE)
+            gap = max(0.02, min(self.rtt, 0.25))
+            self._nominate_due = now + gap if self._nominations < _NOMINATIONS else None
+
+    def _end(self, now: float, reason: str) -> None:
+        self.over = True
+        self._close_all()
+        self._opened.clear()
+        self._waiting.clear()
+        self._paths.clear()
+        self._jobs.clear()
+        self._running.clear()
+        self._record.ended(reason, now - self._begun, self._counter)
+        self._out.append(Ended(reason))
+
+    def _close_all(self, but: int = MAIN) -> None:
+        if self._presampled is not None:
+            self._presampled = None
+            self._out.append(CloseSocket(PRESAMPLED))
+        self._out += [CloseSocket(sock) for sock in self._opened if sock != but]
+
+    def _micros(self, now: float) -> int:
+        return int((now - self._begun) * 1e6) & 0xFFFFFFFF
+
+    def _path_id(self, sock: int, addr: Address) -> int:
+        text = f"{sock} {addr[0]} {addr[1]}".encode()
+        return int.from_bytes(hmac.digest(self._path_key, text, hashlib.sha256)[:4])
