@@ -21,7 +21,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 from pt.lab.machine import LanError, Machine, end_processes
 from pt.lab.model.plan import make_plan
@@ -157,7 +157,13 @@ class Remote:
 
 
 def start_router(
-    words: Mapping[str, object], *, seed: int, trace: str, pcap: str, socket_path: str = ""
+    words: Mapping[str, object],
+    *,
+    engine: str = "user",
+    seed: int = 1,
+    trace: str = "",
+    pcap: str = "",
+    socket_path: str = "",
 ) -> tuple[subprocess.Popen[bytes], Remote]:
     """Start a router process and wait until its hosts are there.
 
@@ -175,7 +181,14 @@ def start_router(
         )
     ours.settimeout(BUILD_TIMEOUT)
     remote = Remote(ours)
-    order = {"words": words, "seed": seed, "trace": trace, "pcap": pcap, "socket": socket_path}
+    order = {
+        "words": words,
+        "engine": engine,
+        "seed": seed,
+        "trace": trace,
+        "pcap": pcap,
+        "socket": socket_path,
+    }
     try:
         ours.sendall(json.dumps(order).encode() + b"\n")
         remote.learn(remote.answer())
@@ -193,7 +206,8 @@ class Lab(Remote):
 
     sides: NATs by one letter. public: hosts in the open. lan: hosts a side. overlap: all private
     networks have the same addresses. cgn: one NAT between all sides and the internet. link: of
-    every side and public host; links: of single ones. seed: everything random in NATs and links.
+    every side and public host; links: of single ones. engine:
+    user for every behaviour, kernel for throughput. seed: everything random in NATs and links.
     trace: file for bindings and drops. pcap: file for packets in the middle of the internet.
 
     Raises: SpecError for words that are none; LabError.
@@ -208,6 +222,7 @@ class Lab(Remote):
         cgn: str = "",
         link: str = "",
         links: Mapping[str, str] | None = None,
+        engine: Literal["user", "kernel"] = "user",
         seed: int = 1,
         trace: str | os.PathLike[str] = "",
         pcap: str | os.PathLike[str] = "",
@@ -223,6 +238,7 @@ class Lab(Remote):
             "links": dict(links or {}),
         }
         make_plan(**self._words)  # wrong words are told at once, and here
+        self._engine = engine
         self._seed = seed
         self._trace = os.path.abspath(trace) if trace else ""
         self._pcap = os.path.abspath(pcap) if pcap else ""
@@ -230,7 +246,7 @@ class Lab(Remote):
 
     def __enter__(self) -> Self:
         self._router, remote = start_router(
-            self._words, seed=self._seed, trace=self._trace, pcap=self._pcap
+            self._words, engine=self._engine, seed=self._seed, trace=self._trace, pcap=self._pcap
         )
         self.__dict__.update(remote.__dict__)
         return self

@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+from pt.lab.kernel import KernelNet, core_plan
 from pt.lab.model.plan import HostPlan, make_plan
 from pt.lab.model.spec import SpecError, parse_link, parse_nat
 from pt.lab.model.world import UnknownError, World
@@ -65,14 +66,17 @@ def make_host(plan: HostPlan, router: str) -> tuple[int, int]:
 class Router:
     """The process's state. `words` are those of `make_plan`."""
 
-    def __init__(self, words: dict[str, Any], seed: int, trace: str, pcap: str) -> None:
+    def __init__(
+        self, words: dict[str, Any], engine: str, seed: int, trace: str, pcap: str
+    ) -> None:
         self._plan = make_plan(**words)
+        self._kernel = KernelNet(self._plan) if engine == "kernel" else None
         self._journal = Journal(trace)
         self._capture = Capture(pcap)
-        self._journal.write("lab", time.monotonic(), {"version": 1, "wall": time.time(),
-                            "seed": seed, **words})  # fmt: skip
+        facts = {"version": 1, "wall": time.time(), "engine": engine, "seed": seed, **words}
+        self._journal.write("lab", time.monotonic(), facts)
         self._world = World(
-            self._plan,
+            self._plan if self._kernel is None else core_plan(self._plan),
             lambda name: random.Random(f"{seed}/{name}"),  # noqa: S311  # must be repeatable
             self._journal.write if trace else None,
             self._capture.packet if pcap else None,
@@ -87,6 +91,11 @@ class Router:
 
     def build(self) -> None:
         """Make all hosts."""
+        if self._kernel is not None:
+            self._kernel.build()
+            self._namespaces, self._devices = self._kernel.hosts, self._kernel.tuns
+            self._tuns = {tun: name for name, tun in self._devices.items()}
+            return
         home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         routers = {network.name: network.router for network in self._plan.networks}
         for host in self._plan.hosts:
@@ -212,18 +221,25 @@ class Router:
             result = ORDERS[order["do"]](self, order)
         except (ValueError, KeyError, TypeError) as error:
             return {"ok": False, "error": f"not an order: {error}"}
-        except UnknownError as error:
+        except (UnknownError, OSError) as error:
             return {"ok": False, "error": str(error)}
         return {"ok": True, "result": result}
 
     def _flush(self, order: dict[str, Any]) -> object:
         renumber = bool(order.get("renumber"))
+        if self._kernel is not None:
+            if renumber:
+                raise SpecError("the kernel engine does not renumber: use the user engine")
+            return self._kernel.flush(str(order["name"]))
         return self._world.flush(str(order["name"]), time.monotonic(), renumber=renumber)
 
     def _nat(self, order: dict[str, Any]) -> object:
         (spec, *more) = parse_nat(str(order["spec"]))
         if more:
             raise SpecError("one NAT, not a chain")
+        if self._kernel is not None:
+            self._kernel.change(str(order["name"]), spec)
+            return None
         self._world.change_nat(str(order["name"]), spec, time.monotonic())
         return None
 
@@ -234,6 +250,11 @@ class Router:
     def _cut(self, order: dict[str, Any]) -> object:
         self._world.cut(str(order["name"]), cut=bool(order.get("cut", True)))
         return None
+
+    def _mappings(self, _: dict[str, Any]) -> object:
+        if self._kernel is not None:
+            return self._kernel.mappings()
+        return self._world.mappings(time.monotonic())
 
     def _mark(self, order: dict[str, Any]) -> object:
         self._journal.write("mark", time.monotonic(), {"text": str(order.get("text", ""))})
@@ -252,7 +273,7 @@ class Router:
 
 ORDERS: Final = {
     "describe": Router.describe,
-    "mappings": lambda router, _: router._world.mappings(time.monotonic()),
+    "mappings": Router._mappings,
     "stats": lambda router, _: router._world.stats(),
     "flush": Router._flush,
     "nat": Router._nat,
@@ -272,12 +293,13 @@ def main() -> int:
     order = json.loads(first)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is meant for who uses the laboratory
     try:
-        router = Router(order["words"], order["seed"], order["trace"], order["pcap"])
+        listening = order.pop("socket")
+        router = Router(**order)
         router.build()
         listener = None
-        if order["socket"]:
+        if listening:
             listener = socket.socket(socket.AF_UNIX)
-            listener.bind(order["socket"])
+            listener.bind(listening)
             listener.listen()
     except (OSError, SpecError) as error:
         owner.sendall(json.dumps({"ok": False, "error": str(error)}).encode() + b"\n")
@@ -291,7 +313,7 @@ def main() -> int:
         router.serve(owner if listener is None else None, listener)
     finally:
         if listener is not None:
-            Path(order["socket"]).unlink(missing_ok=True)
+            Path(listening).unlink(missing_ok=True)
         router.close()
     return 0
 

@@ -31,6 +31,8 @@ _NEWLINK: Final = 16
 _NEWADDR: Final = 20
 _NEWROUTE: Final = 24
 _IFF_UP: Final = 1
+_IFF_NOARP: Final = 0x80
+_HARDWARE: Final = bytes.fromhex("02000b000001")
 _NODAD: Final = 2
 _LOOPBACK: Final = 1
 
@@ -122,17 +124,21 @@ class Netlink:
         body = struct.pack("BxHiII", 0, 0, _LOOPBACK, _IFF_UP, _IFF_UP)
         self._add(_NEWLINK, 0, body, "lo up")
 
-    def link_up(self, name: str, *, mtu: int, queue: int) -> int:
-        """Bring up a device; return its index."""
+    def link_up(self, name: str, *, mtu: int, queue: int, noarp: bool = False) -> int:
+        """Bring up a device; return its index. `noarp`: the other end is all there is."""
         index = socket.if_nametoindex(name)
-        body = struct.pack("BxHiII", 0, 0, index, _IFF_UP, _IFF_UP)
+        flags = _IFF_UP | (_IFF_NOARP if noarp else 0)
+        body = struct.pack("BxHiII", 0, 0, index, flags, flags)
         body += _attribute(4, struct.pack("I", mtu)) + _attribute(13, struct.pack("I", queue))
         self._add(_NEWLINK, 0, body, f"{name} up")
         return index
 
     def veth(self, name: str, peer: str, peer_namespace: int) -> None:
-        """Make a pair of devices, the other end in another namespace."""
-        head = struct.pack("BxHiII", 0, 0, 0, 0, 0)
+        """Make a pair of devices, the other end in another namespace.
+
+        Both have one hardware address: with `noarp` each then sends to the other and nobody asks.
+        """
+        head = struct.pack("BxHiII", 0, 0, 0, 0, 0) + _attribute(1, _HARDWARE)
         other = head + _attribute(3, peer.encode() + b"\0")
         other += _attribute(28, struct.pack("i", peer_namespace))
         info = _attribute(1, b"veth\0") + _attribute(2, _attribute(1, other))

@@ -10,6 +10,7 @@ belongs to the binding that it came by, and so does what is sent back.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -27,6 +28,7 @@ MAX_OCCUPIED: Final = 65536
 MAX_FRAGMENTED: Final = 1024
 """Packets whose first fragment passed; the oldest goes."""
 FRAGMENT_LIFETIME: Final = 30.0
+SHOWN: Final = 1000
 
 Note = Callable[[str, float, dict[str, Any]], None]
 
@@ -332,7 +334,7 @@ class Box:
         return self._table.next_due()
 
     def mappings(self, now: float) -> list[dict[str, Any]]:
-        """Return what is known, for people."""
+        """Return what is known, for people: at most `SHOWN` bindings."""
         self._table.expire(now)
         return [
             {
@@ -342,7 +344,7 @@ class Box:
                 "remotes": [endpoint_text(remote) for remote in list(each.sessions)[:16]],
                 "sessions": len(each.sessions),
             }
-            for each in self._table
+            for each in itertools.islice(self._table, SHOWN)
         ]
 
     def _ended(self, binding: Binding, why: str, now: float) -> None:
