@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "key": "show or change this machine's identity",
     "demo": "see it work: everything on this machine, nothing leaves it",
     "selftest": "check that a tunnel on this machine carries TCP exactly",
+    "lab": "hosts behind NATs of any kind on this machine, for research and tests",
     "completion": "print a shell's completion script",
 }
 EPILOG: Final = """\

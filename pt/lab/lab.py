@@ -164,10 +164,12 @@ def start_router(
     trace: str = "",
     pcap: str = "",
     socket_path: str = "",
+    keep: bool = False,
 ) -> tuple[subprocess.Popen[bytes], Remote]:
     """Start a router process and wait until its hosts are there.
 
-    With `socket_path` it takes orders there and outlives this process.
+    With `socket_path` it takes orders there; with `keep` it outlives this process, which is not to
+    wait for it.
 
     Raises: LabError.
     """
@@ -177,7 +179,11 @@ def start_router(
     argv = [sys.executable, "-S", "-E", "-s", "-c", _START]
     with theirs:
         router = subprocess.Popen(
-            argv, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, start_new_session=True
+            argv,
+            stdin=theirs.fileno(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL if keep else None,
+            start_new_session=True,
         )
     ours.settimeout(BUILD_TIMEOUT)
     remote = Remote(ours)
@@ -198,6 +204,9 @@ def start_router(
         _ending.append(router)
         raise
     ours.settimeout(ANSWER_TIMEOUT)
+    if keep:
+        remote.disconnect()
+        router.returncode = 0  # not ours any more
     return router, remote
 
 
