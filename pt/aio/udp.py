@@ -31,6 +31,7 @@ BUFFER: Final = 1 << 20
 """Bytes that the kernel may keep for us; it gives what it allows."""
 _DRAIN: Final = 64  # datagrams of one turn of the loop
 _IP_PKTINFO: Final = getattr(socket, "IP_PKTINFO", 8)
+_INT: Final = struct.Struct("=i")
 _V4: Final = struct.Struct("=I4s4s")  # interface, local address, destination
 _V6: Final = struct.Struct("=16sI")  # local address, interface
 _WILDCARDS: Final = frozenset({"0.0.0.0", "::"})
@@ -119,6 +120,18 @@ class UdpPort:
             family = socket.AF_INET if level == socket.IPPROTO_IP else socket.AF_INET6
             host = socket.inet_ntop(family, data[4:8] if len(data) == _V4.size else data[:16])
         return str(host), int(port)
+
+    def send_near(self, data: bytes, addr: Address, hops: int) -> None:
+        """Send a datagram that at most `hops` routers pass on, or drop it."""
+        family = ip_family(addr[0])
+        level, kind = (socket.IPPROTO_IP, socket.IP_TTL)
+        if family == socket.AF_INET6:
+            level, kind = socket.IPPROTO_IPV6, socket.IPV6_HOPLIMIT
+        sock, control = self._paths.get(addr) or (self._default.get(family), [])
+        if sock is not None:
+            ttl = (level, kind, _INT.pack(hops))
+            with contextlib.suppress(OSError):
+                sock.sendmsg([data], [*control, ttl], 0, addr)
 
     def send_from(self, host: str, data: bytes, addr: Address) -> None:
         """Send from an address of ours, or drop; with it, nothing is sent from anywhere else."""

@@ -42,8 +42,8 @@ def make_plan(
 ) -> Plan:
     """The steps of our side, by the time at which they begin.
 
-    `rtt` is the peer's round trip as far as it is known (the relay's will do); `budget` is bounded
-    by both sides' own.
+    `rtt` is the round trip of the session, as long as the peer's own is not known; `budget` is
+    bounded by both sides' own.
     """
     agreed = ours.budget.meet(theirs.budget)
     if budget is not None:

@@ -199,3 +199,37 @@ def test_a_wildcard_answers_from_the_address_that_was_asked():
             if each.startswith("11."):
                 expected.append("11.2.0.1 also")
         assert done.stdout.decode().splitlines() == expected
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_datagram_may_be_told_how_far_to_go(host):
+    async def main() -> None:
+        port = UdpPort((host, 0))
+        asker = Asker(host)
+        level, ask, told = socket.IPPROTO_IP, getattr(socket, "IP_RECVTTL", 12), socket.IP_TTL
+        if host == "::1":
+            level, ask = socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT
+            told = socket.IPV6_HOPLIMIT
+        asker.sock.setsockopt(level, ask, 1)
+        loop = asyncio.get_running_loop()
+        hops = []
+        for send in (
+            lambda: port.send_near(b"x", asker.address, 5),
+            lambda: port.send(b"x", asker.address),
+        ):
+            send()
+            ready = asyncio.Event()
+            loop.add_reader(asker.sock, ready.set)
+            await ready.wait()
+            loop.remove_reader(asker.sock)
+            _, control, _, _ = asker.sock.recvmsg(10, 100)
+            hops += [
+                int.from_bytes(data, sys.byteorder) for _, kind, data in control if kind == told
+            ]
+        assert hops[0] == 5
+        assert hops[1] > 5
+        port.close()
+        port.send_near(b"x", asker.address, 5)  # as if the network had lost it
+        asker.close()
+
+    asyncio.run(main())
