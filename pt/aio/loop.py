@@ -16,7 +16,7 @@ import time
 from collections.abc import Coroutine
 from typing import Any, Final, TypeVar
 
-__all__ = ["EagerSelector", "Loop", "run"]
+__all__ = ["DIALOGUE", "Dialogue", "EagerSelector", "Loop", "run"]
 
 T = TypeVar("T")
 
@@ -24,6 +24,10 @@ POLL_US: Final = 250
 MAX_POLL_US: Final = 10_000
 MAX_SKIP: Final = 64
 """Waits that are let pass after polling failed again and again."""
+DIALOGUE: Final = 2048
+"""Fewer bytes than this at a time look like a dialogue."""
+CALM: Final = 0.02
+"""Seconds without a stream opened or ended after which short messages are a dialogue."""
 
 
 class EagerSelector(selectors.DefaultSelector):
@@ -65,6 +69,25 @@ class Loop(asyncio.SelectorEventLoop):
     def __init__(self, seconds: float) -> None:
         self.poller = EagerSelector(seconds)
         super().__init__(self.poller)
+
+
+class Dialogue:
+    """Tells the running loop's poller, if it has one, of one connection's short messages."""
+
+    __slots__ = ("_calm_from", "_churn", "_poller")
+
+    def __init__(self) -> None:
+        self._poller: EagerSelector | None = getattr(asyncio.get_running_loop(), "poller", None)
+        self._churn = 0
+        self._calm_from = 0.0
+
+    def short(self, now: float, churn: int) -> None:
+        """A short message: worth polling for the answer, unless streams just come and go."""
+        if churn != self._churn:
+            self._churn = churn
+            self._calm_from = now + CALM
+        elif now >= self._calm_from and self._poller is not None:
+            self._poller.eager = True
 
 
 def _seconds() -> float:

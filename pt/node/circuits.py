@@ -18,12 +18,12 @@ from typing import Final
 
 from pt.aio import tcp
 from pt.aio.hangup import HangupWatch
+from pt.aio.keep_alive import KeepAlive
 from pt.aio.muxed import MuxedStream
 from pt.errors import ConnectError, Dial, DialOutcome, PtError, UsageError
 from pt.identity.peer_id import PeerId
 from pt.node.bridge import socket_on
 from pt.node.connection import Connection
-from pt.node.data_path import KeepAlive
 from pt.node.node import Node
 from pt.node.route import Route
 from pt.node.upgrade import SECURITY

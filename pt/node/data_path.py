@@ -5,22 +5,11 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from pt.aio.keep_alive import KeepAlive
 from pt.muxer import Carrier
 from pt.node.pace import Pace
 
-__all__ = ["DataPath", "KeepAlive"]
-
-
-class KeepAlive:
-    """How a data path notices that it is dead: a ping after `interval` s of silence, given up
-    after `timeout` s without a byte.
-    """  # noqa: D205
-
-    __slots__ = ("interval", "timeout")
-
-    def __init__(self, interval: float, timeout: float) -> None:
-        self.interval = interval
-        self.timeout = timeout
+__all__ = ["DataPath"]
 
 
 class DataPath(Carrier, Protocol):
@@ -29,8 +18,11 @@ class DataPath(Carrier, Protocol):
     bytes_in: int
     """What the network has brought, the hand-shake too, as far as it could be opened."""
     bytes_out: int
-    last_rx: float
-    """When something came last, on the loop's clock."""
+
+    @property
+    def last_rx(self) -> float:
+        """When something came last, on the loop's clock."""
+        ...
 
     @property
     def pace(self) -> Pace | None:

@@ -15,11 +15,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, cast
 
+from pt.aio.keep_alive import KeepAlive, SilenceWatch
+from pt.aio.loop import DIALOGUE, Dialogue
 from pt.errors import PtError
 from pt.muxer import RoomWaiter
 from pt.muxer import Stream as AnyStream
 from pt.node.buffers import NOISE_MESSAGE_LEN, POOL, TX_LEN
-from pt.node.data_path import KeepAlive
 from pt.node.pace import FRAME, Pace
 from pt.noise.transport import Opener, Sealer
 from pt.yamux.frames import HEADER_LEN, MAX_PAYLOAD, YamuxError
@@ -34,10 +35,6 @@ ROOM: Final = TX_LEN - 2 * NOISE_MESSAGE_LEN
 """Fill level up to which a full frame, and the short frames before it, still fit."""
 SMALL_ROOM: Final = 256 * 1024
 """Bytes of short frames that may wait before senders are held back."""
-DIALOGUE: Final = 2048
-"""Fewer bytes than this at a time look like a dialogue: see `pt.aio.loop`."""
-CALM: Final = 0.02
-"""Seconds without a stream opened or ended after which short messages are a dialogue."""
 MAX_PLAIN: Final = 65519
 MESSAGE_OVERHEAD: Final = 18
 """Bytes that Noise adds to a message: its length and its tag."""
@@ -72,9 +69,7 @@ class Link:
         self._seal = sealer.seal_into
         self._open = opener.open
         self._loop = asyncio.get_running_loop()
-        self._poller = getattr(self._loop, "poller", None)
-        self._churn = 0
-        self._calm_from = 0.0
+        self._dialogue = Dialogue()
         self._keep_alive = keep_alive
         self._on_lost = on_lost
         self._rx: memoryview | None = None  # borrowed while a long message is half there
@@ -86,8 +81,7 @@ class Link:
         self._blocked = False
         self._writer_on = False
         self._waiters: deque[RoomWaiter] = deque()
-        self._timer: asyncio.TimerHandle | None = None
-        self._last_tick = 0.0
+        self._silence: SilenceWatch | None = None
         self.frame = MAX_PAYLOAD
         """The longest payload that senders put into one frame."""
         self._pace: Pace | None = None
@@ -107,10 +101,15 @@ class Link:
         """Begin to read; `early` is ciphertext that arrived with the hand-shake, `plain` what of it
         was opened already.
         """  # noqa: D205
-        self.last_rx = self._last_tick = self._loop.time()
+        self.last_rx = self._loop.time()
         self._loop.add_reader(self._fd, self._on_readable)
         self.session.ping()
-        self._timer = self._loop.call_later(self._keep_alive.interval, self._tick)
+        self._silence = SilenceWatch(
+            self._keep_alive,
+            heard=lambda: self.last_rx,
+            ask=self._ask,
+            lose=lambda reason: self.lose(reason, abort=True),
+        )
         if plain:
             try:
                 self.session.receive(memoryview(plain))
@@ -181,8 +180,8 @@ class Link:
         self.bytes_in += pos
         if self._pace is not None:
             self._pace.received(pos)
-        if end < DIALOGUE and self._poller is not None:
-            self._dialogue()
+        if end < DIALOGUE:
+            self._dialogue.short(self.last_rx, session.churn)
         session.end_batch()
         if self.closed:
             POOL.rx.give(buffer)
@@ -195,15 +194,6 @@ class Link:
             self.flush()
         if session.go_away is not None and not session.streams:
             self.lose("the peer went away")
-
-    def _dialogue(self) -> None:
-        """A short message: worth polling for the answer, unless streams just come and go."""
-        now, churn = self.last_rx, self.session.churn
-        if churn != self._churn:
-            self._churn = churn
-            self._calm_from = now + CALM
-        elif now >= self._calm_from and self._poller is not None:
-            self._poller.eager = True
 
     def _set_aside(self, buffer: memoryview, start: int, end: int) -> None:
         """Keep `buffer[start:end]` for the next read."""
@@ -327,8 +317,8 @@ class Link:
             return
         self.bytes_out += sent
         self._tx_start += sent
-        if sent < DIALOGUE and self._poller is not None:
-            self._dialogue()
+        if sent < DIALOGUE:
+            self._dialogue.short(self.last_rx, self.session.churn)
         if self._tx_start < self._tx_end:
             self._blocked = True
             if not self._writer_on:
@@ -366,36 +356,25 @@ class Link:
 
     # --- life ----------------------------------------------------------------------------------
 
-    def _tick(self) -> None:
-        now = self._loop.time()
-        interval, timeout = self._keep_alive.interval, self._keep_alive.timeout
-        if now - self._last_tick > interval + timeout / 2:
-            self.last_rx = now  # this process slept (suspend, overload): the peer gets a new chance
-        self._last_tick = now
-        silent = now - self.last_rx
-        if silent > timeout:
-            self.lose(f"no sign of life for {silent:.0f} s", abort=True)
-            return
-        if silent > interval * 0.5:
-            self.session.ping()
-            self.flush()
-        self._timer = self._loop.call_later(interval, self._tick)
+    def _ask(self) -> None:
+        self.session.ping()
+        self.flush()
 
     def set_keep_alive(self, keep_alive: KeepAlive) -> None:
         """Change the rhythm, for instance once the peer is known to be one of ours."""
         self._keep_alive = keep_alive
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = self._loop.call_later(keep_alive.interval, self._tick)
+        if self._silence is not None:
+            self._silence.set(keep_alive)
 
     def lose(self, reason: str, *, abort: bool = False) -> None:
         """End the connection: tell all streams, close the socket.  Idempotent."""
         if self.closed:
             return
         self.closed = True
-        for timer in (self._timer, self._pace_timer):
-            if timer is not None:
-                timer.cancel()
+        if self._silence is not None:
+            self._silence.stop()
+        if self._pace_timer is not None:
+            self._pace_timer.cancel()
         self._loop.remove_reader(self._fd)
         self._loop.remove_writer(self._fd)
         if not abort and self._tx is not None and self._tx_end > self._tx_start:

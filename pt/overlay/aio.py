@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mappi
 from typing import Final, Protocol, Self
 from weakref import WeakValueDictionary
 
+from pt.aio.timer import Timer
 from pt.aio.udp import UdpPort
 from pt.errors import LimitError, LocalProtocolError, NetworkError, PtError
 from pt.overlay.adapter import ID_LEN, Address
@@ -53,41 +54,6 @@ class Port(Protocol):
         """Send and hand over nothing more."""
 
 
-class _Timer:
-    """Calls `fire` and `then` when `when` says so; `arm` after what may have changed that."""
-
-    def __init__(
-        self,
-        when: Callable[[], float | None],
-        fire: Callable[[], None],
-        then: Callable[[], None] = lambda: None,
-    ) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._when = when
-        self._fire = fire
-        self._then = then
-        self._handle: asyncio.TimerHandle | None = None
-        self._closed = False
-
-    def arm(self) -> None:
-        at = None if self._closed else self._when()
-        if self._handle is not None:
-            if at is not None and self._handle.when() <= at:
-                return  # fires early, which does no harm
-            self._handle.cancel()
-        self._handle = None if at is None else self._loop.call_at(at, self._fired)
-
-    def _fired(self) -> None:
-        self._handle = None
-        self._fire()
-        self._then()
-        self.arm()
-
-    def close(self) -> None:
-        self._closed = True
-        self.arm()
-
-
 class OverlayClient:
     """Puts and gets records; is in nobody's table and answers nothing."""
 
@@ -108,9 +74,7 @@ class OverlayClient:
         self._clock = asyncio.get_running_loop().time
         send: Send = self._port.send
         self._rpc = Rpc(b"", secrets.token_bytes(ID_LEN), send, secrets.token_bytes)
-        self._timer = _Timer(
-            self._rpc.next_timeout, lambda: self._rpc.handle_timeout(self._clock())
-        )
+        self._timer = Timer(self._rpc.next_timeout, lambda: self._rpc.handle_timeout(self._clock()))
         self._calls: set[asyncio.Future[None]] = set()
         self._putting: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
         self._closed = False
@@ -291,7 +255,7 @@ class OverlayServer:
             republish=republish,
         )
         self.storage = storage
-        self._timer = _Timer(self._server.next_timeout, self._server.handle_timeout, self._changed)
+        self._timer = Timer(self._server.next_timeout, self._server.handle_timeout, self._changed)
         port.received = self._received
         self._timer.arm()
 

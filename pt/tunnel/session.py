@@ -12,12 +12,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, ClassVar, Final
 
+from pt.aio.keep_alive import KeepAlive
 from pt.errors import RemoteProtocolError
 from pt.identity.peer_id import PeerId
 from pt.multistream.negotiation import accept_reply, lazy_open
 from pt.muxer import Stream
 from pt.node.connection import Connection
-from pt.node.data_path import KeepAlive
 from pt.tunnel.core import messages as wire
 from pt.tunnel.core.messages import Code, Control
 from pt.tunnel.core.replay import Ledger

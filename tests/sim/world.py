@@ -12,12 +12,12 @@ from typing import Self
 
 from pt.aio import tcp
 from pt.aio.hangup import HangupWatch
+from pt.aio.keep_alive import KeepAlive
 from pt.errors import PtError
 from pt.identity.keys import PrivateKey
 from pt.identity.peer_id import PeerId
 from pt.node.buffers import POOL
 from pt.node.connection import Connection
-from pt.node.data_path import KeepAlive
 from pt.node.link import Link
 from pt.node.node import Node
 from pt.node.route import Route

@@ -6,8 +6,8 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator
 
+from pt.aio.keep_alive import KeepAlive
 from pt.node.connection import Connection
-from pt.node.data_path import KeepAlive
 from pt.node.node import Node
 from tests.sim.world import connection_on, node, quiet_pair
 

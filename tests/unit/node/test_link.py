@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pt.aio.keep_alive import KeepAlive
 from pt.aio.muxed import MuxedStream
 from pt.errors import ResetError
 from pt.node.buffers import POOL
-from pt.node.data_path import KeepAlive
 from pt.noise.handshake import Suite
 from pt.noise.transport import Opener, Sealer
 from pt.yamux.frames import ACK, DATA, GO_AWAY, HEADER_LEN, MAX_PAYLOAD, PING, SYN, WINDOW_UPDATE
