@@ -3,16 +3,20 @@
 A host with several addresses must answer from the one that was asked, or the answer is nobody's:
 where that is in doubt (a wildcard address, several sockets of a family), the port remembers over
 which socket and local address each of the last `MAX_PATHS` remote addresses was heard.
+
+For bulk, datagrams of one size go out as a train in one call (UDP_SEGMENT), and come in several at
+a time (UDP_GRO), where the kernel has these; else one by one, with the same calls.  See udp(7).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 import struct
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
 from pt.aio.tcp import ip_family
@@ -23,13 +27,32 @@ __all__ = ["MAX_PATHS", "Address", "UdpPort"]
 Address: TypeAlias = tuple[str, int]
 """An IP address in its usual spelling, and a UDP port."""
 _Control: TypeAlias = list[tuple[int, int, bytes]]
+Trains: TypeAlias = Callable[[bytes, int, Address], None]
+"""(datagrams, size of each but the last, where from)."""
 
 MAX_PATHS: Final = 4096
 MAX_DATAGRAM: Final = 2048
 """Longer ones are cut off, which makes them nobody's."""
 BUFFER: Final = 1 << 20
 """Bytes that the kernel may keep for us; it gives what it allows."""
+BULK_BUFFER: Final = 4 << 20
+"""The same, in both directions, where trains are used."""
+MAX_TRAIN: Final = 65_535
+MAX_WAITING: Final = 256
+"""Trains kept for a full socket; more are dropped, as by any network."""
 _DRAIN: Final = 64  # datagrams of one turn of the loop
+_DRAIN_TRAINS: Final = 16  # reads of one turn, with up to 64 KiB each
+_SOL_UDP: Final = 17  # linux/udp.h
+_UDP_SEGMENT: Final = 103
+_UDP_GRO: Final = 104
+_SIZE: Final = struct.Struct("=H")
+_GRO_SIZE: Final = struct.Struct("=i")
+_BUFFER_FORCE: Final = {socket.SO_RCVBUF: 33, socket.SO_SNDBUF: 32}  # beyond the system's maximum
+_PMTU_PROBE: Final = 3  # never fragment, and do not mind what was learnt of the path
+_RECVERR: Final = {socket.AF_INET: (0, 11), socket.AF_INET6: (41, 25)}  # ip(7), ipv6(7)
+_MTU_DISCOVER: Final = {socket.AF_INET: (0, 10), socket.AF_INET6: (41, 23)}
+_ERRQUEUE: Final = 0x2000
+_ERRNO: Final = struct.Struct("=I")  # the first field of sock_extended_err
 _IP_PKTINFO: Final = getattr(socket, "IP_PKTINFO", 8)
 _INT: Final = struct.Struct("=i")
 _V4: Final = struct.Struct("=I4s4s")  # interface, local address, destination
@@ -48,6 +71,15 @@ class UdpPort:
 
         """
         self.received: Callable[[bytes, Address], None] | None = None
+        self.on_room: Callable[[], None] | None = None
+        """Told when a full socket takes datagrams again."""
+        self.on_refused: Callable[[Address, int], None] | None = None
+        """Told where the network says that nobody is, and the errno; anybody can make that up."""
+        self._trains: Trains | None = None
+        self._drained: Callable[[], None] = lambda: None
+        self._waiting: deque[tuple[Sequence[bytes], Address]] = deque()
+        self._writing: socket.socket | None = None
+        self._no_gso: set[socket.socket] = set()
         self._loop = asyncio.get_running_loop()
         self._sockets: list[socket.socket] = []
         self._default: dict[int, socket.socket] = {}
@@ -146,6 +178,86 @@ class UdpPort:
                     sock.sendmsg([data], [_source(family, host)], 0, addr)
                     return
 
+    # --- trains --------------------------------------------------------------------------------
+
+    def use_trains(self, received: Trains, drained: Callable[[], None]) -> None:
+        """Read for bulk: `received` gets all that comes, `drained` is called after each turn."""
+        self._trains = received
+        self._drained = drained
+        for sock in self._sockets:
+            self._tune(sock)
+
+    @property
+    def full(self) -> bool:
+        """Whether trains wait for a socket; give no more before `on_room`."""
+        return bool(self._waiting)
+
+    def send_train(self, segments: Sequence[bytes], addr: Address) -> None:
+        """Send datagrams of one size, the last may be shorter: at most 64 and 65,000 bytes.
+
+        What a full socket does not take waits, and is sent before anything that comes later.
+        """
+        if self._waiting:
+            if len(self._waiting) < MAX_WAITING:
+                self._waiting.append((segments, addr))
+            return
+        rest = self._send_now(segments, addr)
+        if rest:
+            self._waiting.append((rest, addr))
+
+    def _send_now(self, segments: Sequence[bytes], addr: Address) -> Sequence[bytes]:
+        """Send; returns what a full socket did not take."""
+        family = ip_family(addr[0])
+        sock, control = self._paths.get(addr) or (self._default.get(family), [])
+        if self._closed or (sock is None and self._fixed):
+            return ()
+        if sock is None:
+            sock = self._open(family)
+        if len(segments) > 1 and sock not in self._no_gso:
+            size = (_SOL_UDP, _UDP_SEGMENT, _SIZE.pack(len(segments[0])))
+            try:
+                sock.sendmsg(segments, [*control, size], 0, addr)
+            except (BlockingIOError, InterruptedError):
+                self._wait_room(sock)
+                return segments
+            except OSError as error:
+                if error.errno in (errno.EIO, errno.ENOPROTOOPT, errno.EOPNOTSUPP, errno.EINVAL):
+                    self._no_gso.add(sock)  # neither the device nor the kernel can
+                elif error.errno != errno.EMSGSIZE:
+                    return ()  # no route there: lost
+            else:
+                return ()
+        for at, segment in enumerate(segments):
+            try:
+                sock.sendmsg((segment,), control, 0, addr)
+            except (BlockingIOError, InterruptedError):
+                self._wait_room(sock)
+                return segments[at:]
+            except OSError:  # too long for the device, no route: lost
+                continue
+        return ()
+
+    def _wait_room(self, sock: socket.socket) -> None:
+        if self._writing is None:
+            self._writing = sock
+            self._loop.add_writer(sock, self._on_writable)
+
+    def _on_writable(self) -> None:
+        assert self._writing is not None
+        self._loop.remove_writer(self._writing)
+        self._writing = None
+        waiting = self._waiting
+        while waiting:
+            segments, addr = waiting.popleft()
+            rest = self._send_now(segments, addr)
+            if rest:
+                waiting.appendleft((rest, addr))
+                return
+        if self.on_room is not None:
+            self.on_room()
+
+    # --- sockets -------------------------------------------------------------------------------
+
     def _open(self, family: socket.AddressFamily) -> socket.socket:
         sock = socket.socket(family, socket.SOCK_DGRAM)
         self._sockets.append(sock)
@@ -155,24 +267,69 @@ class UdpPort:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if self._trains is not None:
+            self._tune(sock)
         self._loop.add_reader(sock, self._read, sock)
         return sock
 
+    @staticmethod
+    def _tune(sock: socket.socket) -> None:
+        """Long queues, several datagrams a read, no fragments: as far as the system allows."""
+        for option, force in _BUFFER_FORCE.items():
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, option, BULK_BUFFER)
+                sock.setsockopt(socket.SOL_SOCKET, force, BULK_BUFFER)  # who may
+        with contextlib.suppress(OSError):
+            sock.setsockopt(_SOL_UDP, _UDP_GRO, 1)
+        with contextlib.suppress(OSError):
+            sock.setsockopt(*_MTU_DISCOVER[sock.family], _PMTU_PROBE)
+        with contextlib.suppress(OSError):
+            sock.setsockopt(*_RECVERR[sock.family], 1)
+
     def _read(self, sock: socket.socket) -> None:
-        for _ in range(_DRAIN):
+        trains = self._trains
+        noted = sock in self._noted
+        got = False
+        for _ in range(_DRAIN if trains is None else _DRAIN_TRAINS):
             try:
-                data, control, _, name = sock.recvmsg(MAX_DATAGRAM, 64)
+                data, control, _, name = sock.recvmsg(
+                    MAX_DATAGRAM if trains is None else MAX_TRAIN, 128
+                )
             except BlockingIOError:
-                return
+                if not got and trains is not None:
+                    self._read_errors(sock)
+                break
             except OSError:  # the kernel's word that nobody listens at an address we wrote to
                 continue
+            got = True
             addr = (name[0].partition("%")[0], name[1])
-            if sock in self._noted:
+            if noted:
                 self._note(addr, sock, control)
-            if self.received is not None:
+            if trains is not None:
+                size = len(data)
+                for level, kind, value in control:
+                    if level == _SOL_UDP and kind == _UDP_GRO:
+                        (size,) = _GRO_SIZE.unpack(value[: _GRO_SIZE.size])
+                trains(data, size or 1, addr)
+            elif self.received is not None:
                 self.received(data, addr)
             if self._closed:
                 return
+        if trains is not None:
+            self._drained()
+
+    def _read_errors(self, sock: socket.socket) -> None:
+        """Hand on what the network said of datagrams of ours."""
+        for _ in range(_DRAIN):
+            try:
+                _, control, _, name = sock.recvmsg(MAX_DATAGRAM, 256, _ERRQUEUE)
+            except OSError:
+                return
+            for level, kind, value in control:
+                if (level, kind) == _RECVERR[sock.family] and self.on_refused is not None:
+                    (code,) = _ERRNO.unpack(value[: _ERRNO.size])
+                    if code != errno.EMSGSIZE:
+                        self.on_refused((name[0].partition("%")[0], name[1]), code)
 
     def _note(self, addr: Address, sock: socket.socket, control: _Control) -> None:
         answer: _Control = []
@@ -193,7 +350,10 @@ class UdpPort:
         self._closed = True
         for sock in self._sockets:
             self._loop.remove_reader(sock)
+            self._loop.remove_writer(sock)
             sock.close()
+        self._waiting.clear()
+        self._no_gso.clear()
         self._sockets.clear()
         self._default.clear()
         self._noted.clear()
