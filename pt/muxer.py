@@ -86,14 +86,17 @@ class StreamLimits(Protocol):
 class Session(Protocol):
     """All streams of one connection."""
 
-    rtt: float | None
-    """Round-trip time in seconds, once measured."""
     go_away: int | None
     """Set once the peer takes no more streams."""
     churn: int
     """Counts streams that came and went: whoever watches it can tell set-up from a dialogue."""
     on_acked: Callable[[], None] | None
     """Called when `can_open` may have become true."""
+
+    @property
+    def rtt(self) -> float | None:
+        """Round-trip time in seconds, once measured."""
+        ...
 
     @property
     def streams(self) -> Mapping[int, Stream]:

@@ -154,8 +154,8 @@ class MuxedStream:
                 if not len(view) or not self._carrier.room:
                     self._carrier.flush()
                 continue
-            self._carrier.flush()
             self._writable = asyncio.get_running_loop().create_future()
+            self._carrier.flush()  # which may open the window at once
             if window:
                 self._carrier.wait_room(self)
             try:

@@ -107,6 +107,16 @@ class Base(ABC):
         """See `EngineFactory`."""
         return cls(config, address, now, admission=admission)
 
+    @property
+    def heard(self) -> float:
+        """See `Engine`."""
+        return self._heard
+
+    @property
+    def backlog(self) -> int:
+        """See `Engine`."""
+        return self._backlog
+
     # --- events --------------------------------------------------------------------------------
 
     @property
@@ -311,6 +321,9 @@ class Base(ABC):
         """Let the peer send up to `limit`."""
 
     @abstractmethod
+    def _send_ping(self) -> None: ...
+
+    @abstractmethod
     def _freed(self) -> None:
         """Something was consumed."""
 
@@ -391,8 +404,13 @@ class Base(ABC):
         """A pacing deadline, put off so that what goes then is a train, not a single datagram."""
         return max(timer, self._sent_at + min(PACING_QUANTUM, (rtt or 0.0) / 8))
 
-    def _ping_due(self, now: float) -> bool:
-        """Whether to send a PING; asked once a deadline."""
+    def ping(self) -> None:
+        """See `Engine`."""
+        if self._closed is None and self.peer is not None:
+            self._send_ping()
+
+    def _ping_if_due(self, now: float) -> None:
+        """Send a PING after too long a silence."""
         due = (
             self._closed is None
             and self.peer is not None
@@ -400,7 +418,7 @@ class Base(ABC):
         )
         if due:
             self._pinged = now
-        return due
+            self._send_ping()
 
     def _handshake_late(self, now: float) -> bool:
         return self._handshake_deadline is not None and now >= self._handshake_deadline

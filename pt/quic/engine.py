@@ -113,6 +113,11 @@ class Engine(Protocol):
     """Nothing is left to do: forget the engine and its connection ids."""
 
     @property
+    def heard(self) -> float:
+        """When something authentic came last."""
+        ...
+
+    @property
     def name(self) -> str:
         """`qh3` or `aioquic`."""
         ...
@@ -198,6 +203,15 @@ class Engine(Protocol):
 
         Windows grow for streams that are consumed quickly.
         """
+        ...
+
+    @property
+    def backlog(self) -> int:
+        """As in `stats`."""
+        ...
+
+    def ping(self) -> None:
+        """Ask for a sign of life: `heard` moves when the answer comes."""
         ...
 
     def close(self, code: int, reason: str, now: float) -> None:

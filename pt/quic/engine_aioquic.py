@@ -149,8 +149,7 @@ class AioquicEngine(Base):
         self._set_clock(now)
         if self._handshake_late(now):
             self._conn.close(TransportCode.NO_ERROR, 0, "handshake timed out")
-        if self._ping_due(now):
-            self._conn.send_ping(0)
+        self._ping_if_due(now)
         timer = self._conn.get_timer()
         if timer is not None and now >= timer:
             self._conn.handle_timer(now)
@@ -334,6 +333,9 @@ class AioquicEngine(Base):
 
     def _grant(self, stream: int, limit: int, now: float) -> None:
         self._conn.move_window(stream, limit)
+
+    def _send_ping(self) -> None:
+        self._conn.send_ping(0)
 
     def _freed(self) -> None:
         self._conn.freed = self._windows.freed

@@ -352,8 +352,7 @@ class Qh3Engine(Base):
             reason = "handshake timed out"
             conn.close(TransportCode.NO_ERROR, 0, reason)
             self._close_event(TransportCode.NO_ERROR, reason, application=False, by_peer=False)
-        if self._ping_due(now):
-            conn.core.send_ping(0)
+        self._ping_if_due(now)
         timer = conn.core.get_timer()
         if timer is not None and timer[1] <= now:
             conn.core.handle_timer(now)
@@ -427,6 +426,9 @@ class Qh3Engine(Base):
     def _grant(self, stream: int, limit: int, now: float) -> None:
         offset = self._windows.streams[stream].received
         self._credit.tell(stream, limit, offset, now, self._pto())
+
+    def _send_ping(self) -> None:
+        self._conn.core.send_ping(0)
 
     def _freed(self) -> None:
         """Nothing: the core's own window moves when bytes are fetched."""

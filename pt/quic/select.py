@@ -16,20 +16,24 @@ TESTED: Final = "2.1."
 """Releases of qh3 whose native core the engine knows; another is left alone."""
 
 
-def factories() -> list[EngineFactory]:
-    """Those that can be used here."""
-    from pt.quic.engine_aioquic import AioquicEngine  # noqa: PLC0415  # start-up cost
+def _load(name: str) -> EngineFactory | None:
+    """The engine, unless it cannot be used here; what others need is not loaded."""
+    if name == "aioquic":
+        from pt.quic.engine_aioquic import AioquicEngine  # noqa: PLC0415  # start-up cost
 
-    found: list[EngineFactory] = [AioquicEngine]
+        return AioquicEngine
     try:
         import qh3  # noqa: PLC0415  # may be missing
 
         from pt.quic.engine_qh3 import Qh3Engine  # noqa: PLC0415  # same
     except ImportError:  # no wheel for this platform
-        return found
-    if qh3.__version__.startswith(TESTED):
-        found.insert(0, Qh3Engine)
-    return found
+        return None
+    return Qh3Engine if qh3.__version__.startswith(TESTED) else None
+
+
+def factories() -> list[EngineFactory]:
+    """Those that can be used here, the best one first."""
+    return [found for found in map(_load, NAMES) if found is not None]
 
 
 def default(name: str | None = None) -> EngineFactory:
@@ -39,11 +43,8 @@ def default(name: str | None = None) -> EngineFactory:
         UsageError: it is not known, or cannot be loaded here.
 
     """
-    found = factories()
-    if name is None:
-        return found[0]
-    for factory in found:
-        if factory.name == name:
-            return factory
-    here = ", ".join(factory.name for factory in found)
+    for each in NAMES:
+        if name in (None, each) and (found := _load(each)) is not None:
+            return found
+    here = ", ".join(factory.name for factory in factories())
     raise UsageError(f"there is no QUIC engine {name!r} here; there is {here}")

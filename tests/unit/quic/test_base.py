@@ -60,6 +60,9 @@ class Bare(Base):
     def _grant(self, stream: int, limit: int, now: float) -> None:
         self.calls.append(("grant", stream, limit))
 
+    def _send_ping(self) -> None:
+        self.calls.append(("ping",))
+
     def _freed(self) -> None:
         pass
 
@@ -211,10 +214,13 @@ def test_keep_alive_and_handshake_deadline() -> None:
     assert base._handshake_late(10.0)
     base._handshake_done(SERVER.public, b"")
     assert base._own_timeout() == 4.0
-    assert not base._ping_due(3.9)
-    assert base._ping_due(4.0)
+    base._ping_if_due(3.9)
+    assert base.calls == []
+    base._ping_if_due(4.0)
+    assert base.calls == [("ping",)]
     assert base._own_timeout() == 8.0
-    assert not base._ping_due(4.0)
+    base._ping_if_due(4.0)
+    assert base.calls == [("ping",)]
     base._heard = 7.0
     assert base._own_timeout() == 11.0
 

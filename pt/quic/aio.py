@@ -1,0 +1,488 @@
+"""QUIC connections on a UDP port that others share: timers, trains of datagrams, data paths."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from typing import Final, TypeVar
+
+from pt.aio.keep_alive import KeepAlive, SilenceWatch
+from pt.aio.loop import DIALOGUE, Dialogue
+from pt.aio.timer import Timer
+from pt.aio.udp import Address, UdpPort
+from pt.errors import ClosedError, PtError, RemoteProtocolError
+from pt.identity.peer_id import PeerId
+from pt.muxer import FRAME_HEADROOM, RoomWaiter
+from pt.muxer import Stream as AnyStream
+from pt.quic.codes import ConnectionCode, describe
+from pt.quic.engine import Admission, Config, Engine, EngineFactory
+from pt.quic.events import (
+    Closed,
+    ConnectionIdIssued,
+    ConnectionIdRetired,
+    Event,
+    HandshakeDone,
+    PathChanged,
+)
+from pt.quic.muxer import FRAME, Session, Stream
+from pt.quic.reception import Reception, Reply
+from pt.quic.routing import Routes, is_quic, runs
+
+__all__ = ["QuicLink", "QuicPort"]
+
+T = TypeVar("T")
+
+BACKLOG: Final = 4 * 1024 * 1024
+"""Bytes of all streams that wait to be sent, from which on senders are held back."""
+
+Established = Callable[["QuicLink", HandshakeDone], None]
+"""Told of a connection whose peer is known: sets `on_lost` and the session's `on_stream`."""
+
+
+class QuicLink:
+    """One connection: the carrier of its streams, and their muxer's owner.
+
+    `on_lost(reason)` is called once, after every stream was told.
+    """
+
+    def __init__(self, port: QuicPort, engine: Engine, established: Established) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.engine = engine
+        self.session = Session(engine, clock=self._loop.time, changed=self._changed)
+        self.frame = FRAME
+        self.closed = False
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.on_lost: Callable[[str], None] | None = None
+        self.on_moved: Callable[[Address], None] | None = None
+        """Told when the peer has proved to be at another address."""
+        self.failed: Callable[[Exception], None] | None = None
+        """Told instead when the connection ends before the peer is known."""
+        self._port = port
+        self._established = established
+        self._known = False
+        self._address: Address = (engine.address[0], engine.address[1])
+        self._queued = False
+        self._driving = False
+        self._stopped = False
+        self._again = False
+        self._waiters: deque[RoomWaiter] = deque()
+        self._silence: SilenceWatch | None = None
+        self._dialogue = Dialogue()
+        self._timer = Timer(engine.next_timeout, self._time_out)
+
+    # --- what comes ----------------------------------------------------------------------------
+
+    def receive(self, data: bytes, segment: int, address: Address, now: float) -> None:
+        """Take datagrams; `drive` follows when all of a wake-up are there."""
+        self.bytes_in += len(data)
+        self.engine.receive(data, segment, address, now)
+
+    @property
+    def address(self) -> Address:
+        """Where the peer is."""
+        return self._address
+
+    @property
+    def last_rx(self) -> float:
+        """When something authentic came last."""
+        return self.engine.heard
+
+    def _time_out(self) -> None:
+        now = self._loop.time()
+        at = self.engine.next_timeout()
+        if at is not None and at <= now:
+            self.engine.handle_timeout(now)
+            self.drive()
+
+    def _changed(self) -> None:
+        self._queued = True
+
+    def received(self, count: int) -> None:
+        """A wake-up brought `count` bytes in all: answer."""
+        if count < DIALOGUE:
+            self._dialogue.short(self._loop.time(), self.session.churn)
+        self.drive()
+
+    # --- what goes -----------------------------------------------------------------------------
+
+    def drive(self) -> None:
+        """Handle events and send until nothing is left to do, or the socket is full."""
+        if self._driving:
+            self._again = True
+            return
+        self._driving = True
+        try:
+            self._drive()
+        finally:
+            self._driving = False
+        if self.engine.terminated:
+            self.stop()
+        else:
+            self._timer.arm()
+
+    def _drive(self) -> None:
+        engine, port = self.engine, self._port
+        while not self._stopped:
+            self._again = self._queued = False
+            while (event := engine.next_event()) is not None:
+                self._handle(event)
+            if port.udp.full:
+                port.wait(self)
+                break
+            trains = engine.trains(self._loop.time())
+            for address, segments in trains:
+                self.bytes_out += sum(map(len, segments))
+                port.udp.send_train(segments, (address[0], address[1]))
+            if self._waiters and not self.closed:
+                self._wake()
+            if not trains and not self._again and not self._queued:
+                event = engine.next_event()
+                if event is None:
+                    break
+                self._handle(event)
+
+    def flush(self) -> None:
+        """Hand what is queued to the network."""
+        self.drive()
+
+    def nudge(self) -> None:
+        """`flush`, if something is queued."""
+        if self._queued:
+            self.drive()
+
+    @property
+    def room(self) -> bool:
+        """Whether a full frame can be taken now."""
+        return self.engine.backlog < BACKLOG and not self.closed
+
+    @property
+    def pace(self) -> None:
+        """Nothing limits what a direct connection carries."""
+        return
+
+    def send_slot(self, stream: AnyStream, slot: memoryview, length: int) -> None:
+        """See `pt.muxer.Carrier`."""
+        assert isinstance(stream, Stream)
+        self.session.send(stream, slot[FRAME_HEADROOM : FRAME_HEADROOM + length])
+        self._queued = True
+
+    def send_small(self, stream: AnyStream, data: bytes | memoryview) -> None:
+        """See `pt.muxer.Carrier`."""
+        assert isinstance(stream, Stream)
+        self.session.send(stream, data)
+        self._queued = True
+
+    def wait_room(self, waiter: RoomWaiter) -> None:
+        """Call `waiter.link_ready()` when there is room again."""
+        self._waiters.append(waiter)
+        if self.room:
+            self._loop.call_soon(self._wake)
+
+    def _wake(self) -> None:
+        for _ in range(len(self._waiters)):
+            if not self.room:
+                return
+            self._waiters.popleft().link_ready()
+
+    # --- life ----------------------------------------------------------------------------------
+
+    def _handle(self, event: Event) -> None:
+        match event:
+            case HandshakeDone():
+                self._port.settled(self)
+                self._known = True
+                self._established(self, event)
+            case ConnectionIdIssued(cid):
+                self._port.routes.issued(self, cid)
+            case ConnectionIdRetired(cid):
+                self._port.routes.retired(self, cid)
+            case PathChanged(address):
+                self._moved((address[0], address[1]))
+            case Closed():
+                self._port.settled(self)
+                self._over(event)
+            case _:
+                self.session.handle(event)
+
+    def _moved(self, address: Address) -> None:
+        self._port.routes.left(self, self._address)
+        self._address = address
+        self._port.routes.at(self, address)
+        if self.on_moved is not None:
+            self.on_moved(address)
+
+    def _over(self, event: Closed) -> None:
+        if not self._known:
+            self.closed = True
+            if self.failed is not None:
+                self.failed(error_of(event))
+            return
+        self._end(reason_of(event))
+
+    def _end(self, reason: str) -> None:
+        if self.closed:
+            return
+        self.closed = True
+        if self._silence is not None:
+            self._silence.stop()
+        self._waiters.clear()
+        self.session.lost()
+        if self.on_lost is not None:
+            self.on_lost(reason)
+
+    def stop(self) -> None:
+        """Forget the connection without another datagram."""
+        self._stopped = True
+        self._timer.close()
+        self._port.forget(self, self._address)
+
+    def set_keep_alive(self, keep_alive: KeepAlive) -> None:
+        """Ask more often than the engine does by itself."""
+        if self._silence is not None:
+            self._silence.set(keep_alive)
+        elif not self.closed:
+            self._silence = SilenceWatch(
+                keep_alive,
+                heard=lambda: self.engine.heard,
+                ask=self._ask,
+                lose=lambda reason: self.lose(reason, abort=True),
+            )
+
+    def _ask(self) -> None:
+        self.engine.ping()
+        self.drive()
+
+    def lose(self, reason: str, *, abort: bool = False) -> None:
+        """End the connection and tell all streams; `abort`: the peer is not told.  Idempotent."""
+        if abort:
+            self.stop()
+        else:
+            # Said first: whoever hears of the end may open another connection.
+            self.engine.close(ConnectionCode.SHUTDOWN, reason[:200], self._loop.time())
+        self._end(reason)
+        if not abort:
+            self.drive()
+
+
+def reason_of(event: Closed) -> str:
+    """Why a connection ended, for people."""
+    if event.error is not None:
+        return str(event.error)
+    what = describe(event.code, application=event.application) if event.code else ""
+    text = ": ".join(part for part in (event.reason, what) if part)
+    if event.by_peer:
+        return f"the peer closed the connection{f' ({text})' if text else ''}"
+    return text or "no sign of life"
+
+
+def error_of(event: Closed) -> Exception:
+    """What a dial that ended so raises."""
+    if event.error is not None:
+        return event.error
+    if not event.by_peer and not event.code:
+        return TimeoutError(event.reason)
+    if event.by_peer:
+        return ClosedError(reason_of(event))
+    return RemoteProtocolError(reason_of(event), event.code)
+
+
+class QuicPort:
+    """All QUIC connections of one UDP port.
+
+    `admit(address, half_open)` is asked before a stranger costs memory, `half_open`
+    being whose handshakes are under way; without `accept` nobody gets in.  What is not QUIC (STUN,
+    hole punching, the overlay) goes to
+    `UdpPort.received`, as if there was no QUIC.
+    """
+
+    def __init__(
+        self,
+        udp: UdpPort,
+        config: Config,
+        factory: EngineFactory,
+        *,
+        accept: Established | None = None,
+        admit: Callable[[Address, Iterable[Address]], bool] = lambda _, __: True,
+    ) -> None:
+        self.udp = udp
+        self.accept = accept
+        self.routes: Routes[QuicLink] = Routes()
+        self.links: set[QuicLink] = set()
+        self.counts: Counter[str] = Counter()
+        """What was dropped or answered without a connection, by cause."""
+        self._config = config
+        self._factory = factory
+        self._admit = admit
+        self._reception = Reception(config.reset_key, config.random)
+        self._half_open: set[QuicLink] = set()
+        self._touched: dict[QuicLink, int] = {}
+        self._waiting: dict[QuicLink, None] = {}
+        self._loop = asyncio.get_running_loop()
+        self._closed = False
+        udp.on_room = self._room
+        udp.on_refused = self._refused
+        udp.use_trains(self._received, self._drained)
+
+    @property
+    def engine_name(self) -> str:
+        """Which engine runs connections."""
+        return self._factory.name
+
+    # --- dialing -------------------------------------------------------------------------------
+
+    async def dial(
+        self, address: Address, expected: PeerId | None, established: Established
+    ) -> QuicLink:
+        """Connect; `established` is called before anything else of the peer's is handled.
+
+        Raises:
+            PeerMismatchError, CryptoFailure, RemoteProtocolError: the peer is not what it should.
+            ClosedError: it refused.
+            TimeoutError: nobody answered.
+            OSError: the network says that nobody is there.
+
+        """
+        done: asyncio.Future[None] = self._loop.create_future()
+
+        def up(link: QuicLink, event: HandshakeDone) -> None:
+            try:
+                established(link, event)
+            except PtError as error:
+                if not done.done():
+                    done.set_exception(error)
+                self._loop.call_soon(link.lose, str(error))
+            else:
+                if not done.done():
+                    done.set_result(None)
+
+        def failed(error: Exception) -> None:
+            if not done.done():
+                done.set_exception(error)
+
+        now = self._loop.time()
+        engine = self._factory.connect(self._config, address, now, expected=expected)
+        link = self._add(engine, up)
+        link.failed = failed
+        link.drive()
+        try:
+            await done
+        except BaseException:
+            link.lose("given up")
+            raise
+        finally:
+            link.failed = None
+        return link
+
+    def _add(self, engine: Engine, established: Established) -> QuicLink:
+        link = QuicLink(self, engine, established)
+        self.links.add(link)
+        for cid in engine.connection_ids:
+            self.routes.issued(link, cid)
+        self.routes.at(link, (engine.address[0], engine.address[1]))
+        return link
+
+    # --- receiving -----------------------------------------------------------------------------
+
+    def _received(self, data: bytes, size: int, address: Address) -> None:
+        if not data:
+            return
+        now = self._loop.time()
+        if len(data) <= size:
+            self._run(data, size, address, now)
+            return
+        for run in runs(data, size):
+            self._run(run, size, address, now)
+
+    def _run(self, data: bytes, size: int, address: Address, now: float) -> None:
+        """Take datagrams of one connection."""
+        if not is_quic(data[0]):
+            if self.udp.received is not None:
+                self.udp.received(data, address)
+            else:
+                self.counts["not QUIC"] += 1
+            return
+        links = self.routes.find(data, address)
+        if not links:
+            link = self._unknown(data[:size], address, now)
+            if link is None:
+                return
+            links = [link]
+        for link in links:
+            link.receive(data, size, address, now)
+            self._touched[link] = self._touched.get(link, 0) + len(data)
+
+    def _unknown(self, datagram: bytes, address: Address, now: float) -> QuicLink | None:
+        decision = self._reception.decide(
+            datagram, address, now, accepting=self.accept is not None and not self._closed
+        )
+        if isinstance(decision, Reply):
+            self.counts["answered"] += 1
+            self.udp.send(decision.datagram, address)
+            return None
+        if not isinstance(decision, Admission):
+            self.counts[decision.cause] += 1
+            return None
+        if not self._admit(address, (link.address for link in self._half_open)):
+            self.counts["refused"] += 1
+            return None
+        assert self.accept is not None
+        link = self._add(self._factory.accept(self._config, decision, address, now), self._accepted)
+        self._half_open.add(link)
+        self._reception.half_open += 1
+        return link
+
+    def _accepted(self, link: QuicLink, event: HandshakeDone) -> None:
+        assert self.accept is not None
+        try:
+            self.accept(link, event)
+        except PtError as error:
+            self._loop.call_soon(link.lose, str(error))
+
+    def _refused(self, address: Address, code: int) -> None:
+        """The network says that nobody is there; established connections do not mind."""
+        for link in self.routes.all_at(address):
+            if link.failed is not None:
+                link.failed(OSError(code, os.strerror(code)))
+
+    def settled(self, link: QuicLink) -> None:
+        """A handshake is over, one way or the other."""
+        if link in self._half_open:
+            self._half_open.discard(link)
+            self._reception.half_open -= 1
+
+    def _drained(self) -> None:
+        touched, self._touched = self._touched, {}
+        for link, count in touched.items():
+            link.received(count)
+
+    # --- sending -------------------------------------------------------------------------------
+
+    def wait(self, link: QuicLink) -> None:
+        """Drive `link` when the socket has room again."""
+        self._waiting[link] = None
+
+    def _room(self) -> None:
+        waiting, self._waiting = self._waiting, {}
+        for link in waiting:
+            link.drive()
+
+    # --- life ----------------------------------------------------------------------------------
+
+    def forget(self, link: QuicLink, address: Address) -> None:
+        """Nothing of a connection is left."""
+        self.settled(link)
+        self.links.discard(link)
+        self._waiting.pop(link, None)
+        for cid in link.engine.connection_ids:
+            self.routes.retired(link, cid)
+        self.routes.left(link, address)
+
+    def close(self) -> None:
+        """Say goodbye to everybody; the UDP port stays its owner's."""
+        self._closed = True
+        for link in list(self.links):
+            link.lose("this node shuts down")
+            link.stop()
