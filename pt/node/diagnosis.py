@@ -281,7 +281,7 @@ def _cut(dials: tuple[Dial, ...], parties: int) -> Diagnosis:
 
 
 def _advice(dials: tuple[Dial, ...]) -> str:
-    ports = {Multiaddr.parse(each.address).tcp_port for each in dials}
+    ports = {Multiaddr.parse(each.address).port for each in dials}
     if HTTPS in ports:
         return "even port 443 does not get out: try another network"
     return "UDP and TCP ports other than 443 may be blocked: try a relay with wss on port 443"
@@ -320,7 +320,7 @@ def _party(dial: Dial) -> str:
 def _places(dials: tuple[Dial, ...]) -> str:
     """Two of the hosts, and how many more there are."""
     hosts = Counter(
-        f"{host[1]} port {address.tcp_port}" if address.tcp_port else host[1]
+        f"{host[1]} port {address.port}" if address.port else host[1]
         for address in map(_address, dials)
         if (host := address.host) is not None
     )

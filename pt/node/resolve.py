@@ -49,12 +49,12 @@ Following = Callable[[Multiaddr, float], Awaitable[list[Multiaddr]]]
 def is_named(address: Multiaddr) -> bool:
     """Whether a name has to be looked up before the address is dialed.
 
-    The dialers of other transports than TCP do that themselves: they need the name, too.
+    The dialers of WebSocket do that themselves: they need the name, too.
     """
     host = address.host
     if host is None or address.is_circuit:
         return False
-    return address.is_dnsaddr or (host[0] in _FAMILIES and address.transport == "tcp")
+    return address.is_dnsaddr or (host[0] in _FAMILIES and address.transport in ("tcp", "quic-v1"))
 
 
 class Resolver:
@@ -111,11 +111,7 @@ class Resolver:
         assert host is not None
         if address.is_dnsaddr:
             return await self._expand_dnsaddr(address)
-        port = address.tcp_port
-        assert port is not None
-        raw_id = address.peer_id_bytes
-        found = [Multiaddr.tcp(each, port) for each in await self.addresses(*host)]
-        return found if raw_id is None else [each.with_peer(raw_id) for each in found]
+        return [address.with_host(each) for each in await self.addresses(*host)]
 
     async def addresses(self, kind: str, host: str) -> list[str]:
         """The IP addresses of a host; `kind` is dns, dns4 or dns6.

@@ -39,6 +39,7 @@ _TRANSPORTS: Final = {
     ("tcp", "ws"): "ws",
     ("tcp", "wss"): "wss",
     ("tcp", "tls", "ws"): "wss",
+    ("udp", "quic-v1"): "quic-v1",
 }
 
 
@@ -142,6 +143,21 @@ class Multiaddr:
         """
         return cls.parse(f"{_host_text(host)}/tcp/{port}")
 
+    @classmethod
+    def quic(cls, host: str, port: int) -> Multiaddr:
+        """The address of QUIC on UDP `port`; as `tcp` otherwise."""
+        return cls.parse(f"{_host_text(host)}/udp/{port}/quic-v1")
+
+    def with_host(self, host: str) -> Multiaddr:
+        """The same address at another host, an IP address or a DNS name.
+
+        Raises:
+            MultiaddrTextError: it is none.
+
+        """
+        rest = [part for part in self._components if part[0] != "ip6zone"]
+        return _of(Multiaddr.parse(_host_text(host)).components + tuple(rest[1:]))
+
     def encode(self) -> bytes:
         """The binary form."""
         return self._raw
@@ -178,6 +194,11 @@ class Multiaddr:
         return self._port("udp")
 
     @property
+    def port(self) -> int | None:
+        """The port of the first /tcp or /udp, if there is one before any relay."""
+        return self.tcp_port if self.tcp_port is not None else self.udp_port
+
+    @property
     def peer_id_bytes(self) -> bytes | None:
         """The peer id's bytes when the address ends with /p2p: who is reached, not a relay."""
         name, value = self._components[-1]
@@ -205,7 +226,7 @@ class Multiaddr:
 
     @property
     def transport(self) -> str:
-        """How it is dialed: `tcp`, `ws`, `wss` (also /tls/ws), `circuit`; empty for all else."""
+        """How it is dialed: `tcp`, `ws`, `wss` (also /tls/ws), `quic-v1`, `circuit`, or empty."""
         if self.is_circuit:
             return "circuit"
         names = [name for name, _ in self._components if name not in {"ip6zone", "sni"}]
