@@ -36,14 +36,17 @@ optimistic negotiation; sets the stream's handler and sends `reply` before anyth
 
 
 class Connection:
-    """A secured and multiplexed connection, direct or through a relay."""
+    """A secured and multiplexed connection, direct or through a relay.
+
+    `suite` is None over QUIC; `handshake_hash` is 32 bytes that both ends share and nobody else.
+    """
 
     def __init__(
         self,
         node: Node,
         *,
         peer_id: PeerId,
-        suite: Suite,
+        suite: Suite | None,
         handshake_hash: bytes,
         route: Route,
         local_addr: Multiaddr,
@@ -93,6 +96,11 @@ class Connection:
     def path(self) -> str:
         """Kind and transport, such as `direct/tcp` or `relay/raw`."""
         return self.route.path
+
+    @property
+    def security(self) -> str:
+        """Name of the cipher suite, or of the protocol that has its own."""
+        return "TLS 1.3" if self.suite is None else self.suite.name
 
     @property
     def rtt(self) -> float | None:

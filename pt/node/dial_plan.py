@@ -2,8 +2,9 @@
 
 Happy Eyeballs (RFC 8305) over libp2p addresses: families alternate, the next attempt starts when
 the previous one has failed or has had its head start.  Loopback and LAN addresses come first with a
-short stagger: they answer at once or not at all.  Relays come last, and soon: the first byte goes
-through one while direct paths are still being tried, and a direct path replaces it later.
+short stagger: they answer at once or not at all.  TCP and QUIC race, TCP a little ahead.  Relays
+come last, and soon: the first byte goes through one while direct paths are still being tried, and a
+direct path replaces it later.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ MAX_ADDRESSES: Final = 25
 LAN_STAGGER: Final = 0.05
 PUBLIC_STAGGER: Final = 0.25
 """RFC 8305 section 5: "Connection Attempt Delay" of 250 ms."""
+QUIC_AFTER: Final = 0.1
+"""Seconds that TCP is ahead of QUIC at the same distance: where both get through it is faster."""
 RELAY_AFTER: Final = 0.4
 """Seconds after which the first relay is tried, however many direct addresses still wait."""
 
@@ -50,7 +53,7 @@ def plan(
                 relayed.append(address)
             continue
         bare = address.without_peer()
-        if bare is None or not bare.tcp_port or bare in direct:
+        if bare is None or not bare.port or bare in direct:
             continue
         if bare.transport == "tcp" or bare.transport in transports:
             direct.append(bare)
@@ -59,9 +62,15 @@ def plan(
     attempts: list[Attempt] = []
     delay = 0.0
     for group, stagger in ((near, LAN_STAGGER), (far, PUBLIC_STAGGER)):
-        for address in _interleave(group):
-            attempts.append(Attempt(round(delay, 3), address))
-            delay += stagger
+        end = delay
+        over_udp = [address for address in group if address.udp_port is not None]
+        others = [address for address in group if address.udp_port is None]
+        start = delay + QUIC_AFTER if others else delay
+        for kind, first in ((others, delay), (over_udp, start)):
+            for index, address in enumerate(_interleave(kind)):
+                attempts.append(Attempt(round(first + index * stagger, 3), address))
+                end = max(end, first + (index + 1) * stagger)
+        delay = end
     delay = min(delay, RELAY_AFTER if relay_after is None else relay_after)
     for address in relayed:
         attempts.append(Attempt(round(delay, 3), address))

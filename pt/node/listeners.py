@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Final
 
 from pt.aio import tcp
@@ -18,7 +19,7 @@ from pt.node.interfaces import expand
 from pt.trace import Tracer
 from pt.wire.multiaddr import Multiaddr
 
-__all__ = ["SUFFIXES", "Listeners"]
+__all__ = ["SUFFIXES", "Listeners", "dialable"]
 
 ACCEPT_BURST: Final = 64
 RETRY_ACCEPT: Final = 0.5
@@ -78,21 +79,11 @@ class Listeners:
 
     @property
     def addresses(self) -> list[Multiaddr]:
-        """Where we listen, wildcards expanded to the interfaces' addresses, without `/p2p`.
-
-        A family without a network stands behind its wildcard with its loopback address, which is
-        told only if there is nothing else.
-        """
-        found: list[Multiaddr] = []
-        spare: list[Multiaddr] = []
-        for sock, suffixes in self._sockets:
-            host, port = sock.getsockname()[:2]
-            for suffix in suffixes:
-                for each in expand(host):
-                    address = _with(Multiaddr.tcp(each, port), suffix)
-                    is_spare = each != host and address.is_loopback
-                    (spare if is_spare else found).append(address)
-        return found or spare
+        """Where we listen, without `/p2p`; see `dialable`."""
+        return dialable(
+            (sock.getsockname()[0], partial(_all, sock.getsockname()[1], suffixes))
+            for sock, suffixes in self._sockets
+        )
 
     @property
     def points(self) -> list[tuple[str, int]]:
@@ -132,6 +123,28 @@ class Listeners:
                 loop.add_reader(listener.fileno(), self.on_accept, listener)
 
         loop.call_later(RETRY_ACCEPT, again)
+
+
+def dialable(
+    points: Iterable[tuple[str, Callable[[str], Sequence[Multiaddr]]]],
+) -> list[Multiaddr]:
+    """Addresses of listeners, wildcards expanded to the interfaces' addresses.
+
+    Each is (the host it listens at, what makes addresses of a concrete one).  A family without a
+    network stands behind its wildcard with its loopback address, which is told only if there is
+    nothing else.
+    """
+    found: list[Multiaddr] = []
+    spare: list[Multiaddr] = []
+    for host, make in points:
+        for each in expand(host):
+            for address in make(each):
+                (spare if each != host and address.is_loopback else found).append(address)
+    return found or spare
+
+
+def _all(port: int, suffixes: Sequence[str], host: str) -> list[Multiaddr]:
+    return [_with(Multiaddr.tcp(host, port), suffix) for suffix in suffixes]
 
 
 def _with(address: Multiaddr, suffix: str) -> Multiaddr:

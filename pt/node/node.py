@@ -11,19 +11,20 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, Protocol
 
 from pt.aio import tcp
+from pt.aio.keep_alive import KeepAlive
 from pt.aio.muxed import MuxedStream
 from pt.aio.scope import Scope
-from pt.errors import ClosedError, LimitError, PtError
+from pt.errors import ClosedError, LimitError, LocalPortError, PtError
 from pt.identity.keys import PrivateKey
 from pt.identity.peer_id import PeerId
 from pt.multistream.negotiation import accept_reply, lazy_open
 from pt.node import dialing, standard
 from pt.node.connection import Connection, RawHandler, StreamCallback
-from pt.node.data_path import KeepAlive
 from pt.node.diagnosis import DialLog
 from pt.node.limits import NodeLimits
 from pt.node.link import Link
 from pt.node.listeners import SUFFIXES, Listeners
+from pt.node.quic import QUIC, Quic
 from pt.node.resolve import Resolver
 from pt.node.route import Route, source_of
 from pt.node.upgrade import PT_SECURITY, SECURITY, upgrade
@@ -115,11 +116,12 @@ class Node:
         self._serving: Counter[str] = Counter()
         self._upgrades = Scope(limit=self.limits.handshakes)
         self._listeners = Listeners(self._accepted, tracer)
+        self.quic: Final = Quic(self)
         self._handshakes: Counter[str] = Counter()
         self._per_source: Counter[str] = Counter()
         self._young: deque[tuple[float, Negotiation]] = deque()
         self._expirer: asyncio.TimerHandle | None = None
-        self._closed = False
+        self.closed = False
 
     # --- life ----------------------------------------------------------------------------------
 
@@ -144,20 +146,40 @@ class Node:
         transports = {"tcp"} | {
             name for byte, name in PREFACE_TRANSPORTS.items() if byte in self.prefaces
         }
-        self._listeners.open(addresses, frozenset(transports))
+        over_udp = [each for each in addresses if each.transport == QUIC]
+        over_tcp = [each for each in addresses if each not in over_udp]
+        self._listeners.open(over_tcp, frozenset(transports))
+        if over_udp:
+            self._listen_udp(over_udp)
+
+    def _listen_udp(self, addresses: Sequence[Multiaddr]) -> None:
+        """Where the system may choose, UDP gets the number that TCP has, if it is free."""
+        points = [(host[1], each.udp_port or 0) for each in addresses if (host := each.host)]
+        number = next((port for _, port in self._listeners.points), 0)
+        if number and not any(port for _, port in points):
+            with contextlib.suppress(LocalPortError):
+                self.quic.listen([(host, number) for host, _ in points])
+                return
+        try:
+            self.quic.listen(points)
+        except LocalPortError:
+            self._listeners.close()
+            raise
 
     def unlisten(self) -> None:
         """Listen no more; connections stay."""
         self._listeners.close()
+        self.quic.unlisten()
 
     async def close(self) -> None:
         """Close listeners, connections and tasks."""
-        self._closed = True
+        self.closed = True
         if self._expirer is not None:
             self._expirer.cancel()
         self._listeners.close()
         for connection in list(self.connections):
             connection.close("this node shuts down")
+        self.quic.close()
         for scope in (self._upgrades, self._strangers, self._scope):
             await scope.aclose()
         if self._own_resolver:
@@ -166,7 +188,7 @@ class Node:
     @property
     def addresses(self) -> tuple[Multiaddr, ...]:
         """Where we can be dialed, without our own `/p2p`: listeners, announced, through relays."""
-        listening = self._listeners.addresses
+        listening = [*self._listeners.addresses, *self.quic.addresses]
         return tuple(dict.fromkeys((*listening, *self.announce, *self.relayed)))
 
     @property
@@ -405,7 +427,7 @@ class Node:
             expected=expected,
             security=self._security if security is None else security,
         )
-        if self._closed:
+        if self.closed:
             raise ClosedError("this node shuts down")
         connection = Connection(
             self,
@@ -423,7 +445,28 @@ class Node:
             limits=Limits(streams=self.limits.inbound_streams),
         )
         session.on_acked = connection.wake_openers
-        source = route.source
+        lost = self.enter(connection)
+        link = Link(
+            sock,
+            sealer=upgraded.sealer,
+            opener=upgraded.opener,
+            session=session,
+            keep_alive=LIBP2P_KEEP_ALIVE,
+            on_lost=lost,
+        )
+        connection.link = link
+        link.bytes_in, link.bytes_out = upgraded.received, upgraded.sent
+        if route.limit is not None and route.limit.data:
+            link.limit(route.limit.data)
+        if self._congestion == "auto" and over_tcp:
+            session.on_rtt = lambda rtt: _pick_congestion(sock, rtt)
+        link.start(upgraded.ciphertext, upgraded.plaintext)
+        self.welcome(connection)
+        return connection
+
+    def enter(self, connection: Connection) -> Callable[[str], None]:
+        """Count a new connection; returns what to call at its end."""
+        source = connection.route.source
 
         def lost(reason: str) -> None:
             self.connections.discard(connection)
@@ -433,34 +476,23 @@ class Node:
             self.tracer.emit("connection_lost", peer=str(connection.peer_id), reason=reason)
             connection.lost(reason)
 
-        connection.link = Link(
-            sock,
-            sealer=upgraded.sealer,
-            opener=upgraded.opener,
-            session=session,
-            keep_alive=LIBP2P_KEEP_ALIVE,
-            on_lost=lost,
-        )
-        connection.link.bytes_in, connection.link.bytes_out = upgraded.received, upgraded.sent
-        if route.limit is not None and route.limit.data:
-            connection.link.limit(route.limit.data)
         self.connections.add(connection)
         self._per_source[source] += 1
-        if self._congestion == "auto" and over_tcp:
-            session.on_rtt = lambda rtt: _pick_congestion(sock, rtt)
         self.tracer.emit(
             "connected",
             peer=str(connection.peer_id),
-            address=str(route.remote),
-            path=route.path,
-            initiator=initiator,
-            suite=upgraded.secure.suite.name,
+            address=str(connection.route.remote),
+            path=connection.route.path,
+            initiator=connection.initiator,
+            suite=connection.security,
         )
-        connection.link.start(upgraded.ciphertext, upgraded.plaintext)
+        return lost
+
+    def welcome(self, connection: Connection) -> None:
+        """Ask the peer of a connection that works who it is, and tell everybody."""
         standard.greet(self, connection)
         for told in self.on_connection:
             told(connection)
-        return connection
 
 
 def _pick_congestion(sock: socket.socket, rtt: float) -> None:

@@ -31,6 +31,8 @@ __all__ = ["RelayNews", "Relays", "hop_addresses"]
 
 RESERVE_TIMEOUT: Final = 20.0
 MAX_ADDRESSES: Final = 4
+TRANSPORTS: Final = ("tcp", "ws", "wss", "quic-v1")
+"""How a relay may be reached."""
 """Addresses taken of one relay."""
 MAX_TRUSTED: Final = 3600.0
 """Seconds for which a reservation is taken to stand at most, since only the time of day at which it
@@ -281,7 +283,7 @@ class Relays:
         for address in reserved.addresses:
             if address.peer_id_bytes not in (None, relay.raw) or address.is_loopback:
                 continue
-            if address.transport in ("tcp", "ws", "wss") and (address.is_public or not wide):
+            if address.transport in TRANSPORTS and (address.is_public or not wide):
                 found.append(address)
         if not found:
             found.append(connection.remote_addr)
@@ -363,7 +365,7 @@ def hop_addresses(connection: Connection) -> tuple[Multiaddr, ...]:
     return tuple(
         address
         for address in said.listen_addresses
-        if address.transport == "tcp"
+        if address.transport in ("tcp", "quic-v1")
         and not _is_named(address)  # a name could stand for any host, also one of ours
         and (address.is_public or (address.is_private and near.is_private))
     )[:MAX_ADDRESSES]
@@ -379,7 +381,7 @@ def candidates(given: Sequence[Multiaddr]) -> list[Candidate]:
     by_relay: dict[PeerId, list[Multiaddr]] = {}
     for address in given:
         raw_id = address.peer_id_bytes
-        usable = address.transport in ("tcp", "ws", "wss") or address.is_dnsaddr
+        usable = address.transport in TRANSPORTS or address.is_dnsaddr
         if raw_id is None or not usable:
             raise UsageError(
                 f"{address} is not a relay's address: give one like "

@@ -32,8 +32,13 @@ MAX_PORT: Final = 65535
 
 
 def default_listen() -> tuple[Multiaddr, ...]:
-    """All interfaces, both IP versions, a port of the kernel's choice."""
-    return (Multiaddr.tcp("0.0.0.0", 0), Multiaddr.tcp("::", 0))
+    """All interfaces, both IP versions, TCP and QUIC, a port of the kernel's choice."""
+    return (
+        Multiaddr.tcp("0.0.0.0", 0),
+        Multiaddr.tcp("::", 0),
+        Multiaddr.quic("0.0.0.0", 0),
+        Multiaddr.quic("::", 0),
+    )
 
 
 def _checked_name(name: str | None, *, is_open: bool) -> str | None:
@@ -52,7 +57,7 @@ def _check_port(port: int, what: str, *, lowest: int) -> None:
 
 def _check_relays(relays: tuple[Multiaddr, ...]) -> None:
     for relay in relays:
-        usable = relay.transport in ("tcp", "ws", "wss") or relay.is_dnsaddr
+        usable = relay.transport in ("tcp", "ws", "wss", "quic-v1") or relay.is_dnsaddr
         if relay.peer_id_bytes is None or not usable:
             raise UsageError(
                 f"{relay} is not a relay's address: give one like "

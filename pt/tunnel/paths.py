@@ -60,7 +60,7 @@ def connected(connection: Connection) -> events.Connected:
         path=connection.path,
         address=connection.remote_addr,
         rtt=connection.rtt,
-        suite=connection.suite.name,
+        suite=connection.security,
     )
 
 

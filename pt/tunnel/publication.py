@@ -10,6 +10,7 @@ import contextlib
 import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Final
 
 from pt.aio.scope import Scope
@@ -54,11 +55,20 @@ def most_useful(addresses: Iterable[Multiaddr]) -> tuple[Multiaddr, ...]:
 
     A machine may have dozens of addresses of its own, of containers, say.
     """
-    told = tuple(addresses)
+    told = _in_turn(addresses)
     public = [each for each in told if each.is_public and not each.is_circuit][:EACH]
     relayed = [each for each in told if each.is_circuit][:EACH]
     near = [each for each in told if not each.is_public and not each.is_circuit]
     return tuple(dict.fromkeys((*public, *relayed, *near[:EACH], *told)))
+
+
+def _in_turn(addresses: Iterable[Multiaddr]) -> tuple[Multiaddr, ...]:
+    """Those over UDP between the others: a few of them stand for both kinds."""
+    told = tuple(addresses)
+    over_udp = [each for each in told if each.udp_port is not None]
+    others = [each for each in told if each.udp_port is None]
+    pairs = zip_longest(others, over_udp)
+    return tuple(each for pair in pairs for each in pair if each is not None)
 
 
 class Publication:

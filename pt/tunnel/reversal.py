@@ -64,7 +64,7 @@ class Reversal:
 
         It may have other connections: several binders of one machine are one peer.
         """
-        usable = [a for a in addresses if _is_tcp(a) and (near or not a.is_loopback)]
+        usable = [a for a in addresses if _is_plain(a) and (near or not a.is_loopback)]
         usable = usable[:MAX_ADDRESSES]
         bare = {address.without_peer() for address in usable}
         ours = (each.remote_addr for each in self._node.connections_of(peer) if each.initiator)
@@ -84,7 +84,7 @@ class Reversal:
         usable = [
             address
             for address in said.listen_addresses
-            if _is_tcp(address) and (address.is_public or not wide)
+            if _is_plain(address) and (address.is_public or not wide)
         ]
         if not usable or any(
             each.relay is None for each in self._node.connections_of(connection.peer_id)
@@ -130,7 +130,9 @@ class Reversal:
         asyncio.get_running_loop().call_later(UNUSED, unused)
 
 
-def _is_tcp(address: Multiaddr) -> bool:
-    """Whether this is TCP at an IP address: a name could stand for any host, also one of ours."""
+def _is_plain(address: Multiaddr) -> bool:
+    """Whether this is TCP or QUIC at an IP address: a name could stand for a host of ours."""
     host = address.host
-    return address.transport == "tcp" and host is not None and host[0] in ("ip4", "ip6")
+    return (
+        address.transport in ("tcp", "quic-v1") and host is not None and host[0] in ("ip4", "ip6")
+    )

@@ -65,6 +65,7 @@ class PtProcess:
         self._ended = False
         self._news = threading.Condition()
         env = {k: v for k, v in os.environ.items() if not k.startswith("PT_")}
+        env |= {k: v for k, v in os.environ.items() if k == "PT_QUIC_ENGINE"}
         env |= {"PT_HOME": str(home), "PYTHONUNBUFFERED": "1", "HOME": str(home.parent)}
         env |= {"PT_NO_PUBLIC": "1"}  # --bootstrap says otherwise
         with log.open("wb") as err:

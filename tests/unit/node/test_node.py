@@ -209,7 +209,7 @@ def test_addresses_of_different_peers_are_not_one_peer() -> None:
     run(scenario())
 
 
-@pytest.mark.parametrize("text", ["/ip4/127.0.0.1/udp/1/quic-v1", "/ip4/127.0.0.1/tcp/0"])
+@pytest.mark.parametrize("text", ["/ip4/127.0.0.1/udp/1/quic", "/ip4/127.0.0.1/tcp/0"])
 def test_nothing_to_dial(text: str) -> None:
     async def scenario() -> None:
         async with nodes() as (dialer, _):

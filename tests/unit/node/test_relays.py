@@ -210,7 +210,7 @@ def test_whoever_does_not_want_strangers_relays_meets_none() -> None:
     "text",
     [
         "/ip4/127.0.0.1/tcp/4001",
-        "/ip4/127.0.0.1/udp/4001/quic-v1/p2p/12D3KooWBtg3aaRMjxwedh83aGiUkwSxDwUZkzuJcfaqUmo7R3pq",
+        "/ip4/127.0.0.1/udp/4001/quic/p2p/12D3KooWBtg3aaRMjxwedh83aGiUkwSxDwUZkzuJcfaqUmo7R3pq",
     ],
 )
 def test_what_is_no_relays_address(text: str) -> None:

@@ -46,7 +46,12 @@ def test_bad_services(facts: dict) -> None:
 def test_listening_everywhere_is_the_default() -> None:
     config = exposing(services=(SSH,))
     assert config.listen == default_listen()
-    assert [str(each) for each in config.listen] == ["/ip4/0.0.0.0/tcp/0", "/ip6/::/tcp/0"]
+    assert [str(each) for each in config.listen] == [
+        "/ip4/0.0.0.0/tcp/0",
+        "/ip6/::/tcp/0",
+        "/ip4/0.0.0.0/udp/0/quic-v1",
+        "/ip6/::/udp/0/quic-v1",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -232,7 +232,7 @@ def test_a_lan_on_which_nobody_is_heard_is_told_of(
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("/ip4/192.0.2.1/udp/1/quic-v1", "cannot dial"),
+        ("/ip4/192.0.2.1/udp/1/quic", "cannot dial"),
         ("/ip4/192.0.2.1", "cannot dial"),
         (f"/ip4/192.0.2.1/tcp/1/p2p/{A}/p2p-circuit", "who to reach through the relay"),
     ],

@@ -1,0 +1,251 @@
+"""QUIC for a node: one UDP port for listening and dialing, opened when it is first needed.
+
+What else wants the port (STUN, hole punching, the overlay of a relay) sets `UdpPort.received`, and
+gets what is not QUIC.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import socket
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from pt.aio.udp import Address, UdpPort
+from pt.errors import ClosedError, LimitError, LocalPortError, UsageError
+from pt.node.connection import Connection
+from pt.node.listeners import dialable
+from pt.node.route import Route, source_of
+from pt.wire.multiaddr import Multiaddr
+
+if TYPE_CHECKING:
+    from pt.identity.peer_id import PeerId
+    from pt.node.node import Node
+    from pt.quic.aio import QuicLink, QuicPort
+    from pt.quic.events import HandshakeDone
+
+__all__ = ["QUIC", "Quic"]
+
+QUIC: Final = "quic-v1"
+"""The transport's name, as `Multiaddr.transport` says it."""
+STREAMS: Final = 4096
+"""Streams that a peer may have open at a time, however far it is trusted."""
+_ANY: Final = (("0.0.0.0", 0), ("::", 0))
+
+
+class Quic:
+    """Gives a node its dialer of /quic-v1, and its listeners."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._port: QuicPort | None = None
+        self._own_udp = False
+        self._engine = os.environ.get("PT_QUIC_ENGINE") or None
+        self._listening = False
+        node.dialers[QUIC] = self.dial
+
+    # --- the port ------------------------------------------------------------------------------
+
+    @property
+    def udp(self) -> UdpPort | None:
+        """The UDP port, once there is one."""
+        return None if self._port is None else self._port.udp
+
+    def listen(self, points: Sequence[Address]) -> None:
+        """Take connections, too; a port that dials already keeps the address it has.
+
+        Raises:
+            LocalPortError: an address cannot be listened on.
+
+        """
+        if self._port is None or not self._port.links:
+            self._close_port()
+            self._open(_bind(points))
+        elif any(port for _, port in points):
+            raise LocalPortError(
+                "this process uses another UDP port already: give --listen when it starts"
+            )
+        self._accept()
+
+    def share(self, udp: UdpPort) -> None:
+        """Take connections at a UDP port that somebody else has opened, and closes."""
+        self._close_port()
+        self._open(udp)
+        self._own_udp = False
+        self._accept()
+
+    def unlisten(self) -> None:
+        """Take no more connections; those that are there stay, and dialing goes on."""
+        self._listening = False
+        if self._port is not None:
+            self._port.accept = None
+
+    @property
+    def addresses(self) -> list[Multiaddr]:
+        """Where we take connections, as `Listeners.addresses`."""
+        if self._port is None or not self._listening:
+            return []
+        points = self._port.udp.addresses
+        return dialable((host, partial(_at, port)) for host, port in points)
+
+    def _open(self, udp: UdpPort) -> QuicPort:
+        from pt.quic import select  # noqa: PLC0415  # costs what only QUIC's users should pay
+        from pt.quic.aio import QuicPort  # noqa: PLC0415
+        from pt.quic.certificate import ENTROPY_SIZE, Certificate  # noqa: PLC0415
+        from pt.quic.engine import Config  # noqa: PLC0415
+        from pt.quic.limits import Limits  # noqa: PLC0415
+
+        identity = self._node.identity
+        try:
+            factory = select.default(self._engine)
+        except UsageError:
+            udp.close()
+            raise
+        config = Config(
+            certificate=Certificate.create(
+                identity, now=time.time(), entropy=os.urandom(ENTROPY_SIZE)
+            ),
+            # The same after a restart: peers of the old process learn that it is gone.
+            reset_key=hashlib.sha256(b"pt quic reset " + identity.to_protobuf()).digest(),
+            random=os.urandom,
+            unix_time=time.time,
+            limits=Limits(streams=STREAMS),
+            congestion=_congestion(),
+        )
+        self._port = QuicPort(udp, config, factory, admit=self._admit)
+        self._own_udp = True
+        return self._port
+
+    def _accept(self) -> None:
+        assert self._port is not None
+        self._listening = True
+        self._port.accept = self._inbound
+
+    def _close_port(self) -> None:
+        port, self._port = self._port, None
+        if port is not None:
+            port.close()
+            if self._own_udp:
+                port.udp.close()
+
+    def close(self) -> None:
+        """Say goodbye, and close the port."""
+        self._listening = False
+        self._close_port()
+
+    # --- connections ---------------------------------------------------------------------------
+
+    async def dial(
+        self, address: Multiaddr, expected: PeerId | None, security: Sequence[str]
+    ) -> Connection:
+        """A `Node.dialers` entry; TLS 1.3 is all the security there is.
+
+        Raises:
+            PtError, OSError, TimeoutError: it failed.
+
+        """
+        del security
+        host, port = address.host, address.udp_port
+        assert host is not None
+        assert port is not None
+        quic = self._port or self._open(_bind(_ANY))
+        made: list[Connection] = []
+
+        def established(link: QuicLink, event: HandshakeDone) -> None:
+            made.append(self._connection(link, event, address, initiator=True))
+
+        async with asyncio.timeout(self._node.limits.connect_timeout):
+            await quic.dial((host[1], port), expected, established)
+        return made[0]
+
+    def _admit(self, address: Address, half_open: Iterable[Address]) -> bool:
+        """Whether a stranger's first datagram may cost us a handshake."""
+        limits, source = self._node.limits, source_of(address[0])
+        waiting = sum(source_of(host) == source for host, _ in half_open)
+        return waiting < limits.handshakes_per_host and self._node.admits(
+            source, limits.connections_per_host
+        )
+
+    def _inbound(self, link: QuicLink, event: HandshakeDone) -> None:
+        limits = self._node.limits
+        host, port = link.address
+        if not self._node.admits(source_of(host), limits.connections_per_host):
+            raise LimitError("too many connections")
+        self._connection(link, event, Multiaddr.quic(host, port), initiator=False)
+
+    def _connection(
+        self, link: QuicLink, event: HandshakeDone, remote: Multiaddr, *, initiator: bool
+    ) -> Connection:
+        node = self._node
+        if node.closed:
+            raise ClosedError("this node shuts down")
+        assert self._port is not None
+        connection = Connection(
+            node,
+            peer_id=event.peer,
+            suite=None,
+            handshake_hash=event.binding,
+            route=Route(remote, path="direct/quic"),
+            local_addr=_local(self._port.udp, remote),
+            initiator=initiator,
+        )
+        link.session.limits.streams = node.limits.inbound_streams
+        link.session.on_stream = connection.accept_stream
+        link.session.on_acked = connection.wake_openers
+        connection.link = link
+
+        def moved(address: Address) -> None:
+            connection.route = replace(connection.route, remote=Multiaddr.quic(*address))
+            node.tracer.emit(
+                "peer_moved", peer=str(event.peer), address=str(connection.route.remote)
+            )
+
+        link.on_moved = moved
+        link.on_lost = node.enter(connection)
+        node.welcome(connection)
+        return connection
+
+
+def _at(port: int, host: str) -> list[Multiaddr]:
+    return [Multiaddr.quic(host, port)]
+
+
+def _bind(points: Sequence[Address]) -> UdpPort:
+    """A port at all of `points`; a kernel without IPv6 serves with the others."""
+    try:
+        return UdpPort(*points)
+    except LocalPortError:
+        rest = [point for point in points if point[0] != "::"]
+        if not rest or len(rest) == len(points) or _has_six():
+            raise
+        return UdpPort(*rest)
+
+
+def _has_six() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+            sock.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+def _local(udp: UdpPort, remote: Multiaddr) -> Multiaddr:
+    """Our end, as far as a socket that serves everybody knows it."""
+    host = remote.host
+    six = host is not None and host[0] == "ip6"
+    for each, port in udp.addresses:
+        if (":" in each) is six:
+            return Multiaddr.quic(each, port)
+    return Multiaddr.quic("::" if six else "0.0.0.0", 0)
+
+
+def _congestion() -> str:
+    """What PT_CONGESTION asks for, if QUIC has it; else what holds up with loss."""
+    asked = os.environ.get("PT_CONGESTION", "")
+    return asked if asked in {"cubic", "reno", "bbr"} else "bbr"
