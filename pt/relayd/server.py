@@ -245,6 +245,7 @@ class RelayServer:
             home, look_up = self._state.path, node.resolver.addresses
             self._overlay = Overlay(port, home, self._emit, look_up=look_up, own=self.addresses)
             self._overlay.start(config.bootstrap)
+        node.quic.share(udp)
 
     async def wait(self) -> None:
         """Wait until `close` is called."""
