@@ -26,7 +26,8 @@ __all__ = ["MAX_PATHS", "Address", "UdpPort"]
 
 Address: TypeAlias = tuple[str, int]
 """An IP address in its usual spelling, and a UDP port."""
-_Control: TypeAlias = list[tuple[int, int, bytes]]
+_Part: TypeAlias = tuple[int, int, bytes]
+_Control: TypeAlias = list[_Part]
 Trains: TypeAlias = Callable[[bytes, int, Address], None]
 """(datagrams, size of each but the last, where from)."""
 
@@ -136,11 +137,7 @@ class UdpPort:
         if self._closed or (sock is None and self._fixed):
             return
         with contextlib.suppress(OSError):  # an address without a route, a full buffer: lost
-            if control:
-                assert sock is not None
-                sock.sendmsg([data], control, 0, addr)
-            else:
-                (sock or self._open(family)).sendto(data, addr)
+            _send(sock or self._open(family), (data,), control, addr)
 
     def local_address(self, addr: Address) -> Address | None:
         """Our own end of what was heard from `addr` last; None if there is no such socket."""
@@ -216,7 +213,7 @@ class UdpPort:
         if len(segments) > 1 and sock not in self._no_gso:
             size = (_SOL_UDP, _UDP_SEGMENT, _SIZE.pack(len(segments[0])))
             try:
-                sock.sendmsg(segments, [*control, size], 0, addr)
+                _send(sock, segments, [*control, size], addr)
             except (BlockingIOError, InterruptedError):
                 self._wait_room(sock)
                 return segments
@@ -229,7 +226,7 @@ class UdpPort:
                 return ()
         for at, segment in enumerate(segments):
             try:
-                sock.sendmsg((segment,), control, 0, addr)
+                _send(sock, (segment,), control, addr)
             except (BlockingIOError, InterruptedError):
                 self._wait_room(sock)
                 return segments[at:]
@@ -365,3 +362,17 @@ def _source(family: socket.AddressFamily, host: str) -> tuple[int, int, bytes]:
     if family == socket.AF_INET6:
         return socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, _V6.pack(packed, 0)
     return socket.IPPROTO_IP, _IP_PKTINFO, _V4.pack(0, packed, bytes(4))
+
+
+def _send(
+    sock: socket.socket, data: Sequence[bytes], control: Sequence[_Part], addr: Address
+) -> None:
+    """Send; an error that the socket still owed us, for another datagram, is no reason not to."""
+    try:
+        sock.sendmsg(data, control, 0, addr)
+    except (ConnectionRefusedError, PermissionError):
+        sock.sendmsg(data, control, 0, addr)
+    except OSError as error:
+        if error.errno not in (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EPROTO):
+            raise
+        sock.sendmsg(data, control, 0, addr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import sys
 
@@ -231,5 +232,123 @@ def test_a_datagram_may_be_told_how_far_to_go(host):
         port.close()
         port.send_near(b"x", asker.address, 5)  # as if the network had lost it
         asker.close()
+
+    asyncio.run(main())
+
+
+# --- trains ------------------------------------------------------------------------------------
+
+
+class Reads:
+    """What a port read, and where from; `turns` counts wake-ups."""
+
+    def __init__(self, port: UdpPort) -> None:
+        self.got: list[bytes] = []
+        self.sizes: list[int] = []
+        self.turns = 0
+        self.event = asyncio.Event()
+        port.use_trains(self._received, self._drained)
+
+    def _received(self, data: bytes, size: int, addr: udp.Address) -> None:
+        self.sizes.append(size)
+        self.got += [data[at : at + size] for at in range(0, len(data), size)]
+
+    def _drained(self) -> None:
+        self.turns += 1
+        self.event.set()
+
+    async def wait(self, count: int) -> None:
+        async with asyncio.timeout(5):
+            while len(self.got) < count:
+                self.event.clear()
+                await self.event.wait()
+
+
+@pytest.mark.parametrize("offload", [True, False])
+def test_a_train_arrives_datagram_by_datagram(offload: bool) -> None:
+    async def main() -> None:
+        ours, theirs = UdpPort(HERE), UdpPort(HERE)
+        reads = Reads(theirs)
+        if not offload:
+            ours._no_gso.update(ours._sockets)
+        train = [bytes((n,)) * 1200 for n in range(20)] + [b"short"]
+        ours.send_train(train, theirs.address)
+        ours.send_train([b"alone"], theirs.address)
+        await reads.wait(22)
+        assert reads.got == [*train, b"alone"]
+        assert not ours.full
+        ours.close()
+        theirs.close()
+
+    asyncio.run(main())
+
+
+def test_a_full_socket_keeps_the_order_and_says_when_there_is_room(monkeypatch) -> None:
+    async def main() -> None:
+        ours, theirs = UdpPort(HERE), UdpPort(HERE)
+        reads = Reads(theirs)
+        room = asyncio.Event()
+        ours.on_room = room.set
+        real, full = udp._send, [True]
+
+        def send(sock, data, control, addr) -> None:
+            if full[0]:
+                raise BlockingIOError
+            real(sock, data, control, addr)
+
+        monkeypatch.setattr(udp, "_send", send)
+        trains = [[bytes((n,)) * 100] * 3 for n in range(4)]
+        for train in trains:
+            ours.send_train(train, theirs.address)
+        assert ours.full
+        assert reads.got == []
+        full[0] = False
+        async with asyncio.timeout(5):
+            await room.wait()
+        await reads.wait(12)
+        assert reads.got == [datagram for train in trains for datagram in train]
+        assert not ours.full
+        for _ in range(2 * udp.MAX_WAITING):
+            full[0] = True
+            ours.send_train([b"x"], theirs.address)
+        assert len(ours._waiting) == udp.MAX_WAITING
+        ours.close()
+        theirs.close()
+
+    asyncio.run(main())
+
+
+def test_a_kernel_without_offload_is_not_asked_again() -> None:
+    async def main() -> None:
+        ours, theirs = UdpPort(HERE), UdpPort(HERE)
+        reads = Reads(theirs)
+        too_many = [b"x" * 10] * 200  # more segments than the kernel takes at once
+        ours.send_train(too_many, theirs.address)
+        await reads.wait(200)
+        assert ours._no_gso
+        ours.close()
+        theirs.close()
+
+    asyncio.run(main())
+
+
+def test_where_nobody_listens_is_told_and_costs_no_other_datagram() -> None:
+    async def main() -> None:
+        ours, theirs = UdpPort(HERE), UdpPort(HERE)
+        reads = Reads(theirs)
+        Reads(ours)
+        told: asyncio.Queue[tuple[udp.Address, int]] = asyncio.Queue()
+        ours.on_refused = lambda addr, code: told.put_nowait((addr, code))
+        nobody = UdpPort(HERE)
+        gone = nobody.address
+        nobody.close()
+        ours.send(b"?", gone)  # its error waits for the next call on the socket,
+        ours.send(b"!", theirs.address)  # which is about somebody else
+        async with asyncio.timeout(5):
+            assert await told.get() == (gone, errno.ECONNREFUSED)
+        await reads.wait(1)
+        assert reads.got == [b"!"]
+        ours.close()
+        theirs.close()
 
     asyncio.run(main())
