@@ -1,23 +1,47 @@
-"""STUN on asyncio: a client on a socket that somebody else owns, and one over TCP."""
+"""STUN on asyncio: a client on a socket that somebody else owns, one over TCP, and discovery."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import secrets
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
 
 from pt.aio.tcp import ip_family
-from pt.errors import NetworkError, RefusedError, WaitTimeoutError
+from pt.errors import LimitError, NetworkError, PtError, RefusedError, WaitTimeoutError
 from pt.stun.attributes import Address
+from pt.stun.behaviour import Places, dependence_of
 from pt.stun.binding import Binding, read_binding
+from pt.stun.discovery import Discovery, Wishes, behind_carrier, discover
 from pt.stun.framing import Deframer
 from pt.stun.messages import MAX_MESSAGE, Attribute, StunError, decode
+from pt.stun.ports import PortSample, classify
+from pt.stun.probing import Prober
 from pt.stun.transactions import ONCE, QUICK, Outcome, Schedule, Transactions
+from pt.wire.nat_facts import Allocation, Dependence, NatFacts, Protocol
 
-__all__ = ["StunClient", "Timer", "bind_over_tcp"]
+__all__ = [
+    "Explorer",
+    "StunClient",
+    "TcpDiscovery",
+    "Timer",
+    "bind_over_tcp",
+    "discover_tcp",
+    "source_address",
+]
+
+TCP_TIMEOUT: Final = 10.0
+TCP_SOCKETS: Final = 8
+"""Connections whose external ports are looked at."""
+_DRAIN: Final = 32  # datagrams of one turn of the loop
+_IP_MTU_DISCOVER: Final = 10
+_IPV6_MTU_DISCOVER: Final = 23
+_PMTUDISC_PROBE: Final = 3
 
 
 class Timer:
@@ -141,8 +165,11 @@ def _binding(server: Address, outcome: Outcome) -> Binding:
     return found
 
 
+# --- TCP ----------------------------------------------------------------------------------------
+
+
 async def bind_over_tcp(
-    server: Address, *, local: Address | None = None, timeout: float = 10.0
+    server: Address, *, local: Address | None = None, timeout: float = TCP_TIMEOUT
 ) -> tuple[Binding, Address]:
     """How `server` sees a TCP connection of ours, made from `local`; and our own end of it.
 
@@ -153,40 +180,267 @@ async def bind_over_tcp(
         StunError: it does not speak STUN.
 
     """
-    loop = asyncio.get_running_loop()
     with socket.socket(ip_family(server[0]), socket.SOCK_STREAM) as sock:
-        sock.setblocking(False)
-        outcomes: list[Outcome] = []
-        out: list[bytes] = []
-        table = Transactions(lambda data, _: out.append(data), secrets.token_bytes)
-        deframer = Deframer()
+        return await _bind_stream(sock, server, local, timeout)
+
+
+async def _bind_stream(
+    sock: socket.socket, server: Address, local: Address | None, timeout: float
+) -> tuple[Binding, Address]:
+    """The same over a socket that stays open, as does the mapping."""
+    loop = asyncio.get_running_loop()
+    outcomes: list[Outcome] = []
+    out: list[bytes] = []
+    table = Transactions(lambda data, _: out.append(data), secrets.token_bytes)
+    deframer = Deframer()
+    sock.setblocking(False)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if hasattr(socket, "SO_REUSEPORT"):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        if local is not None:
+            sock.bind(local)
+        async with asyncio.timeout(timeout):
+            await loop.sock_connect(sock, server)
+            table.request(server, outcomes.append, now=loop.time(), schedule=ONCE)
+            await loop.sock_sendall(sock, out[0])
+            while not outcomes:
+                data = await loop.sock_recv(sock, MAX_MESSAGE)
+                if not data:
+                    raise NetworkError(f"{server[0]} closed the connection instead of answering")
+                for each in deframer.receive_data(data):
+                    with contextlib.suppress(StunError):
+                        table.receive(decode(each), server, loop.time())
+    except TimeoutError as error:
+        raise WaitTimeoutError(
+            f"no STUN answer over TCP from {server[0]} port {server[1]} in {timeout:g} s"
+        ) from error
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise NetworkError(
+            f"no TCP connection to {server[0]} port {server[1]}: {reason.lower()}"
+        ) from error
+    name = sock.getsockname()
+    return _binding(server, outcomes[0]), (str(name[0]), int(name[1]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TcpDiscovery:
+    """What was found over TCP; `problem`: why nothing was."""
+
+    facts: NatFacts
+    server: Address | None = None
+    local: Address | None = None
+    binding: Binding | None = None
+    mapped: dict[Address, Address] = field(default_factory=dict)
+    problem: str = ""
+
+
+async def discover_tcp(
+    server: Address, *, sockets: int = TCP_SOCKETS, timeout: float = 4.0
+) -> TcpDiscovery:
+    """Mapping and ports of TCP connections; filters are not tried, as nobody connects to us.
+
+    The connections stay open until the last one was answered: a NAT forgets those that are closed.
+    """
+    facts = NatFacts(family=6 if ":" in server[0] else 4, protocol=Protocol.TCP)
+    with contextlib.ExitStack() as stack:
+
+        async def bound(to: Address, local: Address | None = None) -> tuple[Binding, Address]:
+            sock = stack.enter_context(socket.socket(ip_family(to[0]), socket.SOCK_STREAM))
+            return await _bind_stream(sock, to, local, timeout)
+
+        async def tried(
+            to: Address, local: Address | None = None
+        ) -> tuple[Binding, Address] | None:
+            try:
+                return await bound(to, local)
+            except PtError:
+                return None
+
         try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if hasattr(socket, "SO_REUSEPORT"):
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            if local is not None:
-                sock.bind(local)
-            async with asyncio.timeout(timeout):
-                await loop.sock_connect(sock, server)
-                table.request(server, outcomes.append, now=loop.time(), schedule=ONCE)
-                await loop.sock_sendall(sock, out[0])
-                while not outcomes:
-                    data = await loop.sock_recv(sock, MAX_MESSAGE)
-                    if not data:
-                        raise NetworkError(
-                            f"{server[0]} closed the connection instead of answering"
-                        )
-                    for each in deframer.receive_data(data):
-                        with contextlib.suppress(StunError):
-                            table.receive(decode(each), server, loop.time())
-        except TimeoutError as error:
-            raise WaitTimeoutError(
-                f"no STUN answer over TCP from {server[0]} port {server[1]} in {timeout:g} s"
-            ) from error
+            first, local = await bound(server)
+        except PtError as error:
+            return TcpDiscovery(
+                facts=replace(facts, works=False), server=server, problem=str(error)
+            )
+        places = Places.of(server, first)
+        asked = [each for each in (places.second_port, places.same_port, places.other) if each]
+        found = await asyncio.gather(*(tried(each, local) for each in asked))
+        fresh = await asyncio.gather(*(tried(server) for _ in range(sockets)))
+    mapped = {server: first.mapped}
+    mapped |= {place: each[0].mapped for place, each in zip(asked, found, strict=True) if each}
+    samples = [PortSample(each[1][1], each[0].mapped[1]) for each in fresh if each is not None]
+    ports = classify(samples)
+    translated = local != first.mapped
+    mapping = dependence_of(places, mapped) if translated else Dependence.INDEPENDENT
+    facts = replace(
+        facts,
+        works=True,
+        translated=translated,
+        mapping=mapping,
+        ports=ports.allocation if translated else Allocation.UNKNOWN,
+        step=ports.step if translated else 0,
+        block=ports.block if translated else None,
+        external=first.mapped[0],
+        carrier_grade=behind_carrier(local, first.mapped),
+    )
+    return TcpDiscovery(facts=facts, server=server, local=local, binding=first, mapped=mapped)
+
+
+# --- discovery over UDP -------------------------------------------------------------------------
+
+
+def source_address(to: Address) -> str | None:
+    """The address of ours that datagrams to `to` leave from; None if there is no route."""
+    with socket.socket(ip_family(to[0]), socket.SOCK_DGRAM) as sock:
+        try:
+            sock.connect(to)  # sends nothing
+        except OSError:
+            return None
+        return str(sock.getsockname()[0])
+
+
+class _UdpSockets:
+    """Sockets of our own, and perhaps one of somebody else's as number 0; see `Sockets`."""
+
+    def __init__(
+        self,
+        received: Callable[[int, bytes, Address], None],
+        send: Callable[[bytes, Address], None] | None,
+        port: int | None,
+    ) -> None:
+        self.host = ""
+        """The address of ours that all are bound to."""
+        self._loop = asyncio.get_running_loop()
+        self._received = received
+        self._send = send
+        self._port = port
+        self._open: dict[int, socket.socket] = {}
+        self._numbers = itertools.count(0 if send is None else 1)
+
+    def open(self, *, whole: bool = False) -> int:
+        number = next(self._numbers)
+        try:
+            sock = socket.socket(ip_family(self.host), socket.SOCK_DGRAM)
         except OSError as error:
-            reason = os.strerror(error.errno) if error.errno else str(error)
-            raise NetworkError(
-                f"no TCP connection to {server[0]} port {server[1]}: {reason.lower()}"
-            ) from error
-        name = sock.getsockname()
-        return _binding(server, outcomes[0]), (str(name[0]), int(name[1]))
+            raise LimitError(f"the system gives no socket: {error.strerror or error}") from error
+        try:
+            sock.setblocking(False)
+            if whole:
+                _never_fragment(sock)
+            sock.bind((self.host, 0))
+        except OSError as error:
+            sock.close()
+            raise LimitError(f"the system gives no port: {error.strerror or error}") from error
+        self._open[number] = sock
+        self._loop.add_reader(sock, self._read, number, sock)
+        return number
+
+    def close(self, sock: int) -> None:
+        found = self._open.pop(sock, None)
+        if found is not None:
+            self._loop.remove_reader(found)
+            found.close()
+
+    def close_all(self) -> None:
+        for sock in list(self._open):
+            self.close(sock)
+
+    def send(self, sock: int, data: bytes, to: Address) -> None:
+        if sock in self._open:
+            with contextlib.suppress(OSError):  # too long, no route, a full buffer: lost
+                self._open[sock].sendto(data, to)
+        elif self._send is not None and sock == 0:
+            self._send(data, to)
+
+    def local(self, sock: int, to: Address) -> Address | None:
+        if sock in self._open:
+            host, port = self._open[sock].getsockname()[:2]
+            return str(host), int(port)
+        found = source_address(to)
+        return None if found is None or self._port is None else (found, self._port)
+
+    def _read(self, number: int, sock: socket.socket) -> None:
+        for _ in range(_DRAIN):
+            try:
+                data, name = sock.recvfrom(MAX_MESSAGE)
+            except BlockingIOError:
+                return
+            except OSError:  # the kernel's word that nobody listens at an address we wrote to
+                continue
+            self._received(number, data, (str(name[0]).partition("%")[0], int(name[1])))
+            if number not in self._open:  # its script closed it
+                return
+
+
+class Explorer:
+    """Finds out what is between us and servers: `discover` once, then `close`.
+
+    Without `send` it opens a socket of its own; with it, `port` is the number of that socket's
+    port, and its owner hands what comes to `received`.
+    """
+
+    def __init__(
+        self, send: Callable[[bytes, Address], None] | None = None, *, port: int | None = None
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._own = send is None
+        self._sockets = _UdpSockets(self._came, send, port)
+        self._prober = Prober(self._sockets, secrets.token_bytes)
+        self._timer = Timer(self._prober.next_timeout, self._prober.handle_timeout)
+
+    async def discover(self, servers: Sequence[Address], wishes: Wishes) -> Discovery:
+        """Ask servers of one IP version, the first that answers for all the rest.
+
+        Raises:
+            NetworkError: there is no way to any of them.
+            LimitError: there are no sockets.
+
+        """
+        host = next((host for each in servers if (host := source_address(each))), None)
+        if host is None:
+            version = 6 if ":" in servers[0][0] else 4
+            raise NetworkError(f"this machine has no route for IPv{version} to {servers[0][0]}")
+        self._sockets.host = host
+        if self._own:
+            self._sockets.open()
+        answer: asyncio.Future[Discovery] = self._loop.create_future()
+
+        def done(found: Discovery) -> None:
+            if not answer.done():
+                answer.set_result(found)
+
+        def failed(error: PtError) -> None:
+            if not answer.done():
+                answer.set_exception(error)
+
+        script = discover(self._prober, servers, wishes)
+        self._prober.run(script, done, self._loop.time(), failed=failed)
+        self._timer.arm()
+        return await answer
+
+    def received(self, data: bytes, source: Address) -> bool:
+        """Take a datagram that came to the port that was given; whether it was for us."""
+        mine = self._prober.receive(0, data, source, self._loop.time())
+        self._timer.arm()
+        return mine
+
+    def _came(self, sock: int, data: bytes, source: Address) -> None:
+        self._prober.receive(sock, data, source, self._loop.time())
+        self._timer.arm()
+
+    def close(self) -> None:
+        """Ask no more, and close what was opened; the given port stays as it is."""
+        self._timer.close()
+        self._prober.close()
+        self._sockets.close_all()
+
+
+def _never_fragment(sock: socket.socket) -> None:
+    """Have the kernel send datagrams whole, whatever it believes of the path (ip(7), ipv6(7))."""
+    with contextlib.suppress(OSError):
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE)
+        else:
+            sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_PROBE)

@@ -9,11 +9,13 @@ import pytest
 
 from pt.aio.udp import UdpPort
 from pt.errors import NetworkError, RefusedError, WaitTimeoutError
-from pt.stun.aio import StunClient, bind_over_tcp
+from pt.stun.aio import Explorer, StunClient, bind_over_tcp, discover_tcp, source_address
 from pt.stun.attributes import error_code
+from pt.stun.discovery import Wishes
 from pt.stun.messages import BINDING, Kind, StunError, decode, encode
 from pt.stun.server import PRIMARY, Server
 from pt.stun.transactions import Schedule
+from pt.wire.nat_facts import Dependence
 
 HERE = ("127.0.0.1", 0)
 SHORT = Schedule((0.0, 0.02), 0.1)
@@ -162,6 +164,88 @@ def test_over_tcp():
             assert found.mapped == local == again
 
     asyncio.run(main())
+
+
+def test_discovery_over_tcp():
+    async def main() -> None:
+        async with over_tcp(one_answer) as address:
+            found = await discover_tcp(address)
+        assert found.facts.works
+        assert found.facts.translated is False
+        assert found.facts.mapping is Dependence.INDEPENDENT
+        assert found.binding.mapped == found.local
+        assert found.facts.label.startswith("fw")  # what a filter does is not tried
+        found = await discover_tcp(address, timeout=1.0)
+        assert found.facts.works is False
+        assert "refused" in found.problem
+
+    asyncio.run(main())
+
+
+def test_discovery_over_udp():
+    async def main() -> None:
+        port = UdpPort(HERE)
+        server = Server({PRIMARY: port.address})
+
+        def asked(data, source) -> None:
+            answer = server.receive(data, source, PRIMARY, 0.0)
+            port.send(answer.data, answer.to)
+
+        port.received = asked
+        explorer = Explorer()
+        found = await explorer.discover([port.address], Wishes(mtu=True))
+        assert found.facts.works
+        assert found.facts.translated is False
+        assert found.local == found.binding.mapped
+        assert found.mtu == 1500  # the longest that is tried
+        explorer.close()
+
+        shared = UdpPort(HERE)
+        explorer = Explorer(shared.send, port=shared.address[1])
+        shared.received = explorer.received
+        found = await explorer.discover([port.address], Wishes(mtu=False))
+        assert found.local == found.binding.mapped == shared.address
+        explorer.close()
+        shared.send(b"?", port.address)  # it is still open
+        shared.close()
+        port.close()
+
+    asyncio.run(main())
+
+
+def test_discovery_without_a_route_or_an_answer(monkeypatch):
+    async def main() -> None:
+        explorer = Explorer()
+        silent = UdpPort(HERE)
+        found = await explorer.discover([silent.address], Wishes(schedule=SHORT))
+        assert found.facts.works is None
+        assert found.silent == (silent.address,)
+        monkeypatch.setattr("pt.stun.aio.source_address", lambda _: None)
+        with pytest.raises(NetworkError, match="no route for IPv4"):
+            await explorer.discover([silent.address], Wishes())
+        explorer.close()
+        silent.close()
+
+    asyncio.run(main())
+
+
+def test_discovery_that_is_cancelled_leaves_nothing():
+    async def main() -> None:
+        explorer = Explorer()
+        silent = UdpPort(HERE)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await explorer.discover([silent.address], Wishes())
+        explorer.close()
+        silent.close()
+        await asyncio.sleep(0)
+
+    asyncio.run(main())
+
+
+def test_source_addresses():
+    assert source_address(("127.0.0.1", 9)) == "127.0.0.1"
+    assert source_address(("::1", 9)) == "::1"
 
 
 async def closes(reader, writer) -> None:
