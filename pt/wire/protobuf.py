@@ -5,7 +5,7 @@ A message is a sequence of fields: varint `number << 3 | wire type`, then the va
 are skipped by not asking for them, and so is a known field with an unexpected wire type. Of a
 field that occurs twice where one is expected, the last counts.
 
-Writing: join what `put_uint`, `put_bytes` and `put_text` return, in order of field numbers.
+Writing: join what the `put_` functions return, in order of field numbers.
 Reading: `Fields(buf)`, then ask by number; an absent field is None. `fields(buf)` is the bare loop.
 """
 
@@ -27,6 +27,7 @@ __all__ = [
     "ProtobufError",
     "fields",
     "put_bytes",
+    "put_fixed64",
     "put_text",
     "put_uint",
 ]
@@ -58,6 +59,18 @@ def put_uint(field: int, value: int) -> bytes:
     if not 0 <= value <= MAX_UINT:
         raise LocalProtocolError(f"{value} does not fit protobuf field {field}")
     return _varint(field << 3 | VARINT) + _varint(value)
+
+
+def put_fixed64(field: int, value: int) -> bytes:
+    """One fixed64 field, 0 ≤ `value` < 2⁶⁴.
+
+    Raises:
+        LocalProtocolError: `value` is out of range.
+
+    """
+    if not 0 <= value <= MAX_UINT:
+        raise LocalProtocolError(f"{value} does not fit protobuf field {field}")
+    return _varint(field << 3 | FIXED64) + value.to_bytes(8, "little")
 
 
 def put_bytes(field: int, value: bytes) -> bytes:
@@ -116,21 +129,28 @@ class Fields:
 
     """
 
-    __slots__ = ("_bytes", "_uints")
+    __slots__ = ("_bytes", "_fixed64", "_uints")
 
     def __init__(self, buf: bytes, max_fields: int = MAX_FIELDS) -> None:
         self._uints: dict[int, list[int]] = {}
         self._bytes: dict[int, list[bytes]] = {}
+        self._fixed64: dict[int, int] = {}
         for number, wire_type, value in fields(buf, max_fields):
             if isinstance(value, bytes):
                 self._bytes.setdefault(number, []).append(value)
             elif wire_type == VARINT:
                 self._uints.setdefault(number, []).append(value)
+            elif wire_type == FIXED64:
+                self._fixed64[number] = value
 
     def uint(self, field: int) -> int | None:
         """The last varint under `field`."""
         found = self._uints.get(field)
         return found[-1] if found else None
+
+    def fixed64(self, field: int) -> int | None:
+        """The last fixed64 under `field`."""
+        return self._fixed64.get(field)
 
     def bytes(self, field: int) -> _Bytes | None:
         """The last length-delimited value under `field`."""

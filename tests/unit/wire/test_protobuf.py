@@ -89,6 +89,20 @@ ORACLE = oracle_class()
 UINT = st.integers(0, protobuf.MAX_UINT)
 
 
+@given(UINT)
+def test_fixed64_is_written_as_the_oracle_does_and_read_again(number):
+    wire = protobuf.put_fixed64(6, number)
+    assert ORACLE.FromString(wire).fixed == number
+    assert protobuf.Fields(wire).fixed64(6) == number
+    assert protobuf.Fields(wire).uint(6) is None
+
+
+def test_fixed64_has_64_bits():
+    for number in (-1, 2**64):
+        with pytest.raises(LocalProtocolError):
+            protobuf.put_fixed64(6, number)
+
+
 @given(
     st.none() | UINT,
     st.none() | st.binary(),
