@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from pt.cli import lab_runs
 from pt.cli.jsonlines import dumps
 from pt.cli.options import wants_json
 from pt.errors import PtError, UsageError
@@ -27,6 +28,8 @@ EPILOG: Final = """\
   pt lab exec a -- pt nat                       on host a: 192.168.1.10 behind its NAT
   pt lab ctl flush a --renumber                 its NAT reboots and gets another address
   pt lab down
+  pt lab pair eim-apdf apdm-random --runs 20 --report pair.html
+  pt lab matrix --runs 10 --out results.jsonl --report matrix.html
 
 NATs:   MAPPING[-FILTERING[-PORTS]][,OPTION=VALUE …][+CARRIER'S NAT], fw, public, none, or a preset
         eim adm apdm · eif adf apdf · preserve seq random block
@@ -110,6 +113,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ctl.add_argument("target", metavar="NAME", nargs="?", default="", help="a NAT or a link")
     ctl.add_argument("spec", metavar="SPEC", nargs="?", default="", help="for nat and link")
     ctl.add_argument("--renumber", action="store_true", help="flush: and give it another address")
+    lab_runs.add_verify(action("verify", "ask NATs whether they are what they say (RFC 5780)"))
+    lab_runs.add_pair(action("pair", "let two hosts punch through their NATs"))
+    lab_runs.add_matrix(action("matrix", "every NAT with every NAT, by every strategy"))
+    lab_runs.add_replay(action("replay", "repeat what a trace tells of"))
+    lab_runs.add_report(action("report", "sum results up"))
 
 
 CTL: Final = {
@@ -131,7 +139,7 @@ def run(args: argparse.Namespace) -> int:
     from pt.lab.model.spec import SpecError  # noqa: PLC0415
     from pt.lab.netns import unavailable  # noqa: PLC0415
 
-    if reason := unavailable():
+    if args.action != "report" and (reason := unavailable()):
         raise UsageError(f"no laboratory here: {reason}")
     try:
         return ACTIONS[args.action](args)
@@ -293,4 +301,5 @@ ACTIONS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
     "exec": _exec,
     "down": _down,
     "ctl": _ctl,
+    **lab_runs.ACTIONS,
 }

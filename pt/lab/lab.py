@@ -27,8 +27,9 @@ from pt.lab.machine import LanError, Machine, end_processes
 from pt.lab.model.plan import make_plan
 from pt.lab.system import namespace_link
 
-__all__ = ["Lab", "LabError", "Remote"]
+__all__ = ["Engine", "Lab", "LabError", "Remote"]
 
+Engine = Literal["user", "kernel"]
 BUILD_TIMEOUT: Final = 60.0
 ANSWER_TIMEOUT: Final = 20.0
 _ROOT: Final = str(Path(__file__).resolve().parents[2])
@@ -194,6 +195,7 @@ def start_router(
         "trace": trace,
         "pcap": pcap,
         "socket": socket_path,
+        "path": [os.getcwd(), *sys.path],
     }
     try:
         ours.sendall(json.dumps(order).encode() + b"\n")
@@ -231,7 +233,7 @@ class Lab(Remote):
         cgn: str = "",
         link: str = "",
         links: Mapping[str, str] | None = None,
-        engine: Literal["user", "kernel"] = "user",
+        engine: Engine = "user",
         seed: int = 1,
         trace: str | os.PathLike[str] = "",
         pcap: str | os.PathLike[str] = "",

@@ -8,7 +8,9 @@ it. Started by `pt.lab.lab`; the orders, one JSON object a line on a Unix socket
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
+import importlib
 import json
 import os
 import random
@@ -21,8 +23,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from pt.lab.kernel import KernelNet, core_plan
+from pt.lab.model.box import Box
 from pt.lab.model.plan import HostPlan, make_plan
-from pt.lab.model.spec import SpecError, parse_link, parse_nat
+from pt.lab.model.spec import NatSpec, SpecError, parse_link, parse_nat
 from pt.lab.model.world import UnknownError, World
 from pt.lab.recorder import Capture, Journal
 from pt.lab.system import Netlink, members, namespace_link, open_tun, setns, unshare
@@ -63,11 +66,36 @@ def make_host(plan: HostPlan, router: str) -> tuple[int, int]:
     return namespace, tun
 
 
+def box_class(spec: NatSpec, path: list[str]) -> type[Box]:
+    """Return the class of a NAT, one of somebody's own from a module on `path`.
+
+    Raises: SpecError.
+    """
+    if not spec.box:
+        return Box
+    module, _, name = spec.box.partition(":")
+    sys.path += [each for each in path if each not in sys.path]
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise SpecError(f"box={spec.box}: {error}") from error
+    if not isinstance(found, type) or not issubclass(found, Box):
+        raise SpecError(f"box={spec.box} is not a subclass of pt.lab.model.box.Box")
+    return found
+
+
 class Router:
     """The process's state. `words` are those of `make_plan`."""
 
     def __init__(
-        self, words: dict[str, Any], engine: str, seed: int, trace: str, pcap: str
+        self,
+        *,
+        words: dict[str, Any],
+        engine: str,
+        seed: int,
+        trace: str,
+        pcap: str,
+        path: list[str],
     ) -> None:
         self._plan = make_plan(**words)
         self._kernel = KernelNet(self._plan) if engine == "kernel" else None
@@ -80,6 +108,7 @@ class Router:
             lambda name: random.Random(f"{seed}/{name}"),  # noqa: S311  # must be repeatable
             self._journal.write if trace else None,
             self._capture.packet if pcap else None,
+            functools.partial(box_class, path=path),
         )
         self._tuns: dict[int, str] = {}
         self._devices: dict[str, int] = {}

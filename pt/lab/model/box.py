@@ -6,6 +6,8 @@ packet that they quote (RFC 5508). A firewall is a NAT whose outer endpoints are
 
 A hard mapping with open filtering is as real ones are: a packet let in from a new remote endpoint
 belongs to the binding that it came by, and so does what is sent back.
+
+A NAT of another make is a subclass that has its own `key`, `admits` or `allocate` (docs/lab.md).
 """
 
 from __future__ import annotations
@@ -119,7 +121,7 @@ class Box:
         found = self._table.at(protocol, external)
         if not found:
             return self._unsolicited(packet, external, remote, now, "no mapping")
-        binding = next((each for each in found if self._admits(each, remote, now)), None)
+        binding = next((each for each in found if self.admits(each, remote, now)), None)
         if binding is None:
             return self._unsolicited(packet, external, remote, now, "filtered")
         known = remote in binding.sessions
@@ -129,7 +131,7 @@ class Box:
                 return Verdict("simultaneous open is off")
             session.segment(packet.flags, outbound=False)
         if not known:
-            self._table.alias(self._key(protocol, binding.internal, remote), binding)
+            self._table.alias(self.key(protocol, binding.internal, remote), binding)
         session.replied = session.replied or session.sent
         if spec.refresh == "both":
             self._table.refresh(binding, remote, session, now)
@@ -140,9 +142,10 @@ class Box:
         self._remember_fragment(ident, packet.target, now, is_source=False)
         return PASS
 
-    # --- bindings ------------------------------------------------------------------------------
+    # --- what makes a NAT what it is -----------------------------------------------------------
 
-    def _key(self, protocol: int, internal: Endpoint, remote: Endpoint) -> Hashable:
+    def key(self, protocol: int, internal: Endpoint, remote: Endpoint) -> Hashable:
+        """Return what packets of one binding have in common."""
         match self.spec.mapping:
             case "eim":
                 return protocol, internal
@@ -155,7 +158,7 @@ class Box:
         self, packet: Packet, internal: Endpoint, remote: Endpoint, now: float
     ) -> tuple[Binding | None, str]:
         protocol = packet.protocol
-        key = self._key(protocol, internal, remote)
+        key = self.key(protocol, internal, remote)
         binding = self._table.find(key)
         if binding is not None and not self._is_occupied(protocol, binding.external, remote, now):
             return binding, ""
@@ -171,7 +174,7 @@ class Box:
             return None, "quota"
         if self._table.full:
             return None, "table is full"
-        external = self._allocate(protocol, internal, remote, now, moved=moved)
+        external = self.allocate(protocol, internal, remote, now, moved=moved)
         if external is None:
             return None, "no free port"
         binding = Binding(protocol, internal, external, now)
@@ -180,9 +183,10 @@ class Box:
             self._note("map", now, {**self._facts(binding), "remote": endpoint_text(remote)})
         return binding, ""
 
-    def _allocate(
+    def allocate(
         self, protocol: int, internal: Endpoint, remote: Endpoint, now: float, *, moved: bool
     ) -> Endpoint | None:
+        """Return an outer endpoint for a new binding; `moved`: the usual one is occupied."""
         if not self.spec.translates:
             return internal
         address = self._outer_address(internal[0])
@@ -213,7 +217,8 @@ class Box:
             self._paired[inside] = self.addresses[len(self._paired) % len(self.addresses)]
         return self._paired[inside]
 
-    def _admits(self, binding: Binding, remote: Endpoint, now: float) -> bool:
+    def admits(self, binding: Binding, remote: Endpoint, now: float) -> bool:
+        """Whether `remote` may send in by a binding."""
         match self.spec.filtering:
             case "eif":
                 # Of several bindings that share a port, only its own remote endpoint has each.
@@ -283,7 +288,7 @@ class Box:
             return Verdict("icmp error about nothing known")
         internal = (quoted.target, quoted.dport)
         remote = (quoted.source, 0 if quoted.is_query else quoted.sport)
-        binding = self._table.find(self._key(quoted.protocol, internal, remote))
+        binding = self._table.find(self.key(quoted.protocol, internal, remote))
         if binding is None or remote not in binding.sessions:
             return Verdict("icmp error about nothing known")
         quoted.set_target(*binding.external)

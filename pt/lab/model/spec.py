@@ -54,7 +54,8 @@ class NatSpec:
     the router itself takes packets that nobody asked for, which then occupy the port towards their
     sender. udp, tcp: remote ports that may be reached, None = all. maximum: mappings an inside
     host may hold, 0 = unlimited. overload: one outer port for several remote endpoints, as Linux.
-    block: ports in an inside host's block when allocation is `block`.
+    block: ports in an inside host's block when allocation is `block`. box: MODULE:CLASS of a `Box`
+    that behaves in its own way.
     """
 
     kind: Kind = "nat"
@@ -84,6 +85,7 @@ class NatSpec:
     pooling: Literal["paired", "arbitrary"] = "paired"
     overload: bool = False
     v6: V6 = "off"
+    box: str = ""
 
     def __post_init__(self) -> None:
         if not 1 <= self.low <= self.high <= 65535:
@@ -163,6 +165,13 @@ def _word(*words: str) -> Callable[[str], str]:
     return parse
 
 
+def _class_name(text: str) -> str:
+    module, _, name = text.partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), name)):
+        raise ValueError
+    return text
+
+
 # Option → (field, parser, what is allowed).
 _Option = tuple[str, Callable[[str], object], str]
 NAT_OPTIONS: Final[dict[str, _Option]] = {
@@ -187,6 +196,7 @@ NAT_OPTIONS: Final[dict[str, _Option]] = {
     "pooling": ("pooling", _word("paired", "arbitrary"), "paired or arbitrary"),
     "overload": ("overload", _flag, "0 or 1"),
     "v6": ("v6", _word("off", "open", *FILTERINGS), "off, open, eif, adf or apdf"),
+    "box": ("box", _class_name, "MODULE:CLASS"),
 }
 LINK_OPTIONS: Final[dict[str, _Option]] = {
     "delay": ("delay", lambda text: _seconds(text) / 1e3, "milliseconds"),

@@ -87,10 +87,12 @@ class World:
         rng: Callable[[str], Randomness],
         note: Note | None = None,
         tap: Callable[[float, bytes], None] | None = None,
+        kind: Callable[[NatSpec], type[Box]] = lambda _: Box,
     ) -> None:
         self._rng = rng
         self._note = note
         self._tap = tap
+        self._kind = kind
         self._nets = {each.name: _Net(each) for each in plan.networks}
         self._links: dict[str, list[_Attachment]] = {}
         self._hosts: dict[str, _Attachment] = {}
@@ -144,7 +146,9 @@ class World:
                 self._note(event, now, {"at": name, **facts})
 
         outer = addresses if spec.translates else []
-        return Box(spec, outer, self._rng(name), note if self._note is not None else None)
+        return self._kind(spec)(
+            spec, outer, self._rng(name), note if self._note is not None else None
+        )
 
     # --- packets -------------------------------------------------------------------------------
 

@@ -267,3 +267,31 @@ def test_a_topology_is_up_in_time() -> None:
         with Lab(a="eim-apdf", b="apdm-random", link="delay=10,loss=1"):
             times.append(time.monotonic() - began)
     assert statistics.median(times) <= 0.150, times
+
+
+def test_a_nat_of_somebodys_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    examples = Path(__file__).parents[3] / "examples"
+    monkeypatch.chdir(examples)
+    with (
+        Lab(a="eim-apdf-random,box=lab_nat:BySubnet") as lab,
+        udp(lab["a"]) as client,
+        udp(lab["s1"], 5000) as one,
+        udp(lab["s2"], 5000) as two,
+    ):
+        seen = []
+        for server, host in ((one, "s1"), (two, "s2")):
+            client.sendto(b"?", (lab[host].ip, 5000))
+            seen.append(server.recvfrom(10)[1])
+        assert seen[0] != seen[1]
+        with udp(lab["s1"], 5001) as neighbour:
+            neighbour.sendto(b"in", seen[0])
+            assert client.recv(10) == b"in"
+        two.sendto(b"no", seen[0])
+        assert silent(client)
+    for box, named in (
+        ("lab_nat:Nobody", "no attribute 'Nobody'"),
+        ("nobody:X", "No module named"),
+        ("json:JSONDecoder", "not a subclass"),
+    ):
+        with pytest.raises(LabError, match=named), Lab(a=f"eim,box={box}"):
+            pass

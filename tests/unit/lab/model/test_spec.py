@@ -44,6 +44,7 @@ boxes = st.builds(
     pool=st.integers(1, 4),
     pooling=st.sampled_from(["paired", "arbitrary"]),
     overload=st.booleans(),
+    box=st.sampled_from(["", "lab.nat:Mine"]),
 )
 
 
@@ -94,6 +95,7 @@ def test_presets_parse() -> None:
         ("eim,ports=5", "LOW-HIGH"),
         ("eim,ports=9-5", "not a range"),
         ("eim,pool=99", "1 to 16"),
+        ("eim,box=nowhere", "MODULE:CLASS"),
         ("eim,block=0", "not within"),
         ("apdm-block,block=64,ports=1-9", "not within"),
         ("eim,step=0", "1 to 1024"),
