@@ -17,7 +17,7 @@ from pt.identity.peer_id import PeerId
 from pt.muxer import FRAME_HEADROOM, RoomWaiter
 from pt.muxer import Stream as AnyStream
 from pt.quic.codes import ConnectionCode, describe
-from pt.quic.engine import Admission, Config, Engine, EngineFactory
+from pt.quic.engine import FULL, Admission, Config, Engine, EngineFactory
 from pt.quic.events import (
     Closed,
     ConnectionIdIssued,
@@ -126,19 +126,20 @@ class QuicLink:
     def _drive(self) -> None:
         engine, port = self.engine, self._port
         while not self._stopped:
-            self._again = self._queued = False
             while (event := engine.next_event()) is not None:
                 self._handle(event)
+            self._again = self._queued = False
             if port.udp.full:
                 port.wait(self)
                 break
-            trains = engine.trains(self._loop.time())
-            for address, segments in trains:
+            count = 0
+            for address, segments in engine.trains(self._loop.time()):
+                count += len(segments)
                 self.bytes_out += sum(map(len, segments))
                 port.udp.send_train(segments, (address[0], address[1]))
             if self._waiters and not self.closed:
                 self._wake()
-            if not trains and not self._again and not self._queued:
+            if count < FULL and not self._again and not self._queued:
                 event = engine.next_event()
                 if event is None:
                     break
@@ -146,7 +147,10 @@ class QuicLink:
 
     def flush(self) -> None:
         """Hand what is queued to the network."""
+        before = self.bytes_out
         self.drive()
+        if self.bytes_out - before < DIALOGUE:
+            self._dialogue.short(self._loop.time(), self.session.churn)
 
     def nudge(self) -> None:
         """`flush`, if something is queued."""

@@ -89,6 +89,11 @@ class Credit:
                 told.again = now + told.delay
                 self._due[stream] = told.limits[-1]
 
+    @property
+    def due(self) -> bool:
+        """Whether `frames` has something to tell."""
+        return bool(self._due)
+
     def frames(self, room: int) -> bytes:
         """Frames to send now, at most `room` bytes; what does not fit stays."""
         out = b""

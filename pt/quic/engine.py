@@ -10,7 +10,8 @@ An owner drives it with five calls and does what comes out:
 
 After any input, also after a call that sends (`write`, `finish`, `reset`, `stop`, `consumed`,
 `close`): take events and trains in turn until neither yields anything, then read the timeout.
-(Building trains makes events, `Writable` and `StreamEnded`; handling events makes trains.)  Inputs
+(Building trains makes events, `Writable` and `StreamEnded`; handling events makes trains; trains of
+fewer than `FULL` datagrams are all there are until something else happens.)  Inputs
 may be batched: one round for all that a wake-up of the loop brought.  `now` is in seconds of one
 monotonic clock, the same for all calls; it may stand still.
 
@@ -23,14 +24,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from pt.identity.peer_id import PeerId
 from pt.quic.certificate import Certificate
 from pt.quic.events import Address, Event
 from pt.quic.limits import Limits
 
-__all__ = ["Admission", "Config", "Engine", "EngineFactory", "Stats", "Trace", "Train"]
+__all__ = ["FULL", "Admission", "Config", "Engine", "EngineFactory", "Stats", "Trace", "Train"]
+
+
+FULL: Final = 256
+"""Datagrams in one yield of trains after which there may be more."""
 
 
 class Trace(Protocol):

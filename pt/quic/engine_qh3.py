@@ -276,7 +276,10 @@ class Qh3Engine(Base):
         room = moves.room()
         if room is not None:
             most = min(most, room // self._sizes.size)
-        own = self._own_packets(now) if self._closed is None and self._conn.done else []
+        own: list[bytes] = []
+        idle = not self._credit.due and moves.validated and self._sizes.surveyed
+        if not idle and self._closed is None and self._conn.done:
+            own = self._own_packets(now)
         try:
             datagrams = self._sender.poll(now, most)
         except FaultError as error:

@@ -44,6 +44,11 @@ class Outbox:
         """A stream begins; the peer takes bytes up to the offset `limit`."""
         self._queues[stream] = _Queue(limit)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether `take` would yield something."""
+        return bool(self._turns)
+
     def size(self, stream: int) -> int:
         """Bytes that wait here."""
         queue = self._queues.get(stream)

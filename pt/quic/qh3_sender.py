@@ -49,7 +49,8 @@ class Sender:
         while len(datagrams) < most:
             fed = self._feed()
             datagrams += self._conn.poll(now, most - len(datagrams))
-            if not fed and len(datagrams) < most and not self._sizes.settle():
+            more = fed and self.outbox.waiting
+            if not more and len(datagrams) < most and not self._sizes.settle():
                 break
         return datagrams
 

@@ -56,6 +56,11 @@ class Sizes:
         """Whether the peer's packets are to be looked into."""
         return self.next_timeout() is not None
 
+    @property
+    def surveyed(self) -> bool:
+        """Whether `probes` has nothing to do for now."""
+        return self._survey is not None and self._survey.result is not None
+
     def next_timeout(self) -> float | None:
         """When `probes` has something to do."""
         return None if self._survey is None else self._survey.next_timeout()
