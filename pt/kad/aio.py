@@ -10,34 +10,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from asyncio import FIRST_COMPLETED
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, Final, Generic, Self, TypeVar
+from dataclasses import replace
+from typing import Any, Final, TypeVar
 
 from pt.aio.scope import Scope
 from pt.aio.stream import ByteStream
-from pt.errors import ClosedError, LocalProtocolError, PtError
+from pt.errors import ClosedError, LocalProtocolError, PtError, ResetError
 from pt.identity.peer_id import PeerId
 from pt.kad.keyspace import K, point
 from pt.kad.lookup import Cost, Limits, Lookup, News
-from pt.kad.messages import (
-    KadMessageError,
-    Message,
-    MessageReader,
-    MessageType,
-    PeerInfo,
-    Record,
-)
-from pt.kad.results import (
-    Found,
-    Progress,
-    Stored,
-    addresses,
-    nothing,
-    unanswered,
-    valid_value,
-)
+from pt.kad.messages import KadMessageError, Message, MessageReader, MessageType, PeerInfo, Record
+from pt.kad.placement import MOST, Placement, reserve
+from pt.kad.results import Found, Progress, Stored, addresses, nothing, valid_value
+from pt.kad.search import LOOKUP_TIMEOUT, MAX_AT_ONCE, Search
 from pt.kad.table import RoutingTable
 from pt.wire.multiaddr import Multiaddr
 
@@ -45,7 +31,6 @@ __all__ = [
     "MAX_AT_ONCE",
     "Ask",
     "Client",
-    "Search",
     "exchange",
 ]
 
@@ -54,14 +39,8 @@ Ask = Callable[[PeerInfo, Message], Awaitable[Message]]
 
 T = TypeVar("T")
 
-REQUEST_TIMEOUT: Final = 10.0
-"""Seconds for one request of a look-up, with the dialing."""
 STORE_TIMEOUT: Final = 30.0
 """Seconds for storing at one server, with the dialing, as Go."""
-STORE_GRACE: Final = 3.0  # between two, once half of the servers have acknowledged
-LOOKUP_TIMEOUT: Final = 60.0
-MAX_AT_ONCE: Final = 30
-"""Requests under way together, over all look-ups and stores: what they may use of sockets."""
 FRESH_ENOUGH: Final = 3
 """With fewer servers that have answered lately, bootstrap peers are asked along with them."""
 MAX_BOOTSTRAP: Final = 64
@@ -109,139 +88,6 @@ async def _wait_end(stream: ByteStream) -> None:
                 pass
 
 
-class Search(Generic[T]):
-    """A look-up that runs as long as it is used in `async with`; iterate over what it finds.
-
-        async with client.providers(key) as search:
-            async for peer in search:
-                ...
-
-    The iteration ends with the look-up; leaving the block ends the look-up. `take` says what of an
-    answer is a find, and raises a `PtError` when the answer is a lie.
-    """
-
-    def __init__(
-        self,
-        client: Client,
-        lookup: Lookup,
-        take: Callable[[PeerId, News], Iterable[T]],
-        timeout: float,
-    ) -> None:
-        self.lookup: Final = lookup
-        self.timed_out = False
-        self._client = client
-        self._take = take
-        self._timeout = timeout
-        self._found: deque[T] = deque()
-        self._failed: list[PeerId] = []
-        self._changed = asyncio.Event()
-        self.wake = asyncio.Event()
-        self._runner: asyncio.Task[None] | None = None
-        self._over = False
-
-    @property
-    def cost(self) -> Cost:
-        """What it has cost so far."""
-        return self.lookup.cost
-
-    async def __aenter__(self) -> Self:
-        self._runner = asyncio.get_running_loop().create_task(self._run())
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        runner = self._runner
-        assert runner is not None
-        runner.cancel()
-        await asyncio.wait([runner])
-        if not runner.cancelled() and (crash := runner.exception()) is not None:
-            raise crash
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> T:
-        """What was found next.
-
-        Raises:
-            NetworkError: the look-up is over, and no server has answered.
-
-        """
-        while not self._found:
-            if self._over:
-                self._check()
-                raise StopAsyncIteration
-            self._changed.clear()
-            await self._changed.wait()
-        return self._found.popleft()
-
-    async def finish(self) -> None:
-        """Wait for the end of the look-up.
-
-        Raises:
-            NetworkError: no server has answered.
-
-        """
-        while not self._over:
-            self._changed.clear()
-            await self._changed.wait()
-        self._check()
-
-    def _check(self) -> None:
-        if not self.lookup.cost.replies:
-            raise unanswered(self.lookup.heard)
-
-    async def _run(self) -> None:
-        client, lookup = self._client, self.lookup
-        scope = Scope(limit=MAX_AT_ONCE)
-        client.searches.add(self)
-        try:
-            async with asyncio.timeout(self._timeout):
-                await self._drive(scope)
-        except TimeoutError:
-            self.timed_out = True
-        finally:
-            lookup.stop()
-            self._failed += lookup.stalled
-            await scope.aclose()
-            client.searches.discard(self)
-            client.ended(lookup, self._failed)
-            self._over = True
-            self._changed.set()
-
-    async def _drive(self, scope: Scope) -> None:
-        client, lookup = self._client, self.lookup
-        loop = asyncio.get_running_loop()
-        while True:
-            self.wake.clear()
-            for peer in lookup.to_ask(loop.time(), client.room):
-                client.take_slot()
-                scope.start(self._ask(peer)).add_done_callback(client.release_slot)
-            if lookup.done and (lookup.cost.replies or not client.seeding):
-                return
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(lookup.next_at(loop.time())):
-                    await self.wake.wait()
-
-    async def _ask(self, peer: PeerInfo) -> None:
-        client, lookup = self._client, self.lookup
-        try:
-            async with asyncio.timeout(REQUEST_TIMEOUT):
-                reply = await client.ask(peer, lookup.request)
-            self._found.extend(self._take(peer.id, lookup.answered(peer.id, reply)))
-        except (PtError, OSError, TimeoutError):
-            lookup.failed(peer.id)
-            self._failed.append(peer.id)
-        except asyncio.CancelledError:
-            raise  # the look-up is over, and nothing is known about the peer
-        except BaseException:
-            lookup.failed(peer.id)
-            raise
-        else:
-            client.table.answered(peer, asyncio.get_running_loop().time())
-        self._changed.set()
-        client.report(lookup.request.key, lookup.cost, lookup.heard)
-
-
 class Client:
     """A client of the DHT; its table grows by every look-up.
 
@@ -255,7 +101,7 @@ class Client:
         own: PeerId,
         *,
         bootstrap: Iterable[PeerInfo] = (),
-        limits: Limits | None = None,
+        limits: Limits = Limits(),  # noqa: B008  # frozen
         public_only: bool = True,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> None:
@@ -303,10 +149,7 @@ class Client:
             NetworkError: no server answered.
 
         """
-        search = self._search(MessageType.FIND_NODE, key, nothing, timeout, patient=False)
-        async with search:
-            await search.finish()
-        return search.lookup.closest()
+        return (await self._find(key, timeout, self._limits)).closest()
 
     async def refresh(self, *, timeout: float = LOOKUP_TIMEOUT) -> list[PeerInfo]:
         """Look for ourselves: fills the table, and the nearest servers see us.
@@ -359,7 +202,9 @@ class Client:
     ) -> Stored:
         """Store a value at the K servers nearest to its key, all in parallel.
 
-        `timeout` is for finding them; each then has STORE_TIMEOUT.
+        `timeout` is for finding them; each then has STORE_TIMEOUT. What the store itself takes is
+        kept back from the budget of the look-up, up to half of it; when the budget is used up, the
+        nearest servers known by then are stored at.
 
         Raises:
             NetworkError: no server answered the look-up.
@@ -367,13 +212,12 @@ class Client:
 
         """
         request = Message(MessageType.PUT_VALUE, key, Record(key, value))
-        request.encode()
-        return await self._store(await self.closest(key, timeout=timeout), request)
+        return await self._store(request, timeout)
 
     async def provide(
         self, key: bytes, own_addresses: Sequence[Multiaddr], *, timeout: float = LOOKUP_TIMEOUT
     ) -> Stored:
-        """Tell the K servers nearest to a key (a multihash) that we provide it.
+        """Tell the K servers nearest to a key (a multihash) that we provide it, as `put_value`.
 
         Public servers keep only public addresses and those through public relays, and ignore a
         record without addresses.
@@ -386,9 +230,7 @@ class Client:
         if not own_addresses:
             raise LocalProtocolError("a provider record without addresses is ignored by servers")
         me = PeerInfo(self.own, tuple(own_addresses))
-        request = Message(MessageType.ADD_PROVIDER, key, providers=(me,))
-        request.encode()
-        return await self._store(await self.closest(key, timeout=timeout), request)
+        return await self._store(Message(MessageType.ADD_PROVIDER, key, providers=(me,)), timeout)
 
     # --- for searches ----------------------------------------------------------------------------
 
@@ -396,6 +238,11 @@ class Client:
     def room(self) -> int:
         """How many more requests may be under way now."""
         return MAX_AT_ONCE - self._busy
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is looked for, or stored."""
+        return not self.searches and not self._busy
 
     def take_slot(self) -> None:
         """One more request is under way."""
@@ -412,16 +259,17 @@ class Client:
     def ended(self, lookup: Lookup, failed: Iterable[PeerId]) -> None:
         """Account for a look-up that is over; who failed or stalled leaves the table."""
         self.spent.add(lookup.cost)
+        self.report(lookup, done=True)
         if lookup.cost.replies:  # otherwise it is we who are cut off
             for peer in failed:
                 self.table.failed(peer)
 
-    def report(self, key: bytes, cost: Cost, heard: int, stored: int = 0) -> None:
-        """Say how far a call has come."""
+    def report(self, lookup: Lookup, *, done: bool = False) -> None:
+        """Say how far a look-up has come."""
         if self._on_progress is not None:
-            self._on_progress(
-                Progress(key, cost.requests, cost.replies, cost.failures, heard, stored)
-            )
+            call, key = id(lookup), lookup.request.key
+            cut = done and lookup.cut
+            self._on_progress(Progress.of(call, key, lookup.cost, lookup.heard, done=done, cut=cut))
 
     # --- inside ----------------------------------------------------------------------------------
 
@@ -436,7 +284,9 @@ class Client:
         take: Callable[[PeerId, News], Iterable[T]],
         timeout: float,
         *,
+        limits: Limits | None = None,
         patient: bool = True,
+        follow_up: bool = True,
     ) -> Search[T]:
         now = asyncio.get_running_loop().time()
         bootstrap = self._bootstrap.values()
@@ -445,56 +295,101 @@ class Client:
             self.own,
             self.table.closest(point(key), K),
             bootstrap if self.table.fresh(now) < FRESH_ENOUGH else (),
-            limits=self._limits,
+            limits=limits or self._limits,
             patient=patient,
+            follow_up=follow_up,
             public_only=self._public_only,
         )
         return Search(self, lookup, take, timeout)
 
-    async def _store(self, peers: Sequence[PeerInfo], request: Message) -> Stored:
-        cost = Cost()
-        acknowledged: set[PeerId] = set()
-        scope = Scope(limit=len(peers))
-        try:
-            todo = {
-                scope.start(self._store_at(peer, request, cost, acknowledged)) for peer in peers
-            }
-            while todo:
-                patience = STORE_GRACE if 2 * len(acknowledged) >= len(peers) else None
-                done, todo = await asyncio.wait(todo, timeout=patience, return_when=FIRST_COMPLETED)
-                if not done:
-                    break
-        finally:
-            await scope.aclose()
-            self.spent.add(cost)
-        return Stored(tuple(p.id for p in peers if p.id in acknowledged), len(peers), cost)
+    async def _find(
+        self, key: bytes, timeout: float, limits: Limits, *, follow_up: bool = True
+    ) -> Lookup:
+        """Look for the servers nearest to a key.
 
-    async def _store_at(
-        self, peer: PeerInfo, request: Message, cost: Cost, acknowledged: set[PeerId]
-    ) -> None:
+        Raises:
+            NetworkError: no server answered.
+
+        """
+        kind = MessageType.FIND_NODE
+        search = self._search(
+            kind, key, nothing, timeout, limits=limits, patient=False, follow_up=follow_up
+        )
+        async with search:
+            await search.finish()
+        return search.lookup
+
+    async def _store(self, request: Message, timeout: float) -> Stored:
+        """Find the nearest servers, and have them store what is in the request.
+
+        Raises:
+            NetworkError: no server answered the look-up.
+            LocalProtocolError: the request is too long.
+
+        """
+        budget = self._limits.budget
+        kept = min(reserve(len(request.encode())), budget // 2)
+        limits = replace(self._limits, budget=budget - kept)
+        lookup = await self._find(request.key, timeout, limits, follow_up=False)
+        return await self._spread(lookup.closest(MOST), request)
+
+    async def _spread(self, candidates: Sequence[PeerInfo], request: Message) -> Stored:
+        """Store at the nearest of the candidates."""
+        loop = asyncio.get_running_loop()
+        placement, cost = Placement(candidates), Cost()
+        scope = Scope(limit=MOST)
         wake = asyncio.Event()
         self._waiting.add(wake)
         try:
-            while self.room <= 0:
+            while not placement.done:
                 wake.clear()
-                await wake.wait()
+                for peer in placement.to_ask(loop.time(), self.room):
+                    self.take_slot()
+                    cost.requests += 1
+                    cost.at_once = max(cost.at_once, self._busy)
+                    work = self._store_at(peer, request, placement, cost)
+                    scope.start(work).add_done_callback(self.release_slot)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout_at(placement.next_at(loop.time())):
+                        await wake.wait()
         finally:
             self._waiting.discard(wake)
-        self.take_slot()
-        cost.requests += 1
+            await scope.aclose()
+            self.spent.add(cost)
+            self._tell(placement, request.key, cost, done=True)
+        return Stored(placement.acknowledged, placement.wanted, cost)
+
+    async def _store_at(
+        self, peer: PeerInfo, request: Message, placement: Placement, cost: Cost
+    ) -> None:
+        loop = asyncio.get_running_loop()
         cost.sent += len(request.encode())
-        cost.at_once = max(cost.at_once, self._busy)
         try:
             async with asyncio.timeout(STORE_TIMEOUT):
                 reply = await self.ask(peer, request)
+            cost.received += reply.size
+            cost.overhead += reply.overhead
             if reply.type != request.type or reply.record not in (None, request.record):
                 raise KadMessageError("the peer acknowledged something else than it was to store")
+        except (ResetError, KadMessageError):
+            cost.failures += 1
+            placement.refuse(peer.id, loop.time())
         except (PtError, OSError, TimeoutError):
             cost.failures += 1
+            self.table.failed(peer.id)
+            placement.fail(peer.id)
+        except BaseException:
+            placement.fail(peer.id)
+            raise
         else:
             cost.replies += 1
-            cost.received += reply.size
-            acknowledged.add(peer.id)
-        finally:
-            self.release_slot()
-        self.report(request.key, cost, cost.requests, len(acknowledged))
+            self.table.answered(peer, loop.time())
+            placement.acknowledge(peer.id, loop.time())
+        self._tell(placement, request.key, cost)
+
+    def _tell(self, placement: Placement, key: bytes, cost: Cost, *, done: bool = False) -> None:
+        """Say how far a store has come."""
+        if self._on_progress is not None:
+            stored = len(placement.acknowledged)
+            call = id(placement)
+            self._on_progress(Progress.of(call, key, cost, cost.requests, stored=stored, done=done))

@@ -5,16 +5,23 @@ A state machine without I/O. Its owner asks whom `to_ask` names, reports each ou
 
 As in go-libp2p-kad-dht: of the peers heard of, the nearest to the key are asked, ALPHA at a time;
 each answer brings closer ones. It ends when the BETA nearest that are not unreachable have
-answered; then the rest of the K nearest are asked, too, because the value may be at any of them.
+answered; then the rest of the K nearest are asked, too, because the value may be at any of them
+(`follow_up`: who looks for servers to store at does without it, since storing asks them, too).
 
-Three things differ from Go, all against peers that do not answer. One that has been asked for SLOW
-seconds does not count among the ALPHA, the BETA and the K any more; it still has time to answer,
-and a `patient` look-up waits for it as long as it is among the K nearest. `first` peers, which are
-bootstrap peers, are asked at once along with what a cache names, until anybody has answered. And
-who is heard of in the second part takes the place of who turned out unreachable, so that K are
-asked where K are left.
+What differs from Go is against peers that do not answer. One that has been asked for STAGGER
+seconds leaves its place among the ALPHA to another, and after SLOW seconds it does not count among
+the BETA and the K any more; it still has time to answer, and a `patient` look-up waits for it as
+long as it is among the K nearest. `first` peers, which are bootstrap peers, are asked at once along
+with what a cache names, until anybody has answered. And who is heard of in the second part takes
+the place of who turned out unreachable, so that K are asked where K are left.
 
-What a hostile server can cost is bounded by `Limits`; what it can claim, by the rules for
+Bytes are dear, for a reply names K servers with all their addresses, some 8 kB, whatever is asked.
+So ALPHA is small: ten at a time cost twice as much on the way, and save a fifth of the time. And
+`Limits` has a budget: nobody is asked whose reply it does not have room for. Of the K nearest some
+may be left out then, those between the nearest and the farthest, so that a crowd next to the key
+does not use it up.
+
+What a hostile server can cost is bounded by `Limits`, too; what it can claim, by the rules for
 closer peers: at most 40 a reply, public ones, not more than three of one owner's addresses. One
 that breaks the protocol once is not asked again and does not count.
 
@@ -33,11 +40,14 @@ from pt.kad.diversity import crowded, public
 from pt.kad.keyspace import K, point
 from pt.kad.messages import KadMessageError, Message, MessageType, PeerInfo
 
-__all__ = ["ALPHA", "BETA", "SLOW", "Cost", "Limits", "Lookup", "News"]
+__all__ = ["ALPHA", "BETA", "SLOW", "STAGGER", "Cost", "Limits", "Lookup", "News"]
 
-ALPHA: Final = 10
+ALPHA: Final = 4
 BETA: Final = 3
+STAGGER: Final = 1.0
 SLOW: Final = 2.0
+FIRST_GUESS: Final = 8000
+"""Bytes that an answer is expected to take before there was any."""
 MAX_FIRST: Final = 4
 """Of the `first` peers, how many are asked out of turn."""
 MAX_MERGED: Final = 32
@@ -48,18 +58,22 @@ MAX_FOUND: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a look-up may cost at most, in requests and in bytes of replies.
+    """What a look-up may cost at most, in requests and in bytes, those of connections included.
 
-    An honest network needs a third of it; one that is hostile cannot have more.
+    `budget` is for servers that answer as they should. What others waste does not use it up, nor
+    does what an answer takes beyond its `share`, or a few servers could end every look-up. `most`
+    is for all of it: an honest network needs a third, a hostile one has no more.
     """
 
     requests: int = 120
-    received: int = 512 * 1024
+    budget: int = 192_000
+    share: int = 16_000
+    most: int = 512 * 1024
 
 
 @dataclass(slots=True)
 class Cost:
-    """What a look-up has cost so far; bytes are those of messages, without connections."""
+    """What a look-up has cost so far; `sent` and `received` are bytes of messages alone."""
 
     requests: int = 0
     replies: int = 0
@@ -68,6 +82,13 @@ class Cost:
     received: int = 0
     at_once: int = 0
     """The most requests under way at a time: sockets, if no connection was there before."""
+    overhead: int = 0
+    """Bytes of hand-shakes and framing, as far as whoever asked has said."""
+
+    @property
+    def bytes(self) -> int:
+        """All of them."""
+        return self.sent + self.received + self.overhead
 
     def add(self, other: Cost) -> None:
         """Count what something else has cost, too; `at_once` stays."""
@@ -76,6 +97,7 @@ class Cost:
         self.failures += other.failures
         self.sent += other.sent
         self.received += other.received
+        self.overhead += other.overhead
 
 
 class _State(Enum):
@@ -89,7 +111,7 @@ _OPEN: Final = (_State.HEARD, _State.WAITING)
 
 
 class _Peer:
-    __slots__ = ("asked_at", "hops", "info", "point", "state")
+    __slots__ = ("asked_at", "charged", "hops", "info", "point", "state")
 
     def __init__(self, info: PeerInfo, hops: int) -> None:
         self.info = info
@@ -97,6 +119,7 @@ class _Peer:
         self.hops = hops
         self.state = _State.HEARD
         self.asked_at = 0.0
+        self.charged = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +135,8 @@ class Lookup:
     """Asks `request` of servers ever nearer to its key.
 
     `seeds` are known peers, the nearest ones; `first` are asked out of turn. Be `patient` when any
-    of the K nearest may have what is looked for; when it is they who are looked for, to store at
-    them, those that are slow are of no use. The times are seconds on one monotonic clock.
+    of the K nearest may have what is looked for; when it is they who are looked for, those that are
+    slow are of no use. The times are seconds on one monotonic clock.
     """
 
     def __init__(
@@ -125,6 +148,7 @@ class Lookup:
         *,
         limits: Limits | None = None,
         patient: bool = True,
+        follow_up: bool = True,
         public_only: bool = True,
     ) -> None:
         self.request: Final = request
@@ -132,6 +156,7 @@ class Lookup:
         self._own = own
         self._limits = limits or Limits()
         self._patient = patient
+        self._follow_up = follow_up
         self._public_only = public_only
         self._size = len(request.encode())
         self._key = point(request.key)
@@ -142,6 +167,8 @@ class Lookup:
         self._target: PeerInfo | None = None
         self._following_up = False
         self._stopped = False
+        self._charged = 0
+        self._largest = 0
         self._now = 0.0
         for info in seeds:
             self._hear(info, 0)
@@ -159,8 +186,8 @@ class Lookup:
         self._advance()
         chosen: list[_Peer] = []
         if not self.done and not self._exhausted():
-            room = min(room, self._limits.requests - self.cost.requests)
-            chosen = self._choose()[: max(0, room)]
+            room = min(room, self._limits.requests - self.cost.requests, self._affordable())
+            chosen = _from_both_ends(self._choose(), max(0, room), ends=1 + self._following_up)
         for peer in chosen:
             peer.state = _State.WAITING
             peer.asked_at = now
@@ -172,9 +199,10 @@ class Lookup:
     def next_at(self, now: float) -> float | None:
         """When there may be somebody to ask though nothing is reported; None: only then."""
         times = [
-            peer.asked_at + SLOW
+            peer.asked_at + delay
             for peer in self._peers.values()
-            if peer.state is _State.WAITING and now - peer.asked_at < SLOW
+            for delay in (STAGGER, SLOW)
+            if peer.state is _State.WAITING and now - peer.asked_at < delay
         ]
         return min(times, default=None)
 
@@ -186,8 +214,16 @@ class Lookup:
         if not self._following_up:
             return False
         if self._exhausted():
-            return not self.waiting
+            return not self._awaited()
+        if not self._follow_up:
+            return True
         return not any(peer.state in _OPEN for peer in self._nearest(K, slow=self._patient))
+
+    @property
+    def cut(self) -> bool:
+        """Whether it ends for its limits, and servers that it should have asked are left."""
+        wanted = self._nearest(K if self._follow_up else BETA, slow=False)
+        return self._exhausted() and any(peer.state is _State.HEARD for peer in wanted)
 
     @property
     def waiting(self) -> int:
@@ -236,6 +272,7 @@ class Lookup:
         if peer is None or peer.state is not _State.WAITING:
             return News()
         self.cost.received += reply.size
+        self.cost.overhead += reply.overhead
         value = None
         try:
             if reply.type != self.request.type:
@@ -249,6 +286,7 @@ class Lookup:
             raise
         peer.state = _State.QUERIED
         self.cost.replies += 1
+        peer.charged = self._charge(self._size + reply.size + reply.overhead)
         self._first.clear()
         target = self._see_target(reply)
         self._hear_all(reply.closer, peer.hops + 1)
@@ -261,6 +299,7 @@ class Lookup:
         if peer is not None and peer.state in (_State.WAITING, _State.QUERIED):
             peer.state = _State.UNREACHABLE
             self.cost.failures += 1
+            self._charged -= peer.charged
             self._advance()
 
     def stop(self) -> None:
@@ -282,7 +321,8 @@ class Lookup:
         if self._following_up:
             return [peer for peer in self._nearest(K, slow=False) if peer.state is _State.HEARD]
         busy = sum(
-            peer.state is _State.WAITING and not self._slow(peer) for peer in self._peers.values()
+            peer.state is _State.WAITING and self._now - peer.asked_at < STAGGER
+            for peer in self._peers.values()
         )
         free = ALPHA - busy
         first = [peer for peer in self._first if peer.state is _State.HEARD]
@@ -305,7 +345,32 @@ class Lookup:
     def _exhausted(self) -> bool:
         return (
             self.cost.requests >= self._limits.requests
-            or self.cost.received >= self._limits.received
+            or self.cost.bytes >= self._limits.most
+            or self._charged + self._expected() > self._limits.budget
+        )
+
+    def _charge(self, size: int) -> int:
+        size = min(size, self._limits.share)
+        self._charged += size
+        self._largest = max(self._largest, size)
+        return size
+
+    def _expected(self) -> int:
+        """Bytes of the next answer."""
+        return self._largest or FIRST_GUESS
+
+    def _affordable(self) -> int:
+        """How many more may be asked, if all answer; of those that are slow few do."""
+        answers = (self._limits.budget - self._charged) // self._expected()
+        return answers - sum(
+            peer.state is _State.WAITING and not self._slow(peer) for peer in self._peers.values()
+        )
+
+    def _awaited(self) -> bool:
+        """Whether an answer is still to come that matters, when nobody else is to be asked."""
+        near = self._nearest(K, slow=self._patient)
+        return any(peer.state is _State.WAITING for peer in near) or any(
+            peer.state is _State.WAITING and not self._slow(peer) for peer in self._peers.values()
         )
 
     def _sorted(self) -> list[_Peer]:
@@ -377,6 +442,14 @@ class Lookup:
                 self._providers[info.id] = merged
                 found.append(merged)
         return found
+
+
+def _from_both_ends(peers: list[_Peer], count: int, *, ends: int) -> list[_Peer]:
+    """So many of them: the first ones, or if `ends` is 2, first ones and last ones in turn."""
+    if count >= len(peers) or ends == 1:
+        return peers[:count]
+    last = count // 2
+    return peers[: count - last] + peers[len(peers) - last :]
 
 
 def _merged(known: PeerInfo | None, said: PeerInfo) -> PeerInfo | None:

@@ -130,7 +130,8 @@ class Record:
 class Message:
     """A request or a reply; a type unknown here stays a number.
 
-    `size` is what a decoded message took on the wire, in bytes with its length.
+    `size` is what a decoded message took on the wire, in bytes with its length; `overhead` what the
+    exchange took besides its two messages, which whoever made it may say.
     """
 
     type: MessageType | int
@@ -139,6 +140,7 @@ class Message:
     closer: tuple[PeerInfo, ...] = ()
     providers: tuple[PeerInfo, ...] = ()
     size: int = field(default=0, compare=False)
+    overhead: int = field(default=0, compare=False)
 
     def encode(self) -> bytes:
         """The message with its length before it.

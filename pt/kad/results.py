@@ -15,15 +15,42 @@ __all__ = ["Found", "Progress", "Stored", "addresses", "nothing", "unanswered", 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a call has come: for people to read."""
+    """How far a look-up or a store has come: for people to read.
 
+    A value is put in two calls: a look-up, and the store.
+    """
+
+    call: int
+    """Tells calls apart that run at the same time."""
     key: bytes
     asked: int
     answered: int
     failed: int
     heard: int
+    carried: int
+    """Bytes."""
     stored: int = 0
     """Servers that have acknowledged, of a store."""
+    done: bool = False
+    """It is over; nothing more is said of it."""
+    cut: bool = False
+    """It ended for its limits, before all were asked that should have been."""
+
+    @classmethod
+    def of(
+        cls,
+        call: int,
+        key: bytes,
+        cost: Cost,
+        heard: int,
+        *,
+        stored: int = 0,
+        done: bool = False,
+        cut: bool = False,
+    ) -> Progress:
+        """Make one of what the call has cost so far."""
+        counts = cost.requests, cost.replies, cost.failures, heard, cost.bytes
+        return cls(call, key, *counts, stored, done, cut)
 
 
 @dataclass(frozen=True, slots=True)

@@ -225,7 +225,7 @@ class Amino:
         """Let the owner's look-ups go first; whether they have made ours needless."""
         for _ in range(SETTLE_TIMES):
             await asyncio.sleep(SETTLE)
-            if not self.client.searches:
+            if self.client.idle:
                 break
         return self.client.table.fresh(self._now()) >= K
 

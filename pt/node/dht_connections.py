@@ -12,6 +12,7 @@ import asyncio
 import errno
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from enum import Enum
 from typing import Final
 
@@ -95,6 +96,7 @@ class DhtConnections:
         self._curious = curious
         self._dialing: dict[PeerId, _Dial] = {}
         self._ours: Counter[Connection] = Counter()  # with the requests that are running on each
+        self._charged: dict[Connection, int] = {}  # of ours: bytes that replies were charged for
         self._idle: OrderedDict[Connection, float] = OrderedDict()  # since when
         self._timer: asyncio.TimerHandle | None = None
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -118,6 +120,8 @@ class DhtConnections:
 
     async def ask(self, info: PeerInfo, request: Message) -> Message:
         """Send a request to a server and return its reply, dialing it if need be.
+
+        What its connection has taken besides, since the last reply, is the reply's `overhead`.
 
         Raises:
             PtError, OSError, TimeoutError: there is no answer.
@@ -190,7 +194,15 @@ class DhtConnections:
         self.replies += 1
         self.troubles.clear()
         self._on_reply()
-        return reply
+        return replace(reply, overhead=self._overhead(connection, request, reply))
+
+    def _overhead(self, connection: Connection, request: Message, reply: Message) -> int:
+        """Bytes besides the two messages; of a connection that is somebody else's none."""
+        if connection not in self._charged:
+            return 0
+        before = self._charged[connection]
+        now = self._charged[connection] = connection.link.bytes_in + connection.link.bytes_out
+        return max(0, now - before - len(request.encode()) - reply.size)
 
     def _begin(self, connection: Connection) -> None:
         connection.uses += 1
@@ -309,6 +321,7 @@ class DhtConnections:
             raise
         connection.curious = self._curious()
         self._ours[connection] = 0
+        self._charged[connection] = 0
         connection.on_close.append(lambda _: self._lost(connection))
         return connection
 
@@ -374,6 +387,7 @@ class DhtConnections:
     def _let_go(self, connection: Connection) -> None:
         """It is no connection of ours any more: it has closed, or somebody else uses it."""
         del self._ours[connection]
+        del self._charged[connection]
         self._idle.pop(connection, None)
         self._past_sent += connection.link.bytes_out
         self._past_received += connection.link.bytes_in

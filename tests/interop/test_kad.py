@@ -34,9 +34,7 @@ SERVERS = 30
 DELAY = 0.005
 RELAYS = 3
 BUDGET = 200_000
-"""Bytes of a look-up, with hand-shakes."""
-CROWDED_BUDGET = 250_000
-"""The same where servers announce as many addresses as kubo's do, which nobody can help."""
+"""Bytes of a look-up or a store, with hand-shakes."""
 SOCKETS = 30
 T = TypeVar("T")
 
@@ -273,7 +271,7 @@ async def footprint(bootstrap: PeerInfo) -> int:
         assert (await kad.first_value(amino.client, key, name)).value == record
         taken.append(amino.facts)
     async with kad.our_amino(bootstrap) as amino:
-        assert len(await kad.all_values(amino.client, key, name)) >= 0.9 * K
+        assert len(await kad.all_values(amino.client, key, name)) >= 0.7 * K
         taken.append(amino.facts)
     assert all(facts.most_sockets <= SOCKETS for facts in taken)
     return max(facts.sent + facts.received for facts in taken)
@@ -284,8 +282,9 @@ def test_the_footprint_of_a_look_up(lab: Lab) -> None:
 
 
 def test_the_footprint_where_servers_have_many_addresses() -> None:
+    """As many as those of kubo: the look-up for all values is cut short by the budget."""
     with kad.laboratory(SERVERS, DELAY, crowd=True) as net:
-        assert Lab(net).run(footprint(net.servers.infos[0])) <= CROWDED_BUDGET
+        assert 150_000 < Lab(net).run(footprint(net.servers.infos[0])) <= BUDGET
 
 
 def test_servers_that_die(lab: Lab) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import statistics
+from dataclasses import replace
 
 import pytest
 
 from pt.errors import RemoteProtocolError
+from pt.identity.peer_id import PeerId
 from pt.kad.aio import MAX_AT_ONCE, Client
 from pt.kad.keyspace import K
 from pt.kad.lookup import Lookup
-from pt.kad.messages import PeerInfo
+from pt.kad.messages import Message, PeerInfo
 from pt.kad.results import Found
 from tests.sim.loop import run
 from tests.unit.kad.network import (
@@ -32,6 +34,7 @@ from tests.unit.kad.peers import address, peer, peer_id
 SIZE = 500
 KEYS = [b"/ipns/%d" % number for number in range(20)]
 BUDGET = 200_000  # bytes of a look-up
+HANDSHAKE, FRAMING = 1300, 250  # bytes, as measured with servers in Go
 CROWD = 60
 
 
@@ -97,6 +100,63 @@ def test_a_network_in_good_health() -> None:
     run(main())
 
 
+def crowded(network: Network, bootstrap: int = 4) -> Client:
+    """A client whose connections cost what they do, to one peer once."""
+    connected: set[PeerId] = set()
+
+    async def ask(info: PeerInfo, request: Message) -> Message:
+        reply = await network.ask(info, request)
+        overhead = FRAMING + (0 if info.id in connected else HANDSHAKE)
+        connected.add(info.id)
+        return replace(reply, overhead=overhead)
+
+    known = list(network.servers.values())[:bootstrap]
+    return Client(ask, US, bootstrap=[server.info for server in known])
+
+
+def test_where_servers_have_many_addresses_the_budget_is_kept() -> None:
+    """Replies have 8 kB: a store and a look-up for all values stay within it, and do their work."""
+    network = Network(SIZE, seed=12, addresses=8)
+
+    async def main() -> None:
+        for key in KEYS:
+            client = crowded(network)
+            stored = await client.put_value(key, b"true" * 300)
+            assert client.spent.bytes <= BUDGET
+            assert len(stored.acknowledged) == K
+            nearest = [info.id for info in network.nearest(key)]
+            assert len(set(stored.acknowledged) & set(nearest)) >= 0.9 * K
+            searcher = crowded(network, bootstrap=2)
+            async with searcher.get_value(key, lambda value: None) as search:
+                found = [each async for each in search]
+            assert search.cost.bytes <= BUDGET
+            assert len(found) >= 0.4 * K
+            clean(searcher, network)
+
+    run(main())
+
+
+@pytest.mark.parametrize("kind", [Dropping, Clique, Forging])
+def test_a_crowd_next_to_the_key_does_not_use_up_the_budget(kind: type[Server]) -> None:
+    """17 Sybils whose replies are as long as others': the copies behind them are found."""
+    network = Network(SIZE, seed=13, addresses=8)
+
+    async def main() -> None:
+        for number, key in enumerate(KEYS[:6]):
+            network.sybils(key, 17, kind, bits=11, first=2**100 * (number + 1))
+            stored = await crowded(network).put_value(key, b"true")
+            assert len(stored.acknowledged) == K
+            assert network.holders(key)
+            searcher = crowded(network)
+            found, lookup = await values(searcher, key)
+            assert found
+            assert all(each.value == b"true" for each in found)
+            assert lookup.cost.bytes <= (BUDGET if kind is not Forging else 2 * BUDGET)
+            clean(searcher, network)
+
+    run(main())
+
+
 def test_a_fresh_client_needs_few_hops() -> None:
     network = Network(SIZE, seed=2)
 
@@ -143,7 +203,7 @@ def test_values_survive_churn(kind: type[Server]) -> None:
 
 
 def test_servers_that_stall_delay_a_store_by_seconds() -> None:
-    """A third of them: it goes to the nearest that are alive."""
+    """A third of them: it goes to others that are near and alive, the nearest always."""
     network = Network(SIZE, seed=11)
     network.turn(network.rng.sample(list(network.servers)[4:], SIZE // 3), Silent)
 
@@ -153,9 +213,11 @@ def test_servers_that_stall_delay_a_store_by_seconds() -> None:
             began = now()
             stored = await client.put_value(key, b"true")
             assert now() - began < 10
-            assert len(stored.acknowledged) == stored.asked == K
-            wanted = {info.id for info in alive(network, key)[:K]}
-            assert len(set(stored.acknowledged) & wanted) >= 0.8 * K
+            assert stored.asked == K
+            assert len(stored.acknowledged) >= 0.9 * K
+            wanted = [info.id for info in alive(network, key)[:K]]
+            assert len(set(stored.acknowledged) & set(wanted)) >= 0.7 * K
+            assert set(stored.acknowledged) >= set(wanted[: K // 4])
             found, _ = await values(client, key)
             assert len(found) >= 0.8 * K
         clean(client, network)

@@ -10,6 +10,7 @@ from pt.identity.peer_id import PeerId
 from pt.kad.keyspace import K, common_prefix, point
 from pt.kad.messages import KadMessageError, Message, MessageType, PeerInfo, Record
 from pt.wire import uvarint
+from pt.wire.multiaddr import Multiaddr
 from tests.unit.kad.peers import address, nearest, peer, peer_id
 
 US = peer_id(2**200)
@@ -141,14 +142,24 @@ class WrongType(Server):
         return self.sized(Message(MessageType.PING, request.key, closer=self.closer(request.key)))
 
 
-class Network:
-    """`size` servers; `ask` is what the node gives the client."""
+def with_addresses(info: PeerInfo, count: int) -> PeerInfo:
+    """The same peer with so many, the others as long as those of WebTransport."""
+    more = [f"/dns/{number}.{'name' * 7}.example/tcp/4001/ws" for number in range(1, count)]
+    return PeerInfo(info.id, (*info.addresses, *map(Multiaddr.parse, more)))
 
-    def __init__(self, size: int, seed: int = 1) -> None:
+
+class Network:
+    """`size` servers; `ask` is what the node gives the client.
+
+    With 8 `addresses` each, as those of kubo, a reply has some 8 kB.
+    """
+
+    def __init__(self, size: int, seed: int = 1, addresses: int = 1) -> None:
         self.rng = random.Random(seed)
+        self.addresses = addresses
         self.servers: dict[PeerId, Server] = {}
         for number in range(1, size + 1):
-            self.add(Server(peer(number)))
+            self.add(Server(with_addresses(peer(number), addresses)))
         everyone = list(self.servers.values())
         for server in everyone:
             self.fill(server, everyone)
@@ -176,15 +187,17 @@ class Network:
             new = self.servers[each] = kind(old.info)
             new.known, new.points, new.delay = old.known, old.points, old.delay
 
-    def sybils(self, key: bytes, count: int, kind: type[Server], bits: int = 9) -> list[Server]:
+    def sybils(
+        self, key: bytes, count: int, kind: type[Server], bits: int = 9, first: int = 2**100
+    ) -> list[Server]:
         """Put servers around a key; whose bucket it is knows them."""
         made: list[Server] = []
-        number = 2**100
+        number = first
         while len(made) < count:
             number += 1
             if common_prefix(point(peer_id(number).raw), point(key)) >= bits:
                 info = PeerInfo(peer_id(number), (address(12_000 + len(made)),))
-                made.append(self.add(kind(info)))
+                made.append(self.add(kind(with_addresses(info, self.addresses))))
         for server in made:
             for other in made:
                 server.learn(other.info)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pt.errors import PtError
 from pt.kad.keyspace import K
-from pt.kad.lookup import ALPHA, BETA, SLOW, Cost, Limits, Lookup
+from pt.kad.lookup import ALPHA, BETA, SLOW, STAGGER, Cost, Limits, Lookup
 from pt.kad.messages import KadMessageError, Message, MessageType, PeerInfo, Record
 from pt.wire.multiaddr import Multiaddr
 from tests.unit.kad.network import US, Dropping, Looping, Network, Refusing
@@ -96,11 +96,12 @@ def test_no_more_than_there_is_room_for() -> None:
 def test_who_is_slow_does_not_hold_up_the_others() -> None:
     lookup = Lookup(FIND, US, [peer(number) for number in range(1, 41)])
     ask(lookup, 100.0)
-    assert lookup.next_at(100.5) == 100.0 + SLOW
-    assert ask(lookup, 100.0 + SLOW - 0.1) == []
-    assert len(ask(lookup, 100.0 + SLOW)) == ALPHA
+    assert lookup.next_at(100.5) == 100.0 + STAGGER
+    assert ask(lookup, 100.0 + STAGGER - 0.1) == []
+    assert len(ask(lookup, 100.0 + STAGGER)) == ALPHA
     assert lookup.waiting == lookup.cost.at_once == 2 * ALPHA
-    assert lookup.next_at(100.0 + 2 * SLOW) is None
+    assert lookup.next_at(100.0 + STAGGER) == 100.0 + SLOW
+    assert lookup.next_at(100.0 + STAGGER + SLOW) is None
 
 
 def test_in_the_second_part_who_is_slow_is_replaced_and_waited_for() -> None:
@@ -175,12 +176,13 @@ def test_unreachable_peers_do_not_count_as_near() -> None:
     ask(lookup)
     for each in peers[:4]:
         lookup.failed(each.id)
+    ask(lookup)
     for each in peers[4:]:
         assert not lookup.done
         lookup.answered(each.id, found())
     assert lookup.done
     assert lookup.closest() == peers[4:]
-    assert lookup.cost == Cost(7, 3, 4, lookup.cost.sent, 0, 7)
+    assert lookup.cost == Cost(7, 3, 4, lookup.cost.sent, 0, ALPHA)
 
 
 def test_nobody_known() -> None:
@@ -302,7 +304,7 @@ def test_providers_come_once_and_again_with_more_addresses() -> None:
 def test_providers_are_bounded() -> None:
     lookup = Lookup(PROVIDERS, US, [peer(number) for number in range(1, 11)])
     count = 0
-    for turn, info in enumerate(ask(lookup)):
+    for turn, info in enumerate([*ask(lookup, 0.0), *ask(lookup, STAGGER)]):
         crowd = tuple(peer(1000 + 40 * turn + number) for number in range(40))
         reply = found(request=PROVIDERS, providers=crowd)
         count += len(lookup.answered(info.id, reply).providers)
@@ -347,11 +349,92 @@ def test_peers_that_invent_others_end_at_the_limit(network: Network) -> None:
 
 
 def test_replies_are_bounded_in_bytes(network: Network) -> None:
-    lookup = Lookup(FIND, US, seeds(network), limits=Limits(received=5000))
+    lookup = Lookup(FIND, US, seeds(network), limits=Limits(most=5000))
     run(lookup, network)
-    assert 5000 <= lookup.cost.received < 5000 + ALPHA * 2000
-    assert lookup.cost.requests <= 3 + ALPHA, "those under way when the limit is reached are all"
+    assert 5000 <= lookup.cost.bytes < 5000 + ALPHA * 2000
     assert lookup.done
+    assert lookup.cut
+
+
+def reply(*closer: PeerInfo, size: int = 8000, request: Message = FIND, **rest) -> Message:
+    return found(*closer, request=request, size=size, **rest)
+
+
+def test_nobody_is_asked_whose_reply_the_budget_has_no_room_for() -> None:
+    peers = nearest([peer(number) for number in range(1, 31)])
+    lookup = Lookup(FIND, US, peers, limits=Limits(budget=100_000))
+    asked = []
+    while not lookup.done:
+        for each in ask(lookup):
+            asked.append(each)
+            lookup.answered(each.id, reply(overhead=1300))
+    assert lookup.cut
+    assert 100_000 - 9500 < lookup.cost.bytes <= 100_000
+    assert len(asked) == 10
+    assert peers[K - 1] in asked, "those far away have their turn, too"
+    assert peers[K] not in asked
+
+
+def test_who_is_under_way_has_a_place_in_the_budget_until_it_is_slow() -> None:
+    peers = nearest([peer(number) for number in range(1, 31)])
+    lookup = Lookup(FIND, US, peers, limits=Limits(budget=8 * 8100))
+    for each in ask(lookup):
+        lookup.answered(each.id, reply())
+    rest = ask(lookup)
+    assert len(rest) == 4
+    lookup.answered(rest[0].id, reply())
+    assert ask(lookup, 0.1) == [], "the other three may answer"
+    assert not lookup.done
+    assert lookup.next_at(STAGGER) == SLOW
+    assert len(ask(lookup, SLOW)) == 3, "which they do not"
+
+
+def test_a_long_reply_does_not_use_up_the_budget() -> None:
+    """Nor do lies; they count for what a look-up may cost at most."""
+    peers = nearest([peer(number) for number in range(1, 41)])
+    lookup = Lookup(GET, US, peers, limits=Limits(most=3_000_000))
+    answers = lies = 0
+    while not lookup.done:
+        for each in ask(lookup):
+            if lies <= answers:
+                lies += 1
+                with pytest.raises(KadMessageError):
+                    lookup.answered(each.id, reply(size=60_000))
+            else:
+                answers += 1
+                lookup.answered(each.id, reply(size=60_000, request=GET))
+    assert answers == Limits().budget // Limits().share
+    assert lookup.cut
+
+
+def test_what_lies_cost_is_bounded() -> None:
+    peers = nearest([peer(number) for number in range(1, 41)])
+    lookup = Lookup(GET, US, peers)
+    while not lookup.done:
+        for each in ask(lookup):
+            with pytest.raises(KadMessageError):
+                lookup.answered(each.id, reply(size=60_000))
+    assert Limits().most <= lookup.cost.bytes < Limits().most + ALPHA * 60_100
+
+
+def test_who_wants_to_store_does_not_ask_the_rest(network: Network) -> None:
+    lookup = Lookup(FIND, US, seeds(network), patient=False, follow_up=False)
+    run(lookup, network)
+    assert lookup.closest() == network.nearest(KEY)
+    assert lookup.answers < K
+    assert not lookup.cut
+
+
+def test_a_look_up_that_is_cut_waits_for_nobody_who_is_slow() -> None:
+    peers = nearest([peer(number) for number in range(1, 31)])
+    lookup = Lookup(FIND, US, peers, patient=False, limits=Limits(requests=ALPHA))
+    first = ask(lookup)
+    for each in first[1:]:
+        lookup.answered(each.id, reply())
+    assert not lookup.done
+    assert ask(lookup, SLOW) == []
+    assert lookup.done
+    assert first[0] not in lookup.closest()
 
 
 def test_values_are_found_past_servers_that_drop_them() -> None:

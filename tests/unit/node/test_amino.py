@@ -552,7 +552,7 @@ def test_facts_are_for_programs_and_people() -> None:
             facts = dht.amino.facts
             assert json.loads(json.dumps(dataclasses.asdict(facts)))["state"] == "online"
             assert (facts.sockets, facts.most_sockets, facts.known) == (6, 6, 6)
-            assert facts.requests == facts.replies >= 12
+            assert facts.requests == facts.replies > 6
             there = sum(link.bytes_in for link in links(many))
             assert facts.sent == there > 6 * 400
             assert str(facts).startswith("online, 6 servers known, 6 sockets (6 at most)")

@@ -56,6 +56,31 @@ def ours(connections: DhtConnections) -> list[Connection]:
 # --- requests ------------------------------------------------------------------------------------
 
 
+def test_a_reply_says_what_its_connection_has_taken_besides() -> None:
+    """The hand-shake with the first one; all replies together are all bytes, nearly."""
+
+    async def main() -> None:
+        async with servers(1) as (one,), asking() as dht:
+            replies = [await dht.ask(one.info, FIND) for _ in range(3)]
+            size = len(FIND.encode())
+            said = sum(size + reply.size + reply.overhead for reply in replies)
+            assert 700 < replies[0].overhead < 2500
+            assert all(100 < reply.overhead < 500 for reply in replies[1:])
+            assert dht.sent + dht.received - 200 < said <= dht.sent + dht.received
+
+    run(main())
+
+
+def test_a_connection_of_somebody_else_is_not_charged() -> None:
+    async def main() -> None:
+        own = fresh_node()
+        async with servers(1) as (one,), asking(own) as dht:
+            await own.connect(one.node.addresses, expected=one.node.peer_id)
+            assert (await dht.ask(one.info, FIND)).overhead == 0
+
+    run(main())
+
+
 def test_a_request_and_the_next_one_over_the_same_connection() -> None:
     async def main() -> None:
         async with servers(3) as (one, *_), asking() as dht:
