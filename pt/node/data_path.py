@@ -9,7 +9,26 @@ from pt.aio.keep_alive import KeepAlive
 from pt.muxer import Carrier
 from pt.node.pace import Pace
 
-__all__ = ["DataPath"]
+__all__ = ["DataPath", "PathStats"]
+
+
+class PathStats(Protocol):
+    """How sending goes, where the process does it itself."""
+
+    @property
+    def rtt(self) -> float | None:
+        """Seconds."""
+        ...
+
+    @property
+    def lost(self) -> int:
+        """Packets declared lost so far."""
+        ...
+
+    @property
+    def backlog(self) -> int:
+        """Bytes that wait to be sent."""
+        ...
 
 
 class DataPath(Carrier, Protocol):
@@ -27,6 +46,15 @@ class DataPath(Carrier, Protocol):
     @property
     def pace(self) -> Pace | None:
         """How what we send is spread, on a limited connection."""
+        ...
+
+    @property
+    def minds_loss(self) -> bool:
+        """Whether its congestion control, which is ours to change, takes loss for congestion."""
+        ...
+
+    def stats(self) -> PathStats | None:
+        """How it goes; None where the kernel knows and does it."""
         ...
 
     def set_keep_alive(self, keep_alive: KeepAlive) -> None:

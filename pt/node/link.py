@@ -97,6 +97,15 @@ class Link:
         """How what we send is spread, on a limited connection."""
         return self._pace
 
+    @property
+    def minds_loss(self) -> bool:
+        """What TCP does about loss is the kernel's."""
+        return False
+
+    def stats(self) -> None:
+        """TCP's are the kernel's."""
+        return
+
     def start(self, early: bytes = b"", plain: bytes = b"") -> None:
         """Begin to read; `early` is ciphertext that arrived with the hand-shake, `plain` what of it
         was opened already.

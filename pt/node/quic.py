@@ -11,6 +11,7 @@ import hashlib
 import os
 import socket
 import time
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pt.identity.peer_id import PeerId
     from pt.node.node import Node
     from pt.quic.aio import QuicLink, QuicPort
+    from pt.quic.engine import EngineFactory
     from pt.quic.events import HandshakeDone
 
 __all__ = ["QUIC", "Quic"]
@@ -35,6 +37,9 @@ QUIC: Final = "quic-v1"
 """The transport's name, as `Multiaddr.transport` says it."""
 STREAMS: Final = 4096
 """Streams that a peer may have open at a time, however far it is trusted."""
+LOSSY_FOR: Final = 600.0
+"""Seconds for which a host is remembered as one that packets get lost on the way to."""
+MAX_LOSSY: Final = 256
 _ANY: Final = (("0.0.0.0", 0), ("::", 0))
 
 
@@ -46,6 +51,7 @@ class Quic:
         self._port: QuicPort | None = None
         self._own_udp = False
         self._engine = os.environ.get("PT_QUIC_ENGINE") or None
+        self._lossy: OrderedDict[str, float] = OrderedDict()
         self._listening = False
         node.dialers[QUIC] = self.dial
 
@@ -102,10 +108,15 @@ class Quic:
 
         identity = self._node.identity
         try:
-            factory = select.default(self._engine)
+            usual = select.default(self._engine)
+            robust = usual if self._engine else select.default("aioquic")
         except UsageError:
             udp.close()
             raise
+
+        def choose(address: Address) -> EngineFactory:
+            return robust if self._lossy.get(address[0], 0.0) > _now() else usual
+
         config = Config(
             certificate=Certificate.create(
                 identity, now=time.time(), entropy=os.urandom(ENTROPY_SIZE)
@@ -117,7 +128,7 @@ class Quic:
             limits=Limits(streams=STREAMS),
             congestion=_congestion(),
         )
-        self._port = QuicPort(udp, config, factory, admit=self._admit)
+        self._port = QuicPort(udp, config, choose, admit=self._admit)
         self._own_udp = True
         return self._port
 
@@ -137,6 +148,17 @@ class Quic:
         """Say goodbye, and close the port."""
         self._listening = False
         self._close_port()
+
+    def expect_loss(self, connection: Connection) -> None:
+        """Packets get lost on the way to this peer: other connections are to bear with it."""
+        host = connection.remote_addr.host
+        if host is None or self._engine:
+            return
+        self._lossy[host[1]] = _now() + LOSSY_FOR
+        self._lossy.move_to_end(host[1])
+        if len(self._lossy) > MAX_LOSSY:
+            self._lossy.popitem(last=False)
+        self._node.tracer.emit("path_loss", peer=str(connection.peer_id), host=host[1])
 
     # --- connections ---------------------------------------------------------------------------
 
@@ -209,6 +231,10 @@ class Quic:
         link.on_lost = node.enter(connection)
         node.welcome(connection)
         return connection
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _at(port: int, host: str) -> list[Multiaddr]:

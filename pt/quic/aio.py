@@ -12,12 +12,13 @@ from pt.aio.keep_alive import KeepAlive, SilenceWatch
 from pt.aio.loop import DIALOGUE, Dialogue
 from pt.aio.timer import Timer
 from pt.aio.udp import Address, UdpPort
-from pt.errors import ClosedError, PtError, RemoteProtocolError
+from pt.errors import PtError
 from pt.identity.peer_id import PeerId
 from pt.muxer import FRAME_HEADROOM, RoomWaiter
 from pt.muxer import Stream as AnyStream
-from pt.quic.codes import ConnectionCode, describe
-from pt.quic.engine import FULL, Admission, Config, Engine, EngineFactory
+from pt.quic.codes import ConnectionCode
+from pt.quic.endings import error_of, reason_of
+from pt.quic.engine import FULL, Admission, Config, Engine, EngineFactory, Stats
 from pt.quic.events import (
     Closed,
     ConnectionIdIssued,
@@ -163,6 +164,15 @@ class QuicLink:
         return self.engine.backlog < BACKLOG and not self.closed
 
     @property
+    def minds_loss(self) -> bool:
+        """Whether the engine takes loss for congestion, and another would not."""
+        return self.engine.minds_loss
+
+    def stats(self) -> Stats:
+        """How it goes."""
+        return self.engine.stats()
+
+    @property
     def pace(self) -> None:
         """Nothing limits what a direct connection carries."""
         return
@@ -271,30 +281,8 @@ class QuicLink:
             self.drive()
 
 
-def reason_of(event: Closed) -> str:
-    """Why a connection ended, for people."""
-    if event.error is not None:
-        return str(event.error)
-    what = describe(event.code, application=event.application) if event.code else ""
-    text = ": ".join(part for part in (event.reason, what) if part)
-    if event.by_peer:
-        return f"the peer closed the connection{f' ({text})' if text else ''}"
-    return text or "no sign of life"
-
-
-def error_of(event: Closed) -> Exception:
-    """What a dial that ended so raises."""
-    if event.error is not None:
-        return event.error
-    if not event.by_peer and not event.code:
-        return TimeoutError(event.reason)
-    if event.by_peer:
-        return ClosedError(reason_of(event))
-    return RemoteProtocolError(reason_of(event), event.code)
-
-
 class QuicPort:
-    """All QUIC connections of one UDP port.
+    """All QUIC connections of one UDP port; `choose` says which engine runs those to an address.
 
     `admit(address, half_open)` is asked before a stranger costs memory, `half_open`
     being whose handshakes are under way; without `accept` nobody gets in.  What is not QUIC (STUN,
@@ -306,7 +294,7 @@ class QuicPort:
         self,
         udp: UdpPort,
         config: Config,
-        factory: EngineFactory,
+        choose: Callable[[Address], EngineFactory],
         *,
         accept: Established | None = None,
         admit: Callable[[Address, Iterable[Address]], bool] = lambda _, __: True,
@@ -318,7 +306,7 @@ class QuicPort:
         self.counts: Counter[str] = Counter()
         """What was dropped or answered without a connection, by cause."""
         self._config = config
-        self._factory = factory
+        self._choose = choose
         self._admit = admit
         self._reception = Reception(config.reset_key, config.random)
         self._half_open: set[QuicLink] = set()
@@ -329,11 +317,6 @@ class QuicPort:
         udp.on_room = self._room
         udp.on_refused = self._refused
         udp.use_trains(self._received, self._drained)
-
-    @property
-    def engine_name(self) -> str:
-        """Which engine runs connections."""
-        return self._factory.name
 
     # --- dialing -------------------------------------------------------------------------------
 
@@ -367,7 +350,7 @@ class QuicPort:
                 done.set_exception(error)
 
         now = self._loop.time()
-        engine = self._factory.connect(self._config, address, now, expected=expected)
+        engine = self._choose(address).connect(self._config, address, now, expected=expected)
         link = self._add(engine, up)
         link.failed = failed
         link.drive()
@@ -433,7 +416,9 @@ class QuicPort:
             self.counts["refused"] += 1
             return None
         assert self.accept is not None
-        link = self._add(self._factory.accept(self._config, decision, address, now), self._accepted)
+        link = self._add(
+            self._choose(address).accept(self._config, decision, address, now), self._accepted
+        )
         self._half_open.add(link)
         self._reception.half_open += 1
         return link

@@ -118,6 +118,11 @@ class Engine(Protocol):
     """Nothing is left to do: forget the engine and its connection ids."""
 
     @property
+    def minds_loss(self) -> bool:
+        """Whether its congestion control takes every lost packet for a full queue."""
+        ...
+
+    @property
     def heard(self) -> float:
         """When something authentic came last."""
         ...

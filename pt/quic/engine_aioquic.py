@@ -334,6 +334,11 @@ class AioquicEngine(Base):
     def _grant(self, stream: int, limit: int, now: float) -> None:
         self._conn.move_window(stream, limit)
 
+    @property
+    def minds_loss(self) -> bool:
+        """See `Engine`."""
+        return self._config.congestion != "bbr"
+
     def _send_ping(self) -> None:
         self._conn.send_ping(0)
 

@@ -430,6 +430,11 @@ class Qh3Engine(Base):
         offset = self._windows.streams[stream].received
         self._credit.tell(stream, limit, offset, now, self._pto())
 
+    @property
+    def minds_loss(self) -> bool:
+        """See `Engine`: CUBIC is all that the core has."""
+        return True
+
     def _send_ping(self) -> None:
         self._conn.core.send_ping(0)
 

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Final
 
 from pt.errors import ClosedError, LocalPortError, PtError, UsageError
-from pt.tunnel import authenticate, events
+from pt.tunnel import authenticate, better, events
 from pt.tunnel.config import default_listen
 from pt.tunnel.core.messages import PROTOCOL_LOST
 from pt.tunnel.watch import PathWatch
@@ -107,6 +107,7 @@ class Paths:
         self._watch = PathWatch(asyncio.get_running_loop(), session, lambda: self.alternative)
         self.learn(known)
         session.on_addresses = self.learn
+        session.on_lossy = self._lossy
         node.on_connection.append(self._inbound)
         node.handle(PROTOCOL_LOST, self._told_lost)
 
@@ -251,6 +252,8 @@ class Paths:
                 self._job("standby", self._make_standby())
         if connection.limited:
             self._job("renew", self._renew(connection))
+        if connection.path == "direct/quic":
+            self._job("tcp", better.to_tcp(connection, lambda: self.direct, self._dial, self._go))
         self._watch.start()
 
     async def rescue(self) -> bool:
@@ -353,11 +356,11 @@ class Paths:
     async def _take_quietly(self, connection: Connection) -> None:
         await self._take(connection)
 
-    async def _take(self, connection: Connection) -> bool:
-        """Move to a direct connection, unless another one was faster."""
+    async def _take(self, connection: Connection, *, upgrade: bool = True) -> bool:
+        """Move to a direct connection, `upgrade`: unless another one was faster."""
         try:
             async with asyncio.timeout(MOVE_TIMEOUT):
-                if await self.move(connection, upgrade=True):
+                if await self.move(connection, upgrade=upgrade):
                     return True
             raise ClosedError("the exposer knows the session no more")
         except (PtError, TimeoutError) as error:
@@ -366,6 +369,23 @@ class Paths:
         except asyncio.CancelledError:
             connection.close("given up")
             raise
+
+    # --- from a direct path to a better one ------------------------------------------------------
+
+    def _lossy(self) -> None:
+        connection = self.session.connection
+        if connection is not None and connection.relay is None:
+            job = better.over_loss(connection, lambda: self.direct, self._dial, self._go)
+            self._job("loss", job)
+
+    async def _dial(self, addresses: Sequence[Multiaddr], timeout: float) -> Connection:
+        return await self._node.connect(
+            addresses, expected=self.session.remote, security=self._security, timeout=timeout
+        )
+
+    async def _go(self, connection: Connection) -> bool:
+        """Move to a connection from a path that works, too."""
+        return await self._take(connection, upgrade=False)
 
     # --- standby and limited circuits ------------------------------------------------------------
 

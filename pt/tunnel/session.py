@@ -21,6 +21,7 @@ from pt.node.connection import Connection
 from pt.tunnel.core import messages as wire
 from pt.tunnel.core.messages import Code, Control
 from pt.tunnel.core.replay import Ledger
+from pt.tunnel.loss import LossWatch
 from pt.tunnel.v2 import BinderPump, TunnelPump
 from pt.wire.multiaddr import Multiaddr, MultiaddrError
 
@@ -80,6 +81,9 @@ class TunnelSession:
         self._known: set[Connection] = set()  # connections that will tell us their end
         self.on_addresses: Callable[[tuple[Multiaddr, ...]], None] | None = None
         """Told where the peer says that it can be dialed."""
+        self.on_lossy: Callable[[], None] | None = None
+        """Told when a path that minds loss, in either direction, has some."""
+        self._loss: LossWatch | None = None
 
     # --- connections ---------------------------------------------------------------------------
 
@@ -100,8 +104,23 @@ class TunnelSession:
         if connection not in self._known:
             self._known.add(connection)
             connection.on_close.append(lambda reason: self._lost(connection, reason))
+        if link.minds_loss:
+            self._loss = LossWatch(link, self._loses)
         if early:
             self._control_data(early)
+
+    def _loses(self) -> None:
+        """What we send gets lost on the way."""
+        self._send(wire.control(Control.LOSSY))
+        if self.connection is not None:
+            self.connection.link.flush()
+        self._expect_loss()
+
+    def _expect_loss(self) -> None:
+        if self.connection is not None and self.connection.link.minds_loss:
+            self.connection.node.quic.expect_loss(self.connection)
+            if self.on_lossy is not None:
+                self.on_lossy()
 
     def _lost(self, connection: Connection, reason: str) -> None:
         self._known.discard(connection)
@@ -119,6 +138,9 @@ class TunnelSession:
         """  # noqa: D205
         connection, self.connection = self.connection, None
         control, self._control = self._control, None
+        if self._loss is not None:
+            self._loss.stop()
+            self._loss = None
         if control is not None:
             control.handler = None
             if self.ends_streams:
@@ -233,6 +255,8 @@ class TunnelSession:
             self._wake_ledger()
         elif kind == Control.BYE:
             self.bye = body.decode(errors="replace")
+        elif kind == Control.LOSSY:
+            self._expect_loss()
         elif kind == Control.ADDRESSES and self.on_addresses is not None:
             self.on_addresses(tuple(_multiaddrs(wire.read_addresses(body))))
 

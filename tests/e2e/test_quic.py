@@ -11,6 +11,7 @@ from contextlib import closing
 import pytest
 
 from pt.lab import Host
+from pt.lab.link import Link, Shape
 from pt.tunnel.selftest import CASES, run_case
 from tests.e2e.harness import (
     MIB,
@@ -202,3 +203,29 @@ def test_nobody_at_the_port(rig: Rig) -> None:
     binder = rig.bind("--port", "0", "--once", "--timeout", "20", to=address, ready=False)
     assert binder.exit_code(timeout=15) == NO_PATH
     assert "refused" in binder.log + str(binder.events)
+
+
+@pytest.mark.parametrize("way", ["quic", "tcp"])
+def test_a_path_that_loses_packets_is_left_for_one_that_bears_it(rig: Rig, way: str) -> None:
+    """The engine in use halves at each loss; the next connection's does not, nor does TCP."""
+    far, near = rig.a, rig.b
+    shape = Shape(rate=50e6, delay=0.025, loss=0.01)
+    for host in (far, near):
+        host.link_down()
+    with Link(far, near, shape, seed=5) as link:
+        listener = rig.listen(far)
+        port = listener.getsockname()[1]
+        tcp = ["--listen", "/ip4/0.0.0.0/tcp/4001"] if way == "tcp" else []
+        exposer = rig.expose("--listen", UDP_LISTEN, *tcp, "--port", str(port))
+        take_waiting(listener)
+        peer = exposer.wait("ready")["peer_id"]
+        to = f"/ip4/{link.a_ip}/udp/4001/quic-v1/p2p/{peer}"
+        binder = rig.bind("--port", "0", to=to)
+        assert binder.wait("connected")["path"] == "direct/quic"
+        client = rig.dial(local_port(binder))
+        both = Transfer(client, rig.accept(listener), 6 * MIB)
+        threads = both.start()
+        again = binder.wait("connected", count=2)
+        assert again["path"] == f"direct/{way}"
+        both.finish(threads)
+        assert not binder.matching("disconnected")

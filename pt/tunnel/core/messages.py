@@ -129,6 +129,8 @@ class Control(IntEnum):
     OFFER = 4
     BYE = 5
     ADDRESSES = 6
+    LOSSY = 7
+    """Packets get lost on this path: the next connection should not mind."""
 
 
 def encode_answer(code: Code, received: int, reason: str = "") -> bytes:
