@@ -49,6 +49,8 @@ TOOLS = (
     Tool("psql", "postgresql-client", "PostgreSQL through the tunnel"),
     Tool("initdb", "postgresql", "PostgreSQL through the tunnel"),
     Tool("mount", "mount", "the full state directory"),
+    Tool("turnserver", "coturn", "interop with coturn"),
+    Tool("turnutils_natdiscovery", "coturn", "interop with coturn"),
     Tool("chromium", "chromium", "the relay's status page in a browser"),
     Tool("chromedriver", "chromium-driver", "the relay's status page in a browser"),
 )

@@ -49,6 +49,7 @@ _UDP_GRO: Final = 104
 _SIZE: Final = struct.Struct("=H")
 _GRO_SIZE: Final = struct.Struct("=i")
 _BUFFER_FORCE: Final = {socket.SO_RCVBUF: 33, socket.SO_SNDBUF: 32}  # beyond the system's maximum
+_PMTU_DONT: Final = 0  # fragment what is too long
 _PMTU_PROBE: Final = 3  # never fragment, and do not mind what was learnt of the path
 _RECVERR: Final = {socket.AF_INET: (0, 11), socket.AF_INET6: (41, 25)}  # ip(7), ipv6(7)
 _MTU_DISCOVER: Final = {socket.AF_INET: (0, 10), socket.AF_INET6: (41, 23)}
@@ -163,17 +164,25 @@ class UdpPort:
                 sock.sendmsg([data], [*control, ttl], 0, addr)
 
     def send_from(self, host: str, data: bytes, addr: Address) -> None:
-        """Send from an address of ours, or drop; with it, nothing is sent from anywhere else."""
+        """Send from an address of ours, and from no other, or drop; in fragments if it is long."""
         family = ip_family(host)
-        with contextlib.suppress(OSError):  # not our address, no route, a full buffer: lost
-            for sock in self._sockets:
-                own = sock.getsockname()[0] if sock.family == family else None
-                if own == host:
-                    sock.sendto(data, addr)
-                    return
-                if own in _WILDCARDS:
-                    sock.sendmsg([data], [_source(family, host)], 0, addr)
-                    return
+        for sock in self._sockets:
+            own = sock.getsockname()[0] if sock.family == family else None
+            if own != host and own not in _WILDCARDS:
+                continue
+            control = [] if own == host else [_source(family, host)]
+            with contextlib.suppress(OSError):  # not our address, no route, a full buffer: lost
+                try:
+                    _send(sock, [data], control, addr)
+                except OSError as error:
+                    if error.errno != errno.EMSGSIZE:
+                        raise
+                    sock.setsockopt(*_MTU_DISCOVER[family], _PMTU_DONT)
+                    try:
+                        _send(sock, [data], control, addr)
+                    finally:
+                        sock.setsockopt(*_MTU_DISCOVER[family], _PMTU_PROBE)
+            return
 
     # --- trains --------------------------------------------------------------------------------
 

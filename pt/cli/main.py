@@ -23,6 +23,7 @@ COMMANDS: Final = {
     "tcp": "expose local TCP ports under a name",
     "bind": "reach a name's ports through local ones",
     "relay": "let machines behind NATs reach each other through this one",
+    "nat": "find out what kind of NAT and firewall this machine is behind",
     "key": "show or change this machine's identity",
     "demo": "see it work: everything on this machine, nothing leaves it",
     "selftest": "check that a tunnel on this machine carries TCP exactly",

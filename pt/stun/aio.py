@@ -226,7 +226,7 @@ async def _bind_stream(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TcpDiscovery:
-    """What was found over TCP; `problem`: why nothing was."""
+    """What was found over TCP; `problem`: why nothing was, `silent`: because nobody answered."""
 
     facts: NatFacts
     server: Address | None = None
@@ -234,6 +234,7 @@ class TcpDiscovery:
     binding: Binding | None = None
     mapped: dict[Address, Address] = field(default_factory=dict)
     problem: str = ""
+    silent: bool = False
 
 
 async def discover_tcp(
@@ -261,9 +262,8 @@ async def discover_tcp(
         try:
             first, local = await bound(server)
         except PtError as error:
-            return TcpDiscovery(
-                facts=replace(facts, works=False), server=server, problem=str(error)
-            )
+            silent = isinstance(error, WaitTimeoutError)
+            return TcpDiscovery(facts=facts, server=server, problem=str(error), silent=silent)
         places = Places.of(server, first)
         asked = [each for each in (places.second_port, places.same_port, places.other) if each]
         found = await asyncio.gather(*(tried(each, local) for each in asked))

@@ -176,8 +176,9 @@ def test_discovery_over_tcp():
         assert found.binding.mapped == found.local
         assert found.facts.label.startswith("fw")  # what a filter does is not tried
         found = await discover_tcp(address, timeout=1.0)
-        assert found.facts.works is False
+        assert found.facts.works is None
         assert "refused" in found.problem
+        assert not found.silent
 
     asyncio.run(main())
 

@@ -1,0 +1,330 @@
+"""What `pt nat` shows: facts on one screen, and the same as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Final
+
+from pt.cli.text import BOLD, DIM, GREEN, RED, RESET, YELLOW
+from pt.node.nat import Survey
+from pt.punch.candidates import Candidate, Kind, Side
+from pt.punch.planner import make_plan
+from pt.punch.strategies import Plan
+from pt.stun.aio import TcpDiscovery
+from pt.stun.discovery import Discovery
+from pt.stun.lifetime import Lifetime
+from pt.wire.nat_facts import Allocation, Dependence, NatFacts, Protocol
+
+__all__ = ["OTHERS", "as_json", "as_text", "plans"]
+
+RTT: Final = 0.1
+"""A peer's round trip, for plans; it changes their times, not their choice."""
+THERE: Final = "11.0.0.1"
+"""Where the imagined other side is; nothing is sent."""
+_DEPENDENCE: Final = {
+    Dependence.UNKNOWN: None,
+    Dependence.INDEPENDENT: "endpoint-independent",
+    Dependence.ADDRESS: "address-dependent",
+    Dependence.ADDRESS_AND_PORT: "address-and-port-dependent",
+}
+_MAPPING: Final = {
+    Dependence.INDEPENDENT: "one external port for all destinations",
+    Dependence.ADDRESS: "another external port for each destination's address",
+    Dependence.ADDRESS_AND_PORT: "another external port for each destination",
+}
+_FILTERING: Final = {
+    Dependence.INDEPENDENT: "anybody may write to an open port",
+    Dependence.ADDRESS: "only addresses that were written to get in",
+    Dependence.ADDRESS_AND_PORT: "only addresses and ports that were written to get in",
+}
+_PORTS: Final = {
+    Allocation.UNKNOWN: None,
+    Allocation.PRESERVING: "preserving",
+    Allocation.SEQUENTIAL: "sequential",
+    Allocation.RANDOM: "random",
+}
+EI, AD, APD = Dependence.INDEPENDENT, Dependence.ADDRESS, Dependence.ADDRESS_AND_PORT
+
+
+def _other(
+    mapping: Dependence,
+    filtering: Dependence,
+    ports: Allocation = Allocation.PRESERVING,
+    *,
+    translated: bool = True,
+    step: int = 0,
+    block: tuple[int, int] | None = None,
+) -> NatFacts:
+    facts = NatFacts(
+        works=True, translated=translated, mapping=mapping, filtering=filtering, ports=ports
+    )
+    return replace(facts, step=step, block=block)
+
+
+OTHERS: Final[tuple[tuple[str, NatFacts], ...]] = (
+    ("a public address", _other(EI, EI, translated=False)),
+    ("a firewall without NAT", _other(EI, APD, translated=False)),
+    ("full cone (eim-eif)", _other(EI, EI)),
+    ("a home router (eim-apdf)", _other(EI, APD)),
+    ("a NAT with ports in a row", _other(APD, APD, Allocation.SEQUENTIAL, step=1)),
+    ("a NAT with a port block", _other(APD, APD, Allocation.RANDOM, block=(20480, 20991))),
+    ("random ports, eif", _other(APD, EI, Allocation.RANDOM)),
+    ("random ports, adf", _other(APD, AD, Allocation.RANDOM)),
+    ("symmetric (random, apdf)", _other(APD, APD, Allocation.RANDOM)),
+)
+"""What the other side may be behind, over IPv4 and UDP."""
+
+
+def plans(survey: Survey) -> list[tuple[str, Plan]]:
+    """What would be tried against each kind of other side, as far as IPv4 is known."""
+    ours = [each for each in survey.facts if each.family == 4]
+    found = next((each for each in survey.udp if each.facts.family == 4), None)
+    if found is None or not ours:
+        return []
+    candidates = []
+    if found.binding is not None:
+        host, port = found.binding.mapped
+        candidates.append(Candidate(Kind.REFLEXIVE, host, port))
+    told = []
+    for name, facts in OTHERS:
+        tcp = replace(facts, protocol=Protocol.TCP)
+        theirs = Side(facts=(facts, tcp), candidates=(Candidate(Kind.REFLEXIVE, THERE, 4001),))
+        plan = make_plan(
+            Side(facts=tuple(ours), candidates=tuple(candidates)),
+            theirs,
+            controlling=True,
+            rtt=RTT,
+        )
+        told.append((name, plan))
+    return told
+
+
+# --- JSON ---------------------------------------------------------------------------------------
+
+
+def as_json(survey: Survey) -> dict[str, object]:
+    """The fields of the event `nat` (docs/cli.md)."""
+    return {
+        "paths": [*map(_path, survey.udp), *map(_path, survey.tcp)],
+        "names": {name: list(hosts) for name, hosts in survey.names.items()},
+        "problems": list(survey.problems),
+        "works_with": [
+            {
+                "nat": name,
+                "strategy": plan.best.value,
+                "direct": not plan.hopeless,
+                "why": plan.why,
+                "cure": plan.cure,
+            }
+            for name, plan in plans(survey)
+        ],
+    }
+
+
+def _path(found: Discovery | TcpDiscovery) -> dict[str, object]:
+    facts = found.facts
+    binding = found.binding
+    told: dict[str, object] = {
+        "family": facts.family,
+        "protocol": facts.protocol.name.lower(),
+        "label": facts.label if facts.works is not None else None,
+        "works": facts.works,
+        "translated": facts.translated,
+        "mapping": _DEPENDENCE[facts.mapping],
+        "filtering": _DEPENDENCE[facts.filtering],
+        "ports": _PORTS[facts.ports],
+        "step": facts.step or None,
+        "block": None if facts.block is None else list(facts.block),
+        "external": facts.external,
+        "carrier_grade": facts.carrier_grade,
+        "server": _where(found.server),
+        "local": _where(found.local),
+        "mapped": None if binding is None else _where(binding.mapped),
+        "rtt": None if binding is None else round(binding.rtt, 6),
+    }
+    if isinstance(found, TcpDiscovery):
+        return {**told, "problem": found.problem or None}
+    lifetime = found.lifetime
+    return {
+        **told,
+        "hairpin": facts.hairpin,
+        "quota": facts.quota,
+        "noise": None if facts.noise is None else round(facts.noise, 1),
+        "lifetime": facts.lifetime,
+        "lifetime_at_least": None if lifetime is None else lifetime.at_least,
+        "lifetime_at_most": None if lifetime is None else lifetime.at_most,
+        "inbound_refreshes": facts.inbound_refreshes,
+        "max_age": None if facts.max_age is None else round(facts.max_age, 1),
+        "pooled": found.pooled,
+        "rewritten": binding is not None and binding.rewritten,
+        "mtu": found.mtu,
+        "silent": [_where(each) for each in found.silent],
+    }
+
+
+def _where(address: tuple[str, int] | None) -> str | None:
+    if address is None:
+        return None
+    return f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
+
+
+# --- text ---------------------------------------------------------------------------------------
+
+
+def as_text(survey: Survey, *, colour: bool) -> list[str]:
+    """The screen."""
+    paint = _Paint(colour)
+    lines: list[str] = []
+    for udp, tcp in zip(survey.udp, survey.tcp, strict=True):
+        lines += [*_udp(udp, paint), *_tcp(tcp, udp, paint), ""]
+    lines += [paint(f"!  {each}", YELLOW) for each in survey.problems]
+    if survey.problems:
+        lines.append("")
+    told = plans(survey)
+    if told and survey.answered:
+        lines.append(paint("What works with the other side, over IPv4", BOLD))
+        width = max(len(name) for name, _ in told)
+        for name, plan in told:
+            word = paint(plan.best.value, RED if plan.hopeless else GREEN)
+            lines.append(f"  {name.ljust(width)}  {word}")
+        cures = dict.fromkeys(plan.cure for _, plan in told if plan.hopeless and plan.cure)
+        lines += [f"  {paint(cure, DIM)}" for cure in cures]
+    while lines and not lines[-1]:
+        lines.pop()
+    return lines
+
+
+class _Paint:
+    def __init__(self, colour: bool) -> None:
+        self._colour = colour
+
+    def __call__(self, text: str, colour: str) -> str:
+        return f"{colour}{text}{RESET}" if self._colour else text
+
+
+def _title(family: int, protocol: str, label: str, paint: _Paint, colour: str) -> str:
+    return f"{paint(f'IPv{family} {protocol}', BOLD)}  {paint(label, colour)}"
+
+
+def _udp(found: Discovery, paint: _Paint) -> Iterable[str]:
+    facts = found.facts
+    if not facts.works:
+        asked = ", ".join(filter(None, map(_where, found.silent)))
+        if facts.works is False:
+            yield _title(facts.family, "UDP", "blocked", paint, RED)
+            yield f"  no answer from {asked}, whose TCP port answers: a firewall on the way lets no"
+            yield "  UDP through, or that server's own; another network, or a relay over TCP, helps"
+        else:
+            yield _title(facts.family, "UDP", "no answer", paint, RED)
+            yield f"  neither over UDP nor over TCP from {asked}: check the address and the network"
+        return
+    yield _title(facts.family, "UDP", facts.label, paint, GREEN)
+    yield _row("address", _translation(found))
+    if facts.translated:
+        yield _row("mapping", _word(_MAPPING.get(facts.mapping)))
+    yield _row("filtering", _word(_FILTERING.get(facts.filtering)))
+    if facts.translated:
+        yield _row("ports", _ports(facts))
+        hairpin = {True: "yes", False: "no", None: "not known"}[facts.hairpin]
+        if found.hairpin_internal:
+            hairpin += ", with internal addresses"
+        yield _row("hairpin", hairpin)
+    yield _row("lifetime", _lifetime(found.lifetime))
+    if facts.max_age is not None:
+        yield _row("age", f"gone after {facts.max_age:.0f} s, whatever the traffic")
+    if facts.quota is not None:
+        yield _row("quota", f"{facts.quota} mappings at a time")
+    if found.pooled:
+        yield _row("pool", "sockets get different external addresses")
+    yield _row("carrier", _carrier(facts))
+    if found.mtu is not None:
+        most = " or more" if found.mtu >= 1500 else ""
+        yield _row("MTU", f"{found.mtu}{most} on the way to {_where(found.server)}")
+    if found.binding is not None and found.binding.rewritten:
+        yield _row("rewriting", "something on the way changes addresses inside packets (an ALG)")
+    if found.silent:
+        yield _row("silent", ", ".join(filter(None, map(_where, found.silent))))
+
+
+def _tcp(found: TcpDiscovery, udp: Discovery, paint: _Paint) -> Iterable[str]:
+    facts = found.facts
+    if not facts.works:
+        if facts.works is False:
+            yield _title(facts.family, "TCP", "blocked", paint, RED)
+        elif udp.facts.works:
+            yield _title(facts.family, "TCP", "not known", paint, YELLOW)
+        else:
+            return
+        yield f"  {found.problem}"
+        return
+    yield _title(facts.family, "TCP", _tcp_label(facts), paint, GREEN)
+    if facts.translated:
+        yield _row("mapping", _word(_MAPPING.get(facts.mapping)))
+        yield _row("ports", _ports(facts))
+    elif not udp.facts.works:
+        yield _row("address", f"{_where(found.local)}, not translated")
+
+
+def _tcp_label(facts: NatFacts) -> str:
+    """Without the filter, which is not tried over TCP."""
+    if not facts.translated:
+        return "not translated"
+    return facts.label.rpartition("-")[0]
+
+
+def _row(name: str, text: str) -> str:
+    return f"  {name.ljust(10)}{text}"
+
+
+def _word(text: str | None) -> str:
+    return text or "not known: it takes a server with a second address (`pt relay --stun-peer`)"
+
+
+def _translation(found: Discovery) -> str:
+    binding = found.binding
+    assert binding is not None
+    rtt = f"{binding.rtt * 1000:.0f} ms to {_where(found.server)}"
+    if found.facts.translated:
+        return f"{_where(found.local)} is {_where(binding.mapped)} outside; {rtt}"
+    return f"{_where(binding.mapped)}, not translated; {rtt}"
+
+
+def _ports(facts: NatFacts) -> str:
+    match facts.ports:
+        case Allocation.PRESERVING:
+            return "the internal port is kept"
+        case Allocation.SEQUENTIAL:
+            busy = f"; others take {facts.noise:.0f} a second" if facts.noise else ""
+            return f"one after the other, in steps of {facts.step}{busy}"
+        case Allocation.RANDOM if facts.block is not None:
+            return f"random, between {facts.block[0]} and {facts.block[1]}"
+        case Allocation.RANDOM:
+            return "random"
+        case _:
+            return "not known"
+
+
+def _lifetime(lifetime: Lifetime | None) -> str:
+    if lifetime is None:
+        return "not measured (--lifetime)"
+    if lifetime.at_most is None:
+        return f"more than {lifetime.at_least:.0f} s of silence"
+    text = f"between {lifetime.at_least:.0f} and {lifetime.at_most:.0f} s of silence"
+    match lifetime.inbound_refreshes:
+        case True:
+            return f"{text}; what comes in counts, too"
+        case False:
+            return f"{text}; only what goes out counts"
+        case _:
+            return text
+
+
+def _carrier(facts: NatFacts) -> str:
+    match facts.carrier_grade:
+        case True:
+            return "a carrier's NAT (100.64.0.0/10)"
+        case False:
+            return "no carrier's NAT"
+        case _:
+            return "not known whether a carrier translates, too"

@@ -1,0 +1,172 @@
+"""What the network in front of this machine does, by STUN servers: all families and protocols.
+
+No server is asked that was not named. What is blocked is told by comparison: silence of a server
+over UDP means something only if its TCP port answers, and the other way round.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from pt.errors import DnsError, NetworkError, UsageError
+from pt.node.resolve import Resolver
+from pt.stun.aio import Explorer, TcpDiscovery, discover_tcp
+from pt.stun.discovery import Discovery, Wishes
+from pt.wire.multiaddr import Multiaddr
+from pt.wire.nat_facts import NatFacts
+
+__all__ = ["MAX_SERVERS", "StunServer", "Survey", "survey"]
+
+MAX_SERVERS: Final = 8
+_NAMES: Final = frozenset({"dns", "dns4", "dns6"})
+Address = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class StunServer:
+    """A server as it was named; `kind` is ip4, ip6, dns, dns4 or dns6."""
+
+    kind: str
+    host: str
+    port: int
+
+    @classmethod
+    def of_relay(cls, address: Multiaddr) -> StunServer:
+        """A `pt relay`, which serves at the number of its port.
+
+        Raises:
+            UsageError: it has no host and port of its own.
+
+        """
+        port = address.udp_port if address.udp_port is not None else address.tcp_port
+        if address.host is None or not port or address.is_circuit:
+            raise UsageError(
+                f"{address}: give a relay's address as it prints it, such as "
+                "/ip4/192.0.2.1/tcp/4001"
+            )
+        kind, host = address.host
+        if kind not in _NAMES | {"ip4", "ip6"}:
+            raise UsageError(f"{address}: give an address with an IP address or a name")
+        return cls(kind, host, port)
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """What was found, UDP and TCP, IPv4 before IPv6."""
+
+    udp: tuple[Discovery, ...] = ()
+    tcp: tuple[TcpDiscovery, ...] = ()
+    names: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """What names stand for."""
+    problems: tuple[str, ...] = ()
+    """What could not be tried, and why."""
+
+    @property
+    def facts(self) -> tuple[NatFacts, ...]:
+        """What the planner of hole punching takes."""
+        return (*(each.facts for each in self.udp), *(each.facts for each in self.tcp))
+
+    @property
+    def answered(self) -> bool:
+        """Whether anybody did."""
+        return any(each.works for each in self.facts)
+
+
+async def survey(
+    servers: Sequence[StunServer],
+    wishes: Wishes,
+    *,
+    resolver: Resolver,
+    say: Callable[[str], None] = lambda _: None,
+) -> Survey:
+    """Ask the servers.
+
+    Raises:
+        DnsError: no server's name can be looked up.
+        NetworkError: there is no way to any server.
+        LimitError: the system gives no sockets.
+
+    """
+    found, names, failures = await _addresses(servers[:MAX_SERVERS], resolver)
+    problems = [str(each) for each in failures]
+    if not found and failures:
+        raise failures[0]
+    udp: list[Discovery] = []
+    tcp: list[TcpDiscovery] = []
+    unreachable: list[NetworkError] = []
+    for version in (4, 6):
+        own = [each for each in found if (":" in each[0]) == (version == 6)]
+        if not own:
+            continue
+        say(f"asking {', '.join(host for host, _ in own)} over UDP and TCP")
+        one, two = await asyncio.gather(
+            _over_udp(own, wishes), _over_tcp(own), return_exceptions=True
+        )
+        if isinstance(one, NetworkError):
+            unreachable.append(one)
+            problems.append(str(one))
+            continue
+        if isinstance(one, BaseException):
+            raise one
+        if isinstance(two, BaseException):
+            raise two
+        one, two = _compare(one, two)
+        udp.append(one)
+        tcp.append(two)
+    if not udp and unreachable:
+        raise unreachable[0]
+    return Survey(udp=tuple(udp), tcp=tuple(tcp), names=names, problems=tuple(problems))
+
+
+async def _addresses(
+    servers: Iterable[StunServer], resolver: Resolver
+) -> tuple[list[Address], dict[str, tuple[str, ...]], list[DnsError]]:
+    found: dict[Address, None] = {}
+    names: dict[str, tuple[str, ...]] = {}
+    failures: list[DnsError] = []
+    for server in servers:
+        hosts = [server.host]
+        if server.kind in _NAMES:
+            try:
+                hosts = await resolver.addresses(server.kind, server.host)
+            except DnsError as error:
+                failures.append(error)
+                continue
+            names[server.host] = tuple(hosts)
+        found.update(dict.fromkeys((host, server.port) for host in hosts))
+    return list(found), names, failures
+
+
+async def _over_udp(servers: Sequence[Address], wishes: Wishes) -> Discovery:
+    explorer = Explorer()
+    try:
+        return await explorer.discover(servers, wishes)
+    finally:
+        explorer.close()
+
+
+async def _over_tcp(servers: Sequence[Address]) -> TcpDiscovery:
+    """Of the first server that answers; else why the first one did not."""
+    failed: TcpDiscovery | None = None
+    for server in servers:
+        found = await discover_tcp(server)
+        if found.facts.works:
+            return found
+        failed = failed or found
+    assert failed is not None
+    return failed
+
+
+def _compare(udp: Discovery, tcp: TcpDiscovery) -> tuple[Discovery, TcpDiscovery]:
+    """Take silence of the one for blocked if the other one answers."""
+    if udp.facts.works is None and tcp.facts.works:
+        udp = replace(udp, facts=replace(udp.facts, works=False))
+    if tcp.silent and udp.facts.works:
+        tcp = replace(tcp, facts=replace(tcp.facts, works=False))
+    return udp, tcp

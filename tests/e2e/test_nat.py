@@ -1,0 +1,169 @@
+"""`pt nat` behind NATs of the laboratory: what it finds is what they are."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pt.lab import Lab
+from pt.lab.machine import Machine
+from tests.e2e.harness import PT, TIMEOUT
+
+pytestmark = [pytest.mark.netns, pytest.mark.timeout(120)]
+
+SIDES = {
+    "a": "eim-eif",
+    "b": "adm-adf-random",
+    "c": "apdm-apdf-seq,step=2",
+    "d": "apdm-eif-block",
+    "e": "eim-apdf,hairpin=on,v6=apdf",
+    "f": "fw-adf",
+    "g": "eim-apdf+apdm-adf-random",
+    "h": "tcp443",
+}
+LABELS = {
+    "a": ("eim-eif", "preserving"),
+    "b": ("adm-random-adf", "random"),
+    "c": ("apdm-seq-apdf", "sequential"),
+    "d": ("apdm-block-eif", "random"),
+    "e": ("eim-apdf", "preserving"),
+    "f": ("fw-adf", None),
+    "g": ("apdm-random-apdf", "random"),  # the home router filters more than its carrier
+}
+
+
+def env() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("PT_")}
+
+
+def relay(host: Machine, home: Path, *argv: str) -> None:
+    """A relay that serves."""
+    command = [str(PT), "relay", "--json", "--home", str(home), *argv]
+    process = host.popen(command, stdout=subprocess.PIPE, env=env())
+    assert process.stdout is not None
+    assert json.loads(process.stdout.readline())["event"] == "relay_ready"
+
+
+def nat(host: Machine, *argv: str, code: int = 0) -> subprocess.CompletedProcess[bytes]:
+    done = host.run([str(PT), "nat", *argv], check=False, env=env(), timeout=TIMEOUT)
+    assert done.returncode == code, done.stdout.decode() + done.stderr.decode()
+    return done
+
+
+def path(told: dict, protocol: str, family: int = 4) -> dict:
+    (found,) = [
+        each for each in told["paths"] if (each["protocol"], each["family"]) == (protocol, family)
+    ]
+    return found
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    tmp = tmp_path_factory.mktemp("nat")
+    with Lab(**SIDES) as made:
+        s1 = made["s1"]
+        listen = [f"/ip{6 if ':' in each else 4}/{each}/tcp/4001" for each in s1.addresses]
+        relay(s1, tmp / "s1", "--listen", *listen)
+        relay(made["s2"], tmp / "s2", "--listen", f"/ip4/{made['s2'].ip}/tcp/443")
+        yield made
+
+
+def test_every_kind_of_nat_at_once(lab: Lab) -> None:
+    address = f"/ip4/{lab['s1'].ip}/tcp/4001"
+    argv = [str(PT), "nat", "--json", "--relay", address]
+    running = {name: lab[name].popen(argv, stdout=subprocess.PIPE, env=env()) for name in LABELS}
+    for name, process in running.items():
+        out, _ = process.communicate(timeout=TIMEOUT)
+        told = json.loads(out)
+        udp, tcp = path(told, "udp"), path(told, "tcp")
+        assert (udp["label"], udp["ports"]) == LABELS[name]
+        assert udp["works"]
+        assert tcp["works"]
+        assert tcp["translated"] == udp["translated"] == (name != "f")
+        assert tcp["mapping"] == udp["mapping"]
+        assert udp["mtu"] == 1500
+        assert udp["hairpin"] is {"a": False, "d": False, "e": True}.get(name)
+        if name == "c":
+            assert udp["step"] == 2
+        if name == "d":
+            first, last = udp["block"]
+            assert last - first < 2048
+
+
+def test_both_ip_versions(lab: Lab) -> None:
+    addresses = [f"/ip4/{lab['s1'].ip}/tcp/4001", f"/ip6/{lab['s1'].ip6}/tcp/4001"]
+    told = json.loads(nat(lab["e"], "--json", "--relay", *addresses).stdout)
+    assert path(told, "udp", 6)["label"] == "fw-apdf"
+    assert path(told, "tcp", 6)["translated"] is False
+    assert path(told, "udp", 4)["label"] == "eim-apdf"
+    told = json.loads(nat(lab["a"], "--json", "--relay", *addresses).stdout)
+    assert path(told, "udp", 4)["label"] == "eim-eif"
+    (problem,) = told["problems"]
+    assert "no route for IPv6" in problem
+
+
+def test_the_screen_says_it_in_words(lab: Lab) -> None:
+    said = nat(lab["c"], "--relay", f"/ip4/{lab['s1'].ip}/tcp/4001").stdout.decode()
+    for words in (
+        "IPv4 UDP  apdm-seq-apdf",
+        "another external port for each destination",
+        "one after the other, in steps of 2",
+        "only addresses and ports that were written to get in",
+        "not measured (--lifetime)",
+        "1500 or more",
+        "IPv4 TCP  apdm-seq",
+        "symmetric (random, apdf)",
+    ):
+        assert words in said
+    assert len(said.splitlines()) <= 40
+
+
+def test_udp_that_is_blocked_and_tcp_443_that_is_not(lab: Lab) -> None:
+    open_, shut = f"/ip4/{lab['s2'].ip}/tcp/443", f"/ip4/{lab['s1'].ip}/tcp/4001"
+    told = json.loads(nat(lab["h"], "--json", "--relay", open_).stdout)
+    assert path(told, "udp")["works"] is False
+    assert path(told, "tcp")["works"] is True
+    assert {each["strategy"] for each in told["works_with"]} == {"relay"}
+    done = nat(lab["h"], "--json", "--relay", shut, code=7)
+    assert path(json.loads(done.stdout), "udp")["works"] is None
+    assert b"neither over UDP nor over TCP" in done.stderr
+
+
+def test_how_long_a_mapping_lives(lab: Lab) -> None:
+    address = f"/ip4/{lab['s1'].ip}/tcp/4001"
+    lab.set_nat("a", "eim-apdf,timeout=1.5,refresh=out")
+    told = json.loads(nat(lab["a"], "--json", "--relay", address, "--lifetime", "2").stdout)
+    udp = path(told, "udp")
+    assert (udp["lifetime_at_least"], udp["lifetime_at_most"]) == (1.0, 2.0)
+    assert udp["inbound_refreshes"] is False
+    lab.set_nat("a", "eim-eif")
+
+
+def test_two_relays_with_one_address_each(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("the secret of two relays\n")
+    with Lab(a="apdm-adf-random") as two:
+        hosts = (two["s1"], two["s2"])
+        for host, other in (hosts, hosts[::-1]):
+            peer = ("--stun-peer", f"/ip4/{other.ip}/tcp/4001", "--stun-secret-file", str(secret))
+            relay(host, tmp_path / host.name, "--listen", f"/ip4/{host.ip}/tcp/4001", *peer)
+        told = json.loads(nat(two["a"], "--json", "--relay", f"/ip4/{hosts[0].ip}/tcp/4001").stdout)
+        assert path(told, "udp")["label"] == "apdm-random-adf"
+
+
+def test_one_relay_with_one_address_says_what_it_does_not_know(tmp_path: Path) -> None:
+    with Lab(a="eim-adf") as lab:
+        relay(lab["s1"], tmp_path / "home", "--listen", f"/ip4/{lab['s1'].ip}/tcp/4001")
+        done = nat(lab["a"], "--relay", f"/ip4/{lab['s1'].ip}/tcp/4001")
+        assert b"it takes a server with a second address" in done.stdout
+
+
+def test_whom_to_ask(lab: Lab) -> None:
+    assert b"no server is asked that is not named" in nat(lab["a"], code=2).stderr
+    done = nat(lab["a"], "--stun", f"{lab['s2'].ip}:9", code=7)
+    assert b"refused" in done.stderr

@@ -1,0 +1,231 @@
+"""`pt nat`: whom it asks, and what it shows; finding out is in tests/e2e/test_nat.py."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from pt.cli.main import main
+from pt.cli.nat import _cliffs, _essence, server_of
+from pt.cli.nat_text import OTHERS, as_json, as_text, plans
+from pt.errors import UsageError
+from pt.node.nat import StunServer, Survey
+from pt.stun.aio import TcpDiscovery
+from pt.stun.binding import Binding
+from pt.stun.discovery import Discovery
+from pt.stun.lifetime import CLIFFS, Lifetime
+from pt.wire.nat_facts import Allocation, Dependence, NatFacts, Protocol
+
+SERVER, LOCAL, MAPPED = ("11.1.0.1", 4001), ("192.168.1.10", 40000), ("11.100.0.1", 50000)
+FACTS = NatFacts(
+    works=True,
+    translated=True,
+    mapping=Dependence.ADDRESS_AND_PORT,
+    filtering=Dependence.ADDRESS,
+    ports=Allocation.SEQUENTIAL,
+    step=2,
+    noise=3.2,
+    hairpin=True,
+    quota=64,
+    lifetime=20.0,
+    inbound_refreshes=False,
+    max_age=59.4,
+    external=MAPPED[0],
+    carrier_grade=True,
+)
+UDP = Discovery(
+    facts=FACTS,
+    server=SERVER,
+    local=LOCAL,
+    binding=Binding(mapped=MAPPED, source=SERVER, rtt=0.023),
+    lifetime=Lifetime(20.0, 30.0, False, 59.4),
+    mtu=1480,
+    pooled=False,
+)
+TCP = TcpDiscovery(
+    facts=replace(
+        FACTS, protocol=Protocol.TCP, filtering=Dependence.UNKNOWN, hairpin=None, quota=None
+    ),
+    server=SERVER,
+    local=LOCAL,
+    binding=Binding(mapped=MAPPED, source=SERVER, rtt=0.03),
+)
+SURVEY = Survey(udp=(UDP,), tcp=(TCP,), names={"relay.example": ("11.1.0.1",)})
+
+
+def shown(survey: Survey = SURVEY) -> str:
+    return "\n".join(as_text(survey, colour=False))
+
+
+def changed(**facts) -> str:
+    return shown(replace(SURVEY, udp=(replace(UDP, facts=replace(FACTS, **facts)),)))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "IPv4 UDP  apdm-seq-adf",
+        "192.168.1.10:40000 is 11.100.0.1:50000 outside; 23 ms to 11.1.0.1:4001",
+        "another external port for each destination",
+        "only addresses that were written to get in",
+        "one after the other, in steps of 2; others take 3 a second",
+        "between 20 and 30 s of silence; only what goes out counts",
+        "gone after 59 s, whatever the traffic",
+        "64 mappings at a time",
+        "a carrier's NAT",
+        "1480 on the way to 11.1.0.1:4001",
+        "IPv4 TCP  apdm-seq",
+    ],
+)
+def test_the_screen(words):
+    assert words in shown()
+
+
+def test_what_is_not_known_is_said():
+    assert "it takes a server with a second address" in changed(filtering=Dependence.UNKNOWN)
+    assert "hairpin   not known" in changed(hairpin=None)
+    assert "not known whether a carrier" in changed(carrier_grade=None)
+    assert "not measured" in shown(replace(SURVEY, udp=(replace(UDP, lifetime=None),)))
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"ports": Allocation.PRESERVING}, "the internal port is kept"),
+        ({"ports": Allocation.RANDOM}, "ports     random"),
+        ({"ports": Allocation.RANDOM, "block": (512, 1023)}, "random, between 512 and 1023"),
+        ({"translated": False}, "11.100.0.1:50000, not translated"),
+        ({"carrier_grade": False}, "no carrier's NAT"),
+    ],
+)
+def test_other_nats_in_words(facts, words):
+    assert words in changed(**facts)
+
+
+def test_lifetimes_in_words():
+    def row(lifetime: Lifetime) -> str:
+        return shown(replace(SURVEY, udp=(replace(UDP, lifetime=lifetime),)))
+
+    assert "more than 298 s of silence" in row(Lifetime(298.0))
+    assert "what comes in counts, too" in row(Lifetime(20.0, 30.0, True))
+    assert "between 0 and 10 s of silence\n" in row(Lifetime(0.0, 10.0))
+
+
+def test_what_is_blocked_and_what_does_not_answer():
+    silent = Discovery(facts=NatFacts(works=False), silent=(SERVER,))
+    assert "no answer from 11.1.0.1:4001, whose TCP port answers" in shown(
+        replace(SURVEY, udp=(silent,))
+    )
+    nobody = Survey(
+        udp=(replace(silent, facts=NatFacts()),),
+        tcp=(TcpDiscovery(facts=NatFacts(protocol=Protocol.TCP), problem="refused"),),
+    )
+    assert "neither over UDP nor over TCP" in shown(nobody)
+    assert "What works" not in shown(nobody)
+    blocked = TcpDiscovery(
+        facts=NatFacts(protocol=Protocol.TCP, works=False), problem="no answer in 4 s", silent=True
+    )
+    assert "IPv4 TCP  blocked" in shown(replace(SURVEY, tcp=(blocked,)))
+
+
+def test_problems_are_told():
+    assert "!  no route for IPv6" in shown(replace(SURVEY, problems=("no route for IPv6",)))
+
+
+def test_what_works_is_the_planners_word():
+    told = dict(plans(SURVEY))
+    assert set(told) == {name for name, _ in OTHERS}
+    assert told["a public address"].best.value == "simultaneous"
+    assert told["a NAT with ports in a row"].best.value == "predict"
+    assert plans(Survey()) == []
+
+
+def test_json_says_all_of_it():
+    told = json.loads(json.dumps(as_json(SURVEY)))
+    udp, tcp = told["paths"]
+    assert udp == {
+        "family": 4,
+        "protocol": "udp",
+        "label": "apdm-seq-adf",
+        "works": True,
+        "translated": True,
+        "mapping": "address-and-port-dependent",
+        "filtering": "address-dependent",
+        "ports": "sequential",
+        "step": 2,
+        "block": None,
+        "external": "11.100.0.1",
+        "carrier_grade": True,
+        "server": "11.1.0.1:4001",
+        "local": "192.168.1.10:40000",
+        "mapped": "11.100.0.1:50000",
+        "rtt": 0.023,
+        "hairpin": True,
+        "quota": 64,
+        "noise": 3.2,
+        "lifetime": 20.0,
+        "lifetime_at_least": 20.0,
+        "lifetime_at_most": 30.0,
+        "inbound_refreshes": False,
+        "max_age": 59.4,
+        "pooled": False,
+        "rewritten": False,
+        "mtu": 1480,
+        "silent": [],
+    }
+    assert (tcp["protocol"], tcp["filtering"], tcp["problem"]) == ("tcp", None, None)
+    assert told["names"] == {"relay.example": ["11.1.0.1"]}
+    assert set(told["works_with"][0]) == {"nat", "strategy", "direct", "why", "cure"}
+    assert told["problems"] == []
+
+
+def test_only_changes_are_told_again():
+    moved = replace(UDP, binding=replace(UDP.binding, mapped=("11.100.0.1", 50001)))
+    assert _essence(replace(SURVEY, udp=(moved,))) == _essence(SURVEY)
+    other = replace(UDP, facts=replace(FACTS, external="11.100.0.9"))
+    assert _essence(replace(SURVEY, udp=(other,))) != _essence(SURVEY)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("192.0.2.1:3478", StunServer("ip4", "192.0.2.1", 3478)),
+        ("192.0.2.1", StunServer("ip4", "192.0.2.1", 3478)),
+        ("stun.example.org:3479", StunServer("dns", "stun.example.org", 3479)),
+        ("[2001:db8::1]:5", StunServer("ip6", "2001:db8::1", 5)),
+        ("[2001:db8::1]", StunServer("ip6", "2001:db8::1", 3478)),
+    ],
+)
+def test_servers(text, wanted):
+    assert server_of(text) == wanted
+
+
+@pytest.mark.parametrize("text", ["", ":3478", "a:0", "a:70000", "a:b", "2001:db8::1", "[::1"])
+def test_servers_that_are_none(text):
+    with pytest.raises(UsageError, match="--stun"):
+        server_of(text)
+
+
+def test_silences():
+    assert _cliffs(None) == ()
+    assert _cliffs(30.0) == (10.0, 20.0, 28.0, 30.0)
+    assert _cliffs(CLIFFS[-1]) == CLIFFS
+    assert _cliffs(4.0) == (2.0, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("argv", "why"),
+    [
+        ([], "no server is asked that is not named"),
+        (["--relay", "/ip4/11.0.0.1"], "relay's address"),
+        (["--stun", *(f"127.0.0.1:{port}" for port in range(1, 10))], "more than 8"),
+        (["--stun", "127.0.0.1:9", "--lifetime", "0"], "--lifetime 0"),
+        (["--stun", "127.0.0.1:9", "--watch", "99999"], "--watch"),
+    ],
+)
+def test_what_makes_no_sense(argv, why, capsys, monkeypatch):
+    monkeypatch.delenv("PT_RELAY", raising=False)
+    assert main(["nat", *argv]) == 2
+    assert why in capsys.readouterr().err

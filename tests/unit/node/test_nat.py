@@ -1,0 +1,193 @@
+"""What servers are asked, and what their silence means; NATs are in tests/e2e/test_nat.py."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import replace
+
+import pytest
+
+from pt.aio.udp import UdpPort
+from pt.errors import DnsCause, DnsError, NetworkError, UsageError
+from pt.node import nat
+from pt.node.nat import MAX_SERVERS, StunServer, Survey, survey
+from pt.node.resolve import Resolver
+from pt.stun.aio import TcpDiscovery
+from pt.stun.discovery import Discovery, Wishes
+from pt.stun.server import PRIMARY, Server
+from pt.stun.transactions import Schedule
+from pt.wire.multiaddr import Multiaddr
+from pt.wire.nat_facts import NatFacts, Protocol
+
+QUICKLY = Wishes(mtu=False, schedule=Schedule((0.0, 0.05), 0.2))
+
+
+@contextlib.asynccontextmanager
+async def serving(*, udp: bool = True, tcp: bool = True):
+    """A server's port number on loopback, for one protocol or both."""
+    server = Server({})
+
+    async def stream(reader, writer) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            data = await reader.readexactly(28)
+            source = writer.get_extra_info("peername")
+            answer = server.receive(data, source, PRIMARY, 0.0, stream=True)
+            writer.write(answer.data)
+            await reader.read()
+        writer.close()
+
+    if not tcp:
+
+        async def silent(reader, writer) -> None:
+            await reader.read()
+            writer.close()
+
+    listener = await asyncio.start_server(stream if tcp else silent, "127.0.0.1", 0)
+    number = listener.sockets[0].getsockname()[1]
+    port = UdpPort(("127.0.0.1", number))
+
+    def asked(data, source) -> None:
+        answer = server.receive(data, source, PRIMARY, 0.0)
+        if udp and answer is not None:
+            port.send(answer.data, answer.to)
+
+    port.received = asked
+    try:
+        yield number
+    finally:
+        listener.close()
+        await listener.wait_closed()
+        port.close()
+
+
+async def ask(*servers: StunServer, names=None, wishes=QUICKLY) -> Survey:
+    async def look_up(host: str, family: int) -> list[str]:
+        if names is None or host not in names:
+            raise DnsError(f"{host} has no address", DnsCause.NO_NAME)
+        return names[host]
+
+    resolver = Resolver(ask=look_up)
+    try:
+        return await survey(servers, wishes, resolver=resolver)
+    finally:
+        await resolver.close()
+
+
+def here(port: int) -> StunServer:
+    return StunServer("ip4", "127.0.0.1", port)
+
+
+def test_both_protocols_are_asked():
+    async def main() -> None:
+        async with serving() as port:
+            found = await ask(here(port))
+        udp, tcp = found.facts
+        assert (udp.protocol, tcp.protocol) == (Protocol.UDP, Protocol.TCP)
+        assert udp.works
+        assert tcp.works
+        assert found.answered
+        assert found.problems == ()
+
+    asyncio.run(main())
+
+
+def test_silence_of_one_protocol_is_blocked_if_the_other_one_answers():
+    async def main() -> None:
+        async with serving(udp=False) as port:
+            udp, tcp = (await ask(here(port))).facts
+        assert (udp.works, tcp.works) == (False, True)
+        assert udp.label == "blocked"
+
+    asyncio.run(main())
+
+
+def test_what_is_silent_over_both_is_not_known():
+    blank = Discovery(facts=NatFacts())
+    silent = TcpDiscovery(facts=NatFacts(protocol=Protocol.TCP), silent=True)
+    assert nat._compare(blank, silent) == (blank, silent)
+    works = replace(blank, facts=NatFacts(works=True))
+    assert nat._compare(works, silent)[1].facts.works is False
+    refused = replace(silent, silent=False)  # it got through, to somebody who does not serve
+    assert nat._compare(works, refused)[1].facts.works is None
+
+
+def test_nobody_there():
+    async def main() -> None:
+        async with serving() as port:
+            pass
+        found = await ask(here(port))
+        assert not found.answered
+        assert "refused" in found.tcp[0].problem
+
+    asyncio.run(main())
+
+
+def test_names_are_looked_up():
+    async def main() -> None:
+        async with serving() as port:
+            named = StunServer("dns", "relay.example", port)
+            found = await ask(named, names={"relay.example": ["127.0.0.1"]})
+            assert found.answered
+            assert found.names == {"relay.example": ("127.0.0.1",)}
+            lost = StunServer("dns", "lost.example", port)
+            found = await ask(named, lost, names={"relay.example": ["127.0.0.1"]})
+            assert found.answered
+            assert found.problems == ("lost.example has no address",)
+            with pytest.raises(DnsError, match="lost"):
+                await ask(lost)
+
+    asyncio.run(main())
+
+
+def test_no_route_at_all(monkeypatch):
+    monkeypatch.setattr("pt.stun.aio.source_address", lambda _: None)
+    with pytest.raises(NetworkError, match="no route"):
+        asyncio.run(ask(here(9)))
+
+
+def test_a_second_server_stands_in_for_a_dead_one():
+    async def main() -> None:
+        async with serving() as dead:
+            pass
+        async with serving() as port:
+            found = await ask(here(dead), here(port))
+        assert found.answered
+        assert found.udp[0].silent == (("127.0.0.1", dead),)
+        assert found.tcp[0].server == ("127.0.0.1", port)
+
+    asyncio.run(main())
+
+
+def test_servers_are_bounded():
+    async def main() -> None:
+        async with serving() as port:
+            several = [here(port)] * MAX_SERVERS
+            found = await ask(*several, StunServer("dns", "one.more", 1))
+            assert found.problems == ()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("/ip4/11.0.0.1/tcp/4001", StunServer("ip4", "11.0.0.1", 4001)),
+        ("/ip4/11.0.0.1/udp/4001/quic-v1", StunServer("ip4", "11.0.0.1", 4001)),
+        ("/ip6/2001:db8::1/tcp/443/tls/ws", StunServer("ip6", "2001:db8::1", 443)),
+        ("/dns4/a.example/tcp/4001", StunServer("dns4", "a.example", 4001)),
+    ],
+)
+def test_a_relay_serves_at_its_ports_number(text, wanted):
+    assert StunServer.of_relay(Multiaddr.parse(text)) == wanted
+
+
+@pytest.mark.parametrize("text", ["/ip4/11.0.0.1", "/dnsaddr/a.example", "/ip4/11.0.0.1/tcp/0"])
+def test_addresses_without_a_port(text):
+    with pytest.raises(UsageError, match="relay's address"):
+        StunServer.of_relay(Multiaddr.parse(text))
+
+
+def test_servers_as_people_write_them():
+    assert str(here(5)) == "127.0.0.1:5"
+    assert str(StunServer("ip6", "::1", 5)) == "[::1]:5"
