@@ -153,10 +153,6 @@ class Qh3Engine(Base):
         """What any input may have changed."""
         self._drain(now)
         conn = self._conn
-        if conn.done and self.peer is None and self._closed is None:
-            assert conn.tls.identity is not None
-            self._handshake_done(conn.tls.identity, conn.tls.binding)
-            self._could_open = self._left()
         if conn.confirmed:
             self._confirmed()
             self._moved(now)
@@ -254,6 +250,12 @@ class Qh3Engine(Base):
             self._conn.fail(error)
             code = TransportCode.INTERNAL_ERROR if error.code is None else error.code
             self._close_event(code, "handshake failed", application=False, by_peer=False)
+            return
+        if self._conn.done and self.peer is None:
+            # At once: streams may follow in the same datagram.
+            assert self._conn.tls.identity is not None
+            self._handshake_done(self._conn.tls.identity, self._conn.tls.binding)
+            self._could_open = self._left()
 
     def _gone(self, code: int, reason: str, *, by_peer: bool) -> None:
         """Over, without a farewell."""

@@ -27,7 +27,7 @@ from pt.quic.events import (
     StreamsAvailable,
 )
 from pt.quic.limits import Limits
-from pt.quic.packets import Kind, parse_header, put_varint
+from pt.quic.packets import Kind, first_packets, parse_header, put_varint
 from pt.quic.select import factories
 from tests.contract.quic_world import (
     CLIENT,
@@ -137,6 +137,38 @@ def test_handshake_after_a_retry(pair: Pair) -> None:
     ours, theirs = joined(world, client, server)
     assert kinds[Kind.RETRY] == 1
     transfer(world, ours, theirs, payload(100_000), 10)
+
+
+def test_streams_come_after_who_opens_them(pair: Pair) -> None:
+    world = World()
+    client, server = ports(world, pair)
+    ours = client.connect(SERVER, server.peer_id)
+    held: list[bytes] = []
+
+    def hold(data: bytes, source: object, target: object) -> bool:
+        last = parse_header(first_packets(data)[-1])
+        assert last is not None
+        if source != CLIENT or last.kind is Kind.INITIAL:
+            return True
+        held.append(data)
+        return False
+
+    world.network.filter = hold
+    world.run(1, lambda: ours.done is not None)
+    ours.open().send(b"early")
+    world.poke(client)
+    world.settle()
+    finished = [part for part in first_packets(held[0]) if part[0] & 0xF0 == 0xE0]
+    early = held[-1]
+    assert not early[0] & 0x80
+    world.network.filter = lambda *_: True
+    both = b"".join(finished) + early
+    server.receive(both, len(both), CLIENT)
+    world.settle()
+    (theirs,) = server.accepted
+    assert bytes(theirs.streams[0].received) == b"early"
+    told = [type(event) for event in theirs.events]
+    assert told.index(HandshakeDone) < told.index(StreamOpened)
 
 
 def test_a_forged_retry_is_ignored(one: EngineFactory) -> None:
