@@ -19,11 +19,18 @@ Fact = str | int | float | bool | None | list[str]
 class Tracer:
     """Writes records to `sink`; `clock` is in monotonic seconds, `wall` is epoch time."""
 
-    __slots__ = ("_clock", "_sink", "_zero")
+    __slots__ = ("_clock", "_sink", "_zero", "path", "wall")
 
     def __init__(
-        self, sink: TextIO | None, clock: Callable[[], float] | None = None, wall: float = 0.0
+        self,
+        sink: TextIO | None,
+        clock: Callable[[], float] | None = None,
+        wall: float = 0.0,
+        path: str | None = None,
     ) -> None:
+        self.path = path
+        """The sink's file, beside which others may be written; None: there is none."""
+        self.wall = wall
         self._sink = sink
         self._clock = clock
         self._zero = clock() if clock is not None else 0.0
@@ -34,6 +41,10 @@ class Tracer:
     def enabled(self) -> bool:
         """Whether records go anywhere: test it before building an expensive fact."""
         return self._sink is not None
+
+    def since(self, now: float) -> float:
+        """Seconds since the trace began, for what is on its clock."""
+        return now - self._zero
 
     def emit(self, event: str, **facts: Fact) -> None:
         """Write one record.  A full disk ends the trace, never the tunnel."""

@@ -90,7 +90,10 @@ def add_general(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         "-q", "--quiet", action="store_true", help="no line for every single connection"
     )
     group.add_argument(
-        "--trace", metavar="FILE", help="append what was tried, when, and how it ended, as JSON"
+        "--trace",
+        metavar="FILE",
+        help="append what was tried, when, and how it ended, as JSON lines; QUIC connections get "
+        "qlog files beside it, FILE.*.sqlog",
     )
     group.add_argument(
         "--drain",

@@ -55,7 +55,9 @@ class Renderer:
         self._out = self._err if stdio else LineWriter.of(sys.stdout, self._dropped)
         self._trace = open_trace(args.trace) if args.trace else None
         self.tracer = (
-            NO_TRACE if self._trace is None else Tracer(self._trace, time.monotonic, time.time())
+            NO_TRACE
+            if self._trace is None
+            else Tracer(self._trace, time.monotonic, time.time(), args.trace)
         )
 
     def __call__(self, event: Event) -> None:

@@ -21,6 +21,7 @@ from pt.aio.udp import Address, UdpPort
 from pt.errors import ClosedError, LimitError, LocalPortError, UsageError
 from pt.node.connection import Connection
 from pt.node.listeners import dialable
+from pt.node.qlog import QlogFiles
 from pt.node.route import Route, source_of
 from pt.wire.multiaddr import Multiaddr
 
@@ -52,6 +53,7 @@ class Quic:
         self._own_udp = False
         self._engine = os.environ.get("PT_QUIC_ENGINE") or None
         self._lossy: OrderedDict[str, float] = OrderedDict()
+        self._qlog = QlogFiles(node.tracer)
         self._listening = False
         node.dialers[QUIC] = self.dial
 
@@ -127,6 +129,7 @@ class Quic:
             unix_time=time.time,
             limits=Limits(streams=STREAMS),
             congestion=_congestion(),
+            trace=self._qlog.trace if self._node.tracer.path else None,
         )
         self._port = QuicPort(udp, config, choose, admit=self._admit)
         self._own_udp = True
@@ -148,6 +151,7 @@ class Quic:
         """Say goodbye, and close the port."""
         self._listening = False
         self._close_port()
+        self._qlog.close()
 
     def expect_loss(self, connection: Connection) -> None:
         """Packets get lost on the way to this peer: other connections are to bear with it."""

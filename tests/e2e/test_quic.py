@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import select
+import signal
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -183,6 +186,38 @@ def test_a_nat_that_rebinds_during_a_transfer(rig: Rig, nat: Rebinder) -> None:
     both.finish(threads)
     assert not binder.matching("disconnected")
     assert len(binder.matching("connected")) == 1
+
+
+@pytest.mark.parametrize("engine", ["qh3", "aioquic"])
+def test_qlog_files_beside_a_trace(rig: Rig, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What qvis draws: packets with their frames, round trips and congestion windows."""
+    monkeypatch.setenv("PT_QUIC_ENGINE", engine)
+    trace = rig.tmp / "trace.jsonl"
+    exposer = rig.expose("--listen", UDP_LISTEN, "--port", str(rig.echo_service()))
+    binder = rig.bind("--port", "0", "-v", "--trace", str(trace), to=quic_address(exposer))
+    client = rig.dial(local_port(binder))
+    ask_echo(client, b"hello")
+    client.close()
+    binder.wait("stream_closed")
+    binder.signal(signal.SIGTERM)
+    assert binder.exit_code() == 128 + signal.SIGTERM
+    told = [json.loads(line) for line in trace.read_text().splitlines()]
+    (path,) = [each["path"] for each in told if each["event"] == "qlog"]
+    head, *events = [json.loads(part) for part in Path(path).read_text().split("\x1e")[1:]]
+    assert head["trace"]["vantage_point"]["type"] == "client"
+    names = {event["name"] for event in events}
+    assert {"transport:packet_sent", "transport:packet_received"} <= names
+    assert "recovery:metrics_updated" in names
+    frames = {
+        frame["frame_type"]
+        for event in events
+        if event["name"].startswith("transport:packet_")
+        for frame in event["data"].get("frames", ())
+    }
+    assert {"stream", "ack"} <= frames
+    times = [event["time"] for event in events]
+    assert times == sorted(times)
+    assert times[-1] / 1000 <= told[-1]["t"] + 1
 
 
 def test_a_path_that_vanishes_is_resumed_on_the_next(rig: Rig) -> None:

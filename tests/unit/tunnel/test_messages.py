@@ -36,7 +36,7 @@ def test_layout(packed: bytes, expected: str) -> None:
 
 def test_wire_codes_never_change() -> None:
     assert [code.value for code in Code] == list(range(10))
-    assert [kind.value for kind in Control] == [1, 2, 3, 4, 5, 6]
+    assert [kind.value for kind in Control] == [1, 2, 3, 4, 5, 6, 7]
     assert (wire.SESSION_KIND, wire.OPEN_KIND, wire.RESUME_KIND, wire.ATTACH_KIND) == (0, 1, 2, 3)
 
 
