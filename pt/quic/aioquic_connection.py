@@ -176,6 +176,13 @@ class Connection(QuicConnection):
         stream = self._table.get(stream_id)
         return None if stream is None else stream.sender
 
+    def allowed(self, stream_id: int) -> int:
+        """Bytes that the peer's window takes beyond what a stream was given to send."""
+        stream = self._table.get(stream_id)
+        if stream is None:
+            return 0
+        return stream.max_stream_data_remote - stream.sender._buffer_stop
+
     def final_size(self, stream_id: int) -> int:
         """How far a stream has come that the peer reset."""
         stream = self._table.get(stream_id)

@@ -251,7 +251,11 @@ class Base(ABC):
                 raise LocalProtocolError(f"write on stream {stream} after its end")
             return 0
         self._note_unsent(stream, state)
-        room = min(self._limits.send_buffer - state.unsent, self._limits.send_total - self._backlog)
+        room = min(
+            self._limits.send_buffer - state.unsent,
+            self._limits.send_total - self._backlog,
+            self._allowed(stream),
+        )
         room = max(0, room)
         part = data if len(data) <= room else data[:room]
         whole = len(part) == len(data)
@@ -335,6 +339,10 @@ class Base(ABC):
         """Bytes of a stream that were accepted and not sent for the first time."""
 
     @abstractmethod
+    def _allowed(self, stream: int) -> int:
+        """Bytes that the stream's window at the peer has room for, beyond what was accepted."""
+
+    @abstractmethod
     def _next_local(self) -> int: ...
 
     # --- sending -------------------------------------------------------------------------------
@@ -354,7 +362,8 @@ class Base(ABC):
             self._note_unsent(stream, self._states[stream])
         if self._blocked and self._backlog < self._limits.send_total:
             for stream in list(self._blocked):
-                if self._states[stream].unsent <= self._limits.send_buffer // 2:
+                roomy = self._states[stream].unsent <= self._limits.send_buffer // 2
+                if roomy and self._allowed(stream) > 0:
                     self._blocked.discard(stream)
                     self._events.append(Writable(stream))
 

@@ -187,8 +187,8 @@ class Engine(Protocol):
     def write(self, stream: int, data: bytes | memoryview, *, fin: bool = False) -> int:
         """Accept bytes for sending; returns how many (a prefix; the engine copies them).
 
-        Fewer than all: the buffer is full, `Writable` tells when to go on.  With `fin` the stream
-        is finished if everything was accepted.  0 on a stream that is over.
+        Fewer than all: our buffer or the peer's window is full, `Writable` tells when to go on.
+        With `fin` the stream is finished if everything was accepted.  0 on a stream that is over.
         """
         ...
 

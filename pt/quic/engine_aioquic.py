@@ -320,6 +320,9 @@ class AioquicEngine(Base):
         sender = self._conn.sender(stream)
         return 0 if sender is None else sender._buffer_stop - sender.highest_offset
 
+    def _allowed(self, stream: int) -> int:
+        return self._conn.allowed(stream)
+
     def _send_stream(self, stream: int, data: bytes | memoryview, *, fin: bool) -> None:
         self._conn.send_stream_data(stream, bytes(data), fin)
         self._conn.wake_id(stream)

@@ -413,6 +413,9 @@ class Qh3Engine(Base):
     def _unsent(self, stream: int) -> int:
         return self._sender.unsent(stream)
 
+    def _allowed(self, stream: int) -> int:
+        return self._sender.outbox.room(stream)
+
     def _send_stream(self, stream: int, data: bytes | memoryview, *, fin: bool) -> None:
         self._sender.outbox.put(stream, data, fin=fin)
 

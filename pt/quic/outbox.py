@@ -54,6 +54,11 @@ class Outbox:
         queue = self._queues.get(stream)
         return 0 if queue is None else queue.size
 
+    def room(self, stream: int) -> int:
+        """Bytes that the peer's window takes beyond what waits here."""
+        queue = self._queues.get(stream)
+        return 0 if queue is None else queue.limit - queue.offset - queue.size
+
     def put(self, stream: int, data: bytes | memoryview, *, fin: bool) -> None:
         """Append a copy of `data`; nothing follows `fin`."""
         queue = self._queues.get(stream)

@@ -13,6 +13,7 @@ from pt.aio.muxed import MuxedStream
 from pt.aio.stream import ByteStream
 from pt.aio.tcp import SocketStream
 from pt.errors import ClosedError, ResetError
+from tests.contract import carriers
 from tests.sim.loop import run
 from tests.sim.world import tcp_pair
 from tests.unit.memory import stream_pair
@@ -46,7 +47,21 @@ async def muxed() -> AsyncIterator[tuple[ByteStream, ByteStream]]:
         yield ours, await accepted
 
 
-each = pytest.mark.parametrize("pair", [memory, sockets, muxed])
+@contextlib.asynccontextmanager
+async def over_quic() -> AsyncIterator[tuple[ByteStream, ByteStream]]:
+    async with carriers.over_quic("") as (left, right):
+        accepted: asyncio.Future[MuxedStream] = asyncio.get_running_loop().create_future()
+        carriers.accepting(
+            right, lambda stream: accepted.set_result(MuxedStream(stream, right.link))
+        )
+        ours = MuxedStream(left.new_stream(), left.link)
+        await ours.write(b"!")  # a stream of QUIC begins with its first bytes
+        theirs = await accepted
+        await theirs.read_exactly(1)
+        yield ours, theirs
+
+
+each = pytest.mark.parametrize("pair", [memory, sockets, muxed, over_quic])
 Maker = Callable[[], Pair]
 
 
@@ -161,7 +176,7 @@ def test_a_reset_fails_the_other_reader(pair: Maker) -> None:
     check(pair, body)
 
 
-@pytest.mark.parametrize("pair", [sockets, muxed])
+@pytest.mark.parametrize("pair", [sockets, muxed, over_quic])
 def test_a_writer_waits_for_its_reader(pair: Maker) -> None:
     async def body(left: ByteStream, right: ByteStream) -> None:
         payload = bytes(16 << 20)
@@ -176,7 +191,7 @@ def test_a_writer_waits_for_its_reader(pair: Maker) -> None:
     check(pair, body)
 
 
-@pytest.mark.parametrize("pair", [sockets, muxed])
+@pytest.mark.parametrize("pair", [sockets, muxed, over_quic])
 def test_a_reset_fails_the_other_writer(pair: Maker) -> None:
     async def body(left: ByteStream, right: ByteStream) -> None:
         writing = asyncio.ensure_future(left.write(bytes(16 << 20)))

@@ -39,11 +39,15 @@ class Bare(Base):
         )
         super().__init__(port.config, ("11.0.0.1", 1), 0.0, admission=admission, expected=expected)
         self.unsent: dict[int, int] = {}
+        self.window = 1 << 30
         self.calls: list[tuple[object, ...]] = []
         self.local = 0 if is_client else 1
 
     def _unsent(self, stream: int) -> int:
         return self.unsent.get(stream, 0)
+
+    def _allowed(self, stream: int) -> int:
+        return self.window
 
     def _next_local(self) -> int:
         return self.local
@@ -153,6 +157,25 @@ def test_who_waits_may_write_again_when_half_has_gone() -> None:
     base._note_sent()
     assert base.taken() == []
     assert base._backlog == 0
+
+
+def test_no_more_is_accepted_than_the_peers_window_takes() -> None:
+    """What waits for a peer that does not read must not take the room of other streams."""
+    base = server()
+    base._data(0, b"a", 0.0, fin=False)
+    base.taken()
+    base.window = 3
+    assert base.write(0, b"hello", fin=True) == 3
+    assert base.calls == [("send", 0, b"hel", False)]
+    base.window = 0
+    assert base.write(0, b"lo", fin=True) == 0
+    base._note_sent()
+    assert base.taken() == []
+    base.window = 100
+    base._note_sent()
+    assert base.taken() == [Writable(0)]
+    assert base.write(0, b"lo", fin=True) == 2
+    assert base.calls[1:] == [("send", 0, b"lo", True)]
 
 
 def test_the_end_takes_streams_with_it_and_comes_once() -> None:

@@ -37,6 +37,9 @@ def test_the_peers_window_is_kept() -> None:
     outbox.put(0, b"hello world", fin=True)
     assert taken(outbox) == [(0, b"hello", False)]
     assert outbox.size(0) == 6
+    assert outbox.room(0) == -6
+    assert outbox.room(4) == 100
+    assert outbox.room(8) == 0
     outbox.put(4, b"others go on", fin=False)
     assert taken(outbox) == [(4, b"others go on", False)]
     outbox.allow(0, 5)
