@@ -35,9 +35,11 @@ class Timer:
 
     def _fired(self) -> None:
         self._handle = None
-        self._fire()
-        self._then()
-        self.arm()
+        try:
+            self._fire()
+            self._then()
+        finally:
+            self.arm()
 
     def close(self) -> None:
         """Fire no more."""

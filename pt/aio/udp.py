@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
 import socket
 import struct
 from collections import OrderedDict, deque
@@ -215,10 +216,17 @@ class UdpPort:
         """Send; returns what a full socket did not take."""
         family = ip_family(addr[0])
         sock, control = self._paths.get(addr) or (self._default.get(family), [])
-        if self._closed or (sock is None and self._fixed):
+        if self._closed:
+            return ()
+        if sock is None and self._fixed:
+            self._lost(addr, OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT)))
             return ()
         if sock is None:
-            sock = self._open(family)
+            try:
+                sock = self._open(family)
+            except OSError as error:  # a kernel without the family, no descriptors left
+                self._lost(addr, error)
+                return ()
         if len(segments) > 1 and sock not in self._no_gso:
             size = (_SOL_UDP, _UDP_SEGMENT, _SIZE.pack(len(segments[0])))
             try:
@@ -230,7 +238,8 @@ class UdpPort:
                 if error.errno in (errno.EIO, errno.ENOPROTOOPT, errno.EOPNOTSUPP, errno.EINVAL):
                     self._no_gso.add(sock)  # neither the device nor the kernel can
                 elif error.errno != errno.EMSGSIZE:
-                    return ()  # no route there: lost
+                    self._lost(addr, error)  # no route there
+                    return ()
             else:
                 return ()
         for at, segment in enumerate(segments):
@@ -239,9 +248,14 @@ class UdpPort:
             except (BlockingIOError, InterruptedError):
                 self._wait_room(sock)
                 return segments[at:]
-            except OSError:  # too long for the device, no route: lost
-                continue
+            except OSError as error:  # too long for the device, no route: lost
+                self._lost(addr, error)
         return ()
+
+    def _lost(self, addr: Address, error: OSError) -> None:
+        """A datagram could not even leave; whoever wants to know may send again at once."""
+        if self.on_refused is not None and error.errno not in (None, errno.EMSGSIZE):
+            self._loop.call_soon(self.on_refused, addr, error.errno)
 
     def _wait_room(self, sock: socket.socket) -> None:
         if self._writing is None:
@@ -293,6 +307,13 @@ class UdpPort:
             sock.setsockopt(*_RECVERR[sock.family], 1)
 
     def _read(self, sock: socket.socket) -> None:
+        try:
+            self._read_datagrams(sock)
+        finally:
+            if self._trains is not None and not self._closed:
+                self._drained()
+
+    def _read_datagrams(self, sock: socket.socket) -> None:
         trains = self._trains
         noted = sock in self._noted
         got = False
@@ -321,8 +342,6 @@ class UdpPort:
                 self.received(data, addr)
             if self._closed:
                 return
-        if trains is not None:
-            self._drained()
 
     def _read_errors(self, sock: socket.socket) -> None:
         """Hand on what the network said of datagrams of ours."""

@@ -12,7 +12,7 @@ from pt.aio.keep_alive import KeepAlive, SilenceWatch
 from pt.aio.loop import DIALOGUE, Dialogue
 from pt.aio.timer import Timer
 from pt.aio.udp import Address, UdpPort
-from pt.errors import PtError
+from pt.errors import ClosedError, PtError
 from pt.identity.peer_id import PeerId
 from pt.muxer import FRAME_HEADROOM, RoomWaiter
 from pt.muxer import Stream as AnyStream
@@ -48,12 +48,16 @@ class QuicLink:
     `on_lost(reason)` is called once, after every stream was told.
     """
 
-    def __init__(self, port: QuicPort, engine: Engine, established: Established) -> None:
+    def __init__(
+        self, port: QuicPort, engine: Engine, established: Established, *, proved: bool = False
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self.engine = engine
         self.session = Session(engine, clock=self._loop.time, changed=self._changed)
         self.frame = FRAME
         self.closed = False
+        self.proved = proved
+        """Whether the peer's address was, before the handshake."""
         self.bytes_in = 0
         self.bytes_out = 0
         self.on_lost: Callable[[str], None] | None = None
@@ -117,6 +121,9 @@ class QuicLink:
         self._driving = True
         try:
             self._drive()
+        except BaseException:
+            self._loop.call_soon(self.drive)  # whoever raised has a bug, the others go on
+            raise
         finally:
             self._driving = False
         if self.engine.terminated:
@@ -127,7 +134,7 @@ class QuicLink:
     def _drive(self) -> None:
         engine, port = self.engine, self._port
         while not self._stopped:
-            while (event := engine.next_event()) is not None:
+            while (event := self._next()) is not None:
                 self._handle(event)
             self._again = self._queued = False
             if port.udp.full:
@@ -141,10 +148,13 @@ class QuicLink:
             if self._waiters and not self.closed:
                 self._wake()
             if count < FULL and not self._again and not self._queued:
-                event = engine.next_event()
+                event = self._next()
                 if event is None:
                     break
                 self._handle(event)
+
+    def _next(self) -> Event | None:
+        return None if self._stopped else self.engine.next_event()
 
     def flush(self) -> None:
         """Hand what is queued to the network."""
@@ -251,7 +261,7 @@ class QuicLink:
         """Forget the connection without another datagram."""
         self._stopped = True
         self._timer.close()
-        self._port.forget(self, self._address)
+        self._port.forget(self)
 
     def set_keep_alive(self, keep_alive: KeepAlive) -> None:
         """Ask more often than the engine does by itself."""
@@ -363,8 +373,8 @@ class QuicPort:
             link.failed = None
         return link
 
-    def _add(self, engine: Engine, established: Established) -> QuicLink:
-        link = QuicLink(self, engine, established)
+    def _add(self, engine: Engine, established: Established, *, proved: bool = False) -> QuicLink:
+        link = QuicLink(self, engine, established, proved=proved)
         self.links.add(link)
         for cid in engine.connection_ids:
             self.routes.issued(link, cid)
@@ -391,15 +401,19 @@ class QuicPort:
             else:
                 self.counts["not QUIC"] += 1
             return
-        links = self.routes.find(data, address)
-        if not links:
+        link = self.routes.find(data)
+        if link is None:
+            for each in self.routes.all_at(address) if not data[0] & 0x80 else ():
+                self._give(each, data, size, address, now)  # it may be a stateless reset
+                if each.engine.terminated:
+                    return
             link = self._unknown(data[:size], address, now)
-            if link is None:
-                return
-            links = [link]
-        for link in links:
-            link.receive(data, size, address, now)
-            self._touched[link] = self._touched.get(link, 0) + len(data)
+        if link is not None:
+            self._give(link, data, size, address, now)
+
+    def _give(self, link: QuicLink, data: bytes, size: int, address: Address, now: float) -> None:
+        link.receive(data, size, address, now)
+        self._touched[link] = self._touched.get(link, 0) + len(data)
 
     def _unknown(self, datagram: bytes, address: Address, now: float) -> QuicLink | None:
         decision = self._reception.decide(
@@ -412,20 +426,21 @@ class QuicPort:
         if not isinstance(decision, Admission):
             self.counts[decision.cause] += 1
             return None
-        if not self._admit(address, (link.address for link in self._half_open)):
+        # Who has proved to be at an address does not wait for those who only say so.
+        rivals = (link.address for link in self._half_open if link.proved >= decision.validated)
+        if not self._admit(address, rivals):
             self.counts["refused"] += 1
             return None
-        assert self.accept is not None
-        link = self._add(
-            self._choose(address).accept(self._config, decision, address, now), self._accepted
-        )
+        engine = self._choose(address).accept(self._config, decision, address, now)
+        link = self._add(engine, self._accepted, proved=decision.validated)
         self._half_open.add(link)
         self._reception.half_open += 1
         return link
 
     def _accepted(self, link: QuicLink, event: HandshakeDone) -> None:
-        assert self.accept is not None
         try:
+            if self.accept is None:
+                raise ClosedError("this node takes no connections any more")
             self.accept(link, event)
         except PtError as error:
             self._loop.call_soon(link.lose, str(error))
@@ -443,9 +458,13 @@ class QuicPort:
             self._reception.half_open -= 1
 
     def _drained(self) -> None:
-        touched, self._touched = self._touched, {}
-        for link, count in touched.items():
-            link.received(count)
+        try:
+            while self._touched:
+                link, count = self._touched.popitem()
+                link.received(count)
+        finally:
+            if self._touched:
+                self._loop.call_soon(self._drained)
 
     # --- sending -------------------------------------------------------------------------------
 
@@ -455,19 +474,23 @@ class QuicPort:
 
     def _room(self) -> None:
         waiting, self._waiting = self._waiting, {}
-        for link in waiting:
-            link.drive()
+        try:
+            while waiting:
+                link, _ = waiting.popitem()
+                link.drive()
+        finally:
+            if waiting:
+                self._waiting |= waiting
+                self._loop.call_soon(self._room)
 
     # --- life ----------------------------------------------------------------------------------
 
-    def forget(self, link: QuicLink, address: Address) -> None:
+    def forget(self, link: QuicLink) -> None:
         """Nothing of a connection is left."""
         self.settled(link)
         self.links.discard(link)
         self._waiting.pop(link, None)
-        for cid in link.engine.connection_ids:
-            self.routes.retired(link, cid)
-        self.routes.left(link, address)
+        self.routes.forget(link, link.address)
 
     def close(self) -> None:
         """Say goodbye to everybody; the UDP port stays its owner's."""

@@ -185,8 +185,18 @@ class Session:
 
     # --- events --------------------------------------------------------------------------------
 
-    def handle(self, event: Event) -> None:  # one case an event
-        """Take an event of the engine that is about a stream; others are the owner's."""
+    def handle(self, event: Event) -> None:
+        """Take an event of the engine that is about a stream; others are the owner's.
+
+        A stream whose handler raises is reset: what it has missed must not pass for nothing.
+        """
+        try:
+            self._handle(event)
+        except BaseException:
+            self._peer_reset(getattr(event, "stream", -1), 0)
+            raise
+
+    def _handle(self, event: Event) -> None:  # one case an event
         match event:
             case StreamData(number, data, fin):
                 self._data(number, data, fin=fin)
@@ -214,7 +224,8 @@ class Session:
 
     def _opened(self, number: int) -> None:
         stream = Stream(self, number)
-        if self._inbound >= self.limits.streams or self.on_stream is None:
+        full = self._inbound >= self.limits.streams or self.go_away is not None
+        if full or self.on_stream is None:
             self.engine.reset(number, 0)
             self.engine.stop(number, 0)
             return

@@ -42,16 +42,26 @@ class Routes(Generic[T]):
 
     def __init__(self) -> None:
         self._by_id: dict[bytes, T] = {}
+        self._ids: dict[T, set[bytes]] = {}
         self._by_address: dict[Address, list[T]] = {}
 
     def issued(self, owner: T, cid: bytes) -> None:
         """Datagrams to `cid` are `owner`'s."""
         self._by_id[cid] = owner
+        self._ids.setdefault(owner, set()).add(cid)
 
     def retired(self, owner: T, cid: bytes) -> None:
         """They are no more."""
         if self._by_id.get(cid) is owner:
             del self._by_id[cid]
+            self._ids[owner].discard(cid)
+
+    def forget(self, owner: T, address: Address) -> None:
+        """Nothing is `owner`'s any more."""
+        for cid in self._ids.pop(owner, ()):
+            if self._by_id.get(cid) is owner:
+                del self._by_id[cid]
+        self.left(owner, address)
 
     def at(self, owner: T, address: Address) -> None:
         """Stateless resets from `address` may be for `owner`, too."""
@@ -69,11 +79,9 @@ class Routes(Generic[T]):
         """Whose peer is at `address`."""
         return list(self._by_address.get(address, ()))
 
-    def find(self, datagram: bytes, address: Address) -> list[T]:
-        """Whose it is; several, or a wrong one, only if it may be a stateless reset."""
+    def find(self, datagram: bytes) -> T | None:
+        """Whose it is, by the connection id it names."""
         if datagram[0] & 0x80:
             header = parse_header(datagram)
-            owner = None if header is None else self._by_id.get(header.destination)
-            return [] if owner is None else [owner]
-        owner = self._by_id.get(datagram[1 : 1 + CID_LENGTH])
-        return self.all_at(address) if owner is None else [owner]
+            return None if header is None else self._by_id.get(header.destination)
+        return self._by_id.get(datagram[1 : 1 + CID_LENGTH])

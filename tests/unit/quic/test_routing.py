@@ -56,28 +56,42 @@ def test_a_connection_is_found_by_its_ids() -> None:
     routes: Routes[str] = Routes()
     routes.issued("a", ONE)
     routes.issued("b", TWO)
-    assert routes.find(short(ONE), THERE) == ["a"]
-    assert routes.find(long(TWO), THERE) == ["b"]
-    assert routes.find(long(b"another"), THERE) == []
+    assert routes.find(short(ONE)) == "a"
+    assert routes.find(long(TWO)) == "b"
+    assert routes.find(long(b"another")) is None
     routes.retired("b", ONE)  # not its own
-    assert routes.find(short(ONE), THERE) == ["a"]
+    assert routes.find(short(ONE)) == "a"
     routes.retired("a", ONE)
-    assert routes.find(short(ONE), THERE) == []
+    assert routes.find(short(ONE)) is None
 
 
-def test_an_unknown_short_header_may_be_a_reset_for_whoever_is_there() -> None:
+def test_a_connection_is_found_by_its_address() -> None:
     routes: Routes[str] = Routes()
     routes.at("a", HERE)
     routes.at("b", HERE)
-    assert routes.find(short(ONE), HERE) == ["a", "b"] == routes.all_at(HERE)
-    assert routes.find(short(ONE), THERE) == []
-    assert routes.find(long(ONE), HERE) == []
+    assert routes.all_at(HERE) == ["a", "b"]
+    assert routes.all_at(THERE) == []
     routes.left("a", HERE)
     routes.left("a", HERE)
     routes.left("c", THERE)
-    assert routes.find(short(ONE), HERE) == ["b"]
+    assert routes.all_at(HERE) == ["b"]
+
+
+def test_nothing_is_left_of_what_is_forgotten() -> None:
+    routes: Routes[str] = Routes()
+    routes.issued("a", ONE)
+    routes.issued("a", TWO)
+    routes.issued("b", TWO)  # taken over
+    routes.at("a", HERE)
+    routes.forget("a", HERE)
+    routes.forget("c", THERE)
+    assert routes.find(short(ONE)) is None
+    assert routes.find(short(TWO)) == "b"
+    assert routes.all_at(HERE) == []
+    routes.forget("b", THERE)
+    assert not any(vars(routes).values())
 
 
 @given(st.binary(min_size=1, max_size=60))
 def test_junk_belongs_to_nobody(data: bytes) -> None:
-    assert Routes[str]().find(data, HERE) == []
+    assert Routes[str]().find(data) is None
