@@ -10,10 +10,12 @@ import pytest
 
 from pt.aio.udp import UdpPort
 from pt.errors import DnsCause, DnsError, NetworkError, UsageError
+from pt.identity.keys import PrivateKey
 from pt.node import nat
 from pt.node.nat import MAX_SERVERS, StunServer, Survey, survey
+from pt.node.node import Node
 from pt.node.resolve import Resolver
-from pt.stun.aio import TcpDiscovery
+from pt.stun.aio import Explorer, TcpDiscovery
 from pt.stun.discovery import Discovery, Wishes
 from pt.stun.server import PRIMARY, Server
 from pt.stun.transactions import Schedule
@@ -191,3 +193,37 @@ def test_addresses_without_a_port(text):
 def test_servers_as_people_write_them():
     assert str(here(5)) == "127.0.0.1:5"
     assert str(StunServer("ip6", "::1", 5)) == "[::1]:5"
+
+
+def test_on_the_very_socket_that_quic_uses():
+    """Connections of QUIC go on while STUN asks from their port, and sees the mapping they have."""
+
+    async def main() -> None:
+        quic = Multiaddr.parse("/ip4/127.0.0.1/udp/0/quic-v1")
+        one, two = (
+            Node(identity=PrivateKey.generate(bytes([each]) * 32), listen=(quic,), congestion="")
+            for each in (1, 2)
+        )
+        await one.start()
+        await two.start()
+        try:
+            async with serving() as number:
+                connection = await one.connect(two.addresses, expected=two.peer_id)
+                assert connection.path == "direct/quic"
+                udp = one.quic.udp
+                explorer = Explorer(udp.send, port=udp.address[1])
+                udp.received = explorer.received
+                server = ("127.0.0.1", number)
+                found, rtt = await asyncio.gather(
+                    explorer.discover([server], QUICKLY), connection.ping()
+                )
+                explorer.close()
+                assert found.facts.works
+                assert found.binding.mapped == udp.address
+                assert rtt > 0
+                assert await connection.ping() > 0
+        finally:
+            await one.close()
+            await two.close()
+
+    asyncio.run(main())
