@@ -108,6 +108,7 @@ def as_json(survey: Survey) -> dict[str, object]:
     return {
         "paths": [*map(_path, survey.udp), *map(_path, survey.tcp)],
         "names": {name: list(hosts) for name, hosts in survey.names.items()},
+        "routers": [each or None for each in survey.routers],
         "problems": list(survey.problems),
         "works_with": [
             {
@@ -237,7 +238,8 @@ def _udp(found: Discovery, paint: _Paint) -> Iterable[str]:
         yield _row("quota", f"{facts.quota} mappings at a time")
     if found.pooled:
         yield _row("pool", "sockets get different external addresses")
-    yield _row("carrier", _carrier(facts))
+    if facts.translated and facts.family == 4:
+        yield _row("carrier", _carrier(facts))
     if found.mtu is not None:
         most = " or more" if found.mtu >= 1500 else ""
         yield _row("MTU", f"{found.mtu}{most} on the way to {_where(found.server)}")
@@ -323,8 +325,6 @@ def _lifetime(lifetime: Lifetime | None) -> str:
 def _carrier(facts: NatFacts) -> str:
     match facts.carrier_grade:
         case True:
-            return "a carrier's NAT (100.64.0.0/10)"
-        case False:
-            return "no carrier's NAT"
+            return "behind a carrier's NAT (addresses of 100.64.0.0/10)"
         case _:
-            return "not known whether a carrier translates, too"
+            return "no sign of a carrier's NAT"

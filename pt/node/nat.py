@@ -7,14 +7,17 @@ over UDP means something only if its TCP port answers, and the other way round.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from pt.errors import DnsError, NetworkError, UsageError
+from pt.node.hops import carrier_between, first_routers
 from pt.node.resolve import Resolver
 from pt.stun.aio import Explorer, TcpDiscovery, discover_tcp
 from pt.stun.discovery import Discovery, Wishes
+from pt.stun.messages import BINDING, TRANSACTION_ID, Kind, encode
 from pt.wire.multiaddr import Multiaddr
 from pt.wire.nat_facts import NatFacts
 
@@ -64,6 +67,8 @@ class Survey:
     tcp: tuple[TcpDiscovery, ...] = ()
     names: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """What names stand for."""
+    routers: tuple[str, ...] = ()
+    """The first ones on the way, over IPv4; empty texts for those that did not answer."""
     problems: tuple[str, ...] = ()
     """What could not be tried, and why."""
 
@@ -99,14 +104,18 @@ async def survey(
         raise failures[0]
     udp: list[Discovery] = []
     tcp: list[TcpDiscovery] = []
+    on_the_way: list[str] = []
     unreachable: list[NetworkError] = []
     for version in (4, 6):
         own = [each for each in found if (":" in each[0]) == (version == 6)]
         if not own:
             continue
         say(f"asking {', '.join(host for host, _ in own)} over UDP and TCP")
-        one, two = await asyncio.gather(
-            _over_udp(own, wishes), _over_tcp(own), return_exceptions=True
+        one, two, routers = await asyncio.gather(
+            _over_udp(own, wishes),
+            _over_tcp(own),
+            first_routers(own[0], _request()),
+            return_exceptions=True,
         )
         if isinstance(one, NetworkError):
             unreachable.append(one)
@@ -116,12 +125,29 @@ async def survey(
             raise one
         if isinstance(two, BaseException):
             raise two
+        if isinstance(routers, BaseException):
+            raise routers
         one, two = _compare(one, two)
+        if carrier_between(routers):
+            one = replace(one, facts=replace(one.facts, carrier_grade=True))
+            two = replace(two, facts=replace(two.facts, carrier_grade=True))
+        on_the_way += routers
         udp.append(one)
         tcp.append(two)
     if not udp and unreachable:
         raise unreachable[0]
-    return Survey(udp=tuple(udp), tcp=tuple(tcp), names=names, problems=tuple(problems))
+    return Survey(
+        udp=tuple(udp),
+        tcp=tuple(tcp),
+        names=names,
+        routers=tuple(on_the_way),
+        problems=tuple(problems),
+    )
+
+
+def _request() -> bytes:
+    """What a server may answer that it reaches after all."""
+    return encode(Kind.REQUEST, BINDING, secrets.token_bytes(TRANSACTION_ID))
 
 
 async def _addresses(

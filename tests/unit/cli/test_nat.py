@@ -52,7 +52,12 @@ TCP = TcpDiscovery(
     local=LOCAL,
     binding=Binding(mapped=MAPPED, source=SERVER, rtt=0.03),
 )
-SURVEY = Survey(udp=(UDP,), tcp=(TCP,), names={"relay.example": ("11.1.0.1",)})
+SURVEY = Survey(
+    udp=(UDP,),
+    tcp=(TCP,),
+    names={"relay.example": ("11.1.0.1",)},
+    routers=("192.168.1.1", "100.64.0.1", "", ""),
+)
 
 
 def shown(survey: Survey = SURVEY) -> str:
@@ -86,7 +91,7 @@ def test_the_screen(words):
 def test_what_is_not_known_is_said():
     assert "it takes a server with a second address" in changed(filtering=Dependence.UNKNOWN)
     assert "hairpin   not known" in changed(hairpin=None)
-    assert "not known whether a carrier" in changed(carrier_grade=None)
+    assert "no sign of a carrier's NAT" in changed(carrier_grade=None)
     assert "not measured" in shown(replace(SURVEY, udp=(replace(UDP, lifetime=None),)))
 
 
@@ -97,7 +102,6 @@ def test_what_is_not_known_is_said():
         ({"ports": Allocation.RANDOM}, "ports     random"),
         ({"ports": Allocation.RANDOM, "block": (512, 1023)}, "random, between 512 and 1023"),
         ({"translated": False}, "11.100.0.1:50000, not translated"),
-        ({"carrier_grade": False}, "no carrier's NAT"),
     ],
 )
 def test_other_nats_in_words(facts, words):
@@ -179,6 +183,7 @@ def test_json_says_all_of_it():
     assert told["names"] == {"relay.example": ["11.1.0.1"]}
     assert set(told["works_with"][0]) == {"nat", "strategy", "direct", "why", "cure"}
     assert told["problems"] == []
+    assert told["routers"] == ["192.168.1.1", "100.64.0.1", None, None]
 
 
 def test_only_changes_are_told_again():
