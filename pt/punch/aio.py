@@ -45,7 +45,7 @@ from pt.punch.packets import NONCE_LEN, SIZE, Packet, PacketType, is_probe, tag_
 from pt.punch.strategies import Plan, Step, Strategy
 from pt.trace import NO_TRACE, Tracer
 from pt.wire import uvarint
-from pt.wire.nat_facts import Protocol
+from pt.wire.nat_facts import Allocation, Protocol
 
 __all__ = ["PROTOCOL", "Conversation", "Direct", "Local", "Probes", "PunchError"]
 
@@ -206,10 +206,10 @@ class Conversation:
 
     async def _make_offer(self, attempt: int) -> Offer:
         local, sample = self._local, None
-        if local.side.samples and local.ask is not None:
+        if local.side.samples:
             self._presampled = _fresh_port(local.bind)
             if self._presampled is not None:
-                sample = await _ask(local.ask, self._presampled)
+                sample = await _outer(local, self._presampled)
             if sample is None and self._presampled is not None:
                 self._presampled.close()
                 self._presampled = None
@@ -356,8 +356,8 @@ class _Attempt:
 
     async def _sample(self, sock: int) -> None:
         port, seen = self._ports.get(sock), None
-        if port is not None and self._local.ask is not None:
-            seen = await _ask(self._local.ask, port)
+        if port is not None:
+            seen = await _outer(self._local, port)
             port.received = functools.partial(self._received, sock)
         self._puncher.sampled(self._loop.time(), sock, seen)
         self._carry_out()
@@ -449,10 +449,16 @@ async def _read(sock: socket.socket, count: int) -> bytes:
     return data
 
 
-async def _ask(ask: Asker, port: UdpPort) -> Address | None:
+async def _outer(local: Local, port: UdpPort) -> Address | None:
+    """Where a fresh port is seen; where the NAT keeps ports, a question would use up its own."""
+    nat = local.side.nat(4, Protocol.UDP)
+    if nat.ports is Allocation.PRESERVING and local.side.external is not None:
+        return local.side.external, port.address[1]
+    if local.ask is None:
+        return None
     with contextlib.suppress(TimeoutError, PtError, OSError):
         async with asyncio.timeout(ASK_TIMEOUT):
-            return await ask(port)
+            return await local.ask(port)
     return None
 
 

@@ -136,7 +136,7 @@ class _Planner:
                 family=family,
                 ours=Job.SEND,
                 theirs=Job.SEND,
-                seconds=0.2 + 2 * self._rtt,
+                seconds=min(0.15 + self._rtt, 0.4),
                 packets=_LAN_PINGS * count,
                 pps=self._budget.pps,
                 why=WHY["lan"] if self._same_nat() else "",
@@ -230,9 +230,12 @@ class _Planner:
         budget = self._budget
         sockets = min(sockets, budget.sockets)
         for nat in self._nats(Protocol.UDP):
-            quota = nat.facts.quota
-            if quota is not None:  # the user's other programs need mappings, too
-                sockets = max(1, min(sockets, quota // 4))
+            # the user's other programs need mappings, too
+            if nat.facts.quota is not None:
+                sockets = max(1, min(sockets, nat.facts.quota // 4))
+            if nat.facts.block is not None:
+                first, last = nat.facts.block
+                sockets = max(8, min(sockets, (last - first + 1) // 4))
         guesses = min(guesses, budget.packets)
         spray = step.ours in (Job.SPRAY, Job.SAMPLED_SPRAY)
         packets = 4 if step.theirs is Job.SAMPLED_SPRAY else 2

@@ -59,11 +59,14 @@ class Nat:
         return self.facts.ports in (Allocation.PRESERVING, Allocation.SEQUENTIAL)
 
     @property
+    def moves(self) -> bool:
+        """Whether each destination takes the next port."""
+        return self.predictable and not self.fixed and (self.facts.ports is Allocation.SEQUENTIAL)
+
+    @property
     def fixed(self) -> bool:
         """Whether its port towards one address stays the same, whatever the port there."""
-        return self.facts.mapping is Dependence.ADDRESS or (
-            self.facts.ports is Allocation.PRESERVING
-        )
+        return self.facts.mapping is Dependence.ADDRESS
 
 
 def udp_ideas(pair: tuple[Nat, Nat], full_scan: bool) -> Iterator[Idea]:
@@ -126,9 +129,8 @@ def _two_hard(one: Nat, other: Nat, full_scan: bool) -> Iterator[Idea]:
     elif not one.strict or not other.strict:
         yield from _guesses(_lax(one, other), "one-sided", Strategy.ONE_SIDED_BIRTHDAY)
     elif one.predictable and other.predictable:
-        moving = not one.fixed and not other.fixed
         yield Idea(
-            strategy=Strategy.LOCKSTEP if moving else Strategy.PREDICT,
+            strategy=Strategy.LOCKSTEP if one.moves and other.moves else Strategy.PREDICT,
             left=Job.SAMPLE,
             right=Job.SAMPLE,
             why="lockstep",

@@ -58,7 +58,7 @@ class Allocation(IntEnum):
 
     UNKNOWN = 0
     PRESERVING = 1
-    """The internal port, if it is free."""
+    """The internal port, if no other mapping has it: that of a fresh socket's first packet."""
     SEQUENTIAL = 2
     """The last one and `step`."""
     RANDOM = 3

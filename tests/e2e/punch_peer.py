@@ -1,11 +1,13 @@
 """One end of a punch in the laboratory, and the public host that both ends know.
 
-    python -m tests.e2e.punch_peer serve IP
+    python -m tests.e2e.punch_peer serve IP OTHER-IP
     python -m tests.e2e.punch_peer punch SERVER {controlling|controlled} UDP TCP [KEY=VALUE…]
+    python -m tests.e2e.punch_peer noise IP RATE
 
-UDP and TCP are classes of NATs.  The server answers STUN, joins the two ends' streams, and tells
-whoever asks over TCP where it sees them.  An end prints one JSON line: how the punch went, and
-whether bytes went over the path.
+UDP and TCP are classes of NATs; `measure` for UDP finds it out.  The server answers STUN, joins the
+two ends' streams, and tells whoever asks over TCP where it sees them.  An end prints a JSON line a
+run, each from fresh sockets: how the punch went, and whether bytes went over the path.  Noise
+writes from fresh sockets, so that a NAT makes mappings.
 """
 
 from __future__ import annotations
@@ -13,8 +15,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import json
 import os
+import random
 import socket
 import sys
 import time
@@ -25,10 +29,12 @@ from pt.aio.udp import Address, UdpPort
 from pt.errors import PtError
 from pt.punch import Budget, Candidate, Kind, Side
 from pt.punch.aio import Conversation, Direct, Local, Probes, PunchError
-from pt.stun.aio import StunClient
-from pt.stun.server import PRIMARY, Server
+from pt.stun.aio import Explorer, StunClient
+from pt.stun.discovery import Wishes
+from pt.stun.limits import Allowance
+from pt.stun.server import Place, Server
 from pt.trace import Tracer
-from pt.wire.nat_facts import Protocol
+from pt.wire.nat_facts import NatFacts, Protocol
 from tests.unit.punch.classes import facts
 
 STUN: Final = 3478
@@ -37,16 +43,22 @@ MIRROR: Final = 7001
 SECRET: Final = b"k" * 32
 
 
-async def serve(ip: str) -> None:
-    port = UdpPort((ip, STUN))
-    server = Server({PRIMARY: (ip, STUN)})
+async def serve(ip: str, other: str) -> None:
+    places = {
+        Place(host, number): (address, STUN + number)
+        for host, address in enumerate((ip, other))
+        for number in (0, 1)
+    }
+    ports = {place: UdpPort(address) for place, address in places.items()}
+    server = Server(places, allowance=Allowance(rate=1e6, burst=1e6))
 
-    def asked(data: bytes, source: Address) -> None:
-        answer = server.receive(data, source, PRIMARY, time.monotonic())
+    def asked(place: Place, data: bytes, source: Address) -> None:
+        answer = server.receive(data, source, place, time.monotonic())
         if answer is not None:
-            port.send(answer.data, answer.to)
+            ports[answer.place].send(answer.data, answer.to)
 
-    port.received = asked
+    for place, port in ports.items():
+        port.received = functools.partial(asked, place)
     waiting: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -108,7 +120,8 @@ async def prove(direct: Direct, inbox: asyncio.Queue[bytes], own: bytes) -> byte
             async with asyncio.timeout(0.05):
                 came = came or await inbox.get()
         if came:
-            direct.port.send(own, direct.address)
+            for _ in range(5):  # the other end waits for one of them
+                direct.port.send(own, direct.address)
             break
     return came
 
@@ -120,9 +133,31 @@ async def leave(talk: Conversation, sock: socket.socket) -> None:
     sock.shutdown(socket.SHUT_RDWR)
 
 
+async def measured(server: str) -> NatFacts:
+    explorer = Explorer()
+    try:
+        found = await explorer.discover([(server, STUN)], Wishes(mtu=False))
+    finally:
+        explorer.close()
+    return found.facts
+
+
 async def punch(server: str, role: str, udp: str, tcp: str, *words: str) -> None:
-    loop = asyncio.get_running_loop()
     options = dict(word.split("=") for word in words)
+    nat = await measured(server) if udp == "measure" else facts(udp)
+    if "block" in options:
+        low, high = options["block"].split("-")
+        nat = dataclasses.replace(nat, block=(int(low), int(high)))
+    for _ in range(int(options.get("runs", "1"))):
+        result = await punch_once(server, role, nat, tcp, options)
+        result["measured"] = nat.label
+        print(json.dumps(result), flush=True)
+
+
+async def punch_once(
+    server: str, role: str, nat: NatFacts, tcp: str, options: dict[str, str]
+) -> dict[str, object]:
+    loop = asyncio.get_running_loop()
     ip = options.get("ip", "")
     port = UdpPort(("0.0.0.0", 0))
     probes = Probes(port)
@@ -130,7 +165,7 @@ async def punch(server: str, role: str, udp: str, tcp: str, *words: str) -> None
     candidates = [Candidate(Kind.HOST, ip, port.address[1])] if ip else []
     found = []
     external = None
-    if udp != "blocked":
+    if nat.works is not False:
         seen = await ask((server, STUN), port)
         assert seen is not None
         external = seen[0]
@@ -141,11 +176,7 @@ async def punch(server: str, role: str, udp: str, tcp: str, *words: str) -> None
         external = tcp_seen[0]
         candidates.append(Candidate(Kind.REFLEXIVE, *tcp_seen, Protocol.TCP))
         found.append(facts(tcp, Protocol.TCP, external))
-    nat = facts(udp, external=external or "11.0.0.1")
-    if "block" in options:
-        low, high = options["block"].split("-")
-        nat = dataclasses.replace(nat, block=(int(low), int(high)))
-    found.append(nat)
+    found.append(dataclasses.replace(nat, external=external))
     port.received = lambda data, addr: (
         None if probes.received(data, addr) else inbox.put_nowait(data)
     )
@@ -187,15 +218,29 @@ async def punch(server: str, role: str, udp: str, tcp: str, *words: str) -> None
             )
         result["came"] = (await prove(direct, inbox, role.encode())).decode()
         await asyncio.sleep(0.2)  # what the other end still waits for is under way
+        for each in (direct.port if direct.fresh else None, direct.tcp):
+            if each is not None:
+                each.close()
     except PunchError as error:
         result = {"error": str(error), "best": error.plan.best.value}
     except (PtError, TimeoutError, OSError) as error:
         result = {"failed": f"{type(error).__name__}: {error}"}
     result["total"] = loop.time() - begun
     result["files"] = len(os.listdir("/proc/self/fd"))
-    print(json.dumps(result), flush=True)
+    port.close()
+    sock.close()
+    return result
+
+
+async def noise(ip: str, rate: str) -> None:
+    """Mappings of others, at random moments."""
+    rng = random.Random(1)
+    while True:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.sendto(b"noise", (ip, 9))
+        await asyncio.sleep(rng.expovariate(float(rate)))
 
 
 if __name__ == "__main__":
     command, *argv = sys.argv[1:]
-    asyncio.run(serve(*argv) if command == "serve" else punch(*argv))
+    asyncio.run({"serve": serve, "punch": punch, "noise": noise}[command](*argv))

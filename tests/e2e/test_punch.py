@@ -24,7 +24,9 @@ LINK = "delay=5"
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     with Lab(a="eim-apdf", b="eim-apdf", c="fw", d="fw", link=LINK, lan=2) as made:
-        server = made["s1"].popen([*PEER, "serve", made["s1"].ip], stdout=subprocess.PIPE)
+        server = made["s1"].popen(
+            [*PEER, "serve", *made["s1"].addresses[:2]], stdout=subprocess.PIPE
+        )
         assert server.stdout is not None
         assert server.stdout.readline().strip() in (b"ready", "ready")
         yield made

@@ -49,9 +49,10 @@ def expected(one: str, other: str) -> Strategy:
                 return guess[ports]
         return Strategy.ONE_SIDED_BIRTHDAY
     known = {"preserve", "seq"}
-    fixed = [m == "adm" or p == "preserve" for m, p in ((m1, p1), (m2, p2))]
+    fixed = [m1 == "adm", m2 == "adm"]
     if p1 in known and p2 in known:
-        return Strategy.PREDICT if any(fixed) else Strategy.LOCKSTEP
+        moving = all((m, p) == ("apdm", "seq") for m, p in ((m1, p1), (m2, p2)))
+        return Strategy.LOCKSTEP if moving else Strategy.PREDICT
     for p, is_fixed, peer in ((p1, fixed[0], p2), (p2, fixed[1], p1)):
         if p in known and is_fixed:
             return Strategy.BLOCK_BIRTHDAY if peer == "block" else Strategy.BIRTHDAY
@@ -160,7 +161,7 @@ def test_a_narrow_block_takes_few_sockets_first_and_all_later() -> None:
     chain = [step for step in plan.steps if "birthday" in step.strategy.value]
     assert [(step.strategy, step.sockets) for step in chain] == [
         (Strategy.BLOCK_BIRTHDAY, 64),
-        (Strategy.BIRTHDAY, 256),
+        (Strategy.BIRTHDAY, 128),  # a quarter of the block: others of this user need ports, too
     ]
     assert chain[0].block == (20000, 20511)
     assert chain[1].start == chain[0].start + chain[0].seconds
