@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -74,16 +75,16 @@ class Change(NamedTuple):
 
 def address(kind: int, where: Address) -> Attribute:
     """An address in the clear."""
-    ip = ip_address(where[0])
-    return kind, struct.pack("!xBH", 1 if ip.version == 4 else 2, where[1]) + ip.packed
+    packed = _packed(where[0])
+    return kind, struct.pack("!xBH", 1 if len(packed) == 4 else 2, where[1]) + packed
 
 
 def xor_address(kind: int, where: Address, transaction: bytes) -> Attribute:
     """An address in the disguise that keeps NATs from rewriting it."""
-    ip = ip_address(where[0])
-    packed = _xor(ip.packed, COOKIE + transaction)
-    family = 1 if ip.version == 4 else 2
-    return kind, struct.pack("!xBH", family, where[1] ^ _COOKIE_PORT) + packed
+    packed = _packed(where[0])
+    family = 1 if len(packed) == 4 else 2
+    disguised = _xor(packed, COOKIE + transaction)
+    return kind, struct.pack("!xBH", family, where[1] ^ _COOKIE_PORT) + disguised
 
 
 def read_address(value: bytes) -> Address:
@@ -114,7 +115,13 @@ def read_xor_address(value: bytes, transaction: bytes) -> Address:
 
 
 def _xor(one: bytes, two: bytes) -> bytes:
-    return bytes(a ^ b for a, b in zip(one, two, strict=False))
+    length = len(one)
+    return (int.from_bytes(one) ^ int.from_bytes(two[:length])).to_bytes(length)
+
+
+@functools.lru_cache(maxsize=4096)
+def _packed(host: str) -> bytes:
+    return ip_address(host).packed
 
 
 # --- errors -------------------------------------------------------------------------------------

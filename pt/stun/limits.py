@@ -8,6 +8,7 @@ more.
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
 from ipaddress import IPv6Address, ip_address
 from typing import Final
@@ -19,9 +20,13 @@ BURST: Final = 256
 RATE: Final = 32.0
 MAX_ANSWER: Final = 192
 """Bytes of the longest answer without PADDING: four IPv6 addresses, name and signature."""
+TOTAL_RATE: Final = 2000.0
+TOTAL_BURST: Final = 4000.0
+"""Of all together: a flood from invented addresses costs STUN, not what else a relay does."""
 MAX_SOURCES: Final = 4096
 
 
+@functools.lru_cache(maxsize=MAX_SOURCES)
 def network_of(host: str) -> str:
     """What counts as one source: an IPv4 address, an IPv6 /64."""
     ip = ip_address(host)
@@ -33,20 +38,40 @@ def network_of(host: str) -> str:
 class Allowance:
     """Counts answers by destination. The table is bounded: who asked longest ago is forgotten."""
 
-    def __init__(self, rate: float = RATE, burst: float = BURST) -> None:
+    def __init__(
+        self,
+        rate: float = RATE,
+        burst: float = BURST,
+        *,
+        total: tuple[float, float] = (TOTAL_RATE, TOTAL_BURST),
+    ) -> None:
+        """`total`: of all destinations together, a second and at once."""
         self._rate = rate
         self._burst = burst
+        self._total_rate, self._total_burst = total
+        self._total: tuple[float, float] = (self._total_burst, 0.0)
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._left)
 
+    def room(self, now: float) -> bool:
+        """Whether anybody may have an answer now; it is not counted."""
+        left, at = self._total
+        left = min(self._total_burst, left + max(0.0, now - at) * self._total_rate)
+        self._total = (left, now)
+        return left >= 1
+
     def take(self, host: str, now: float) -> bool:
         """Count an answer to `host`; whether it may be sent."""
+        if not self.room(now):
+            return False
         source = network_of(host)
         left, at = self._left.get(source, (self._burst, now))
         left = min(self._burst, left + max(0.0, now - at) * self._rate)
         allowed = left >= 1
+        if allowed:
+            self._total = (self._total[0] - 1, now)
         self._left[source] = (left - 1 if allowed else left, now)
         self._left.move_to_end(source)
         if len(self._left) > MAX_SOURCES:

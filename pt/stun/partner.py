@@ -66,12 +66,9 @@ ASK_SOON: Final = 2.0
 """As long as there is no answer."""
 LOST_AFTER: Final = 25.0
 WINDOW: Final = 64
-FORWARDS: Final = (500.0, 1000.0)
-"""A second, and at once, to all destinations together."""
 _LABEL: Final = b"/peertunnel/stun/1.0.0 partner"
 _NUMBER: Final = struct.Struct("!Q")
 _PORTS: Final = struct.Struct("!HH")
-_ALL: Final = "0.0.0.0"
 _OVERHEAD: Final = 160
 """Bytes that a FORWARD has more than what it carries, at most."""
 
@@ -131,7 +128,6 @@ class Partner:
         self._ports = ports
         self._random_bytes = random_bytes
         self._allowance = allowance if allowance is not None else Allowance()
-        self._total = Allowance(*FORWARDS)
         self._session = random_bytes(8)
         self._window = _Window()
         self._asked: deque[bytes] = deque(maxlen=4)
@@ -270,6 +266,6 @@ class Partner:
             return "no answer"
         if (":" in to[0]) != (":" in self.address[0]):
             return "another family"
-        if not self._allowance.take(to[0], now) or not self._total.take(_ALL, now):
+        if not self._allowance.take(to[0], now):
             return "too many"
         return Answer(data, to, Place(0, int(port)))

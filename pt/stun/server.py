@@ -112,6 +112,9 @@ class Server:
 
         Over a `stream` the answer can go nowhere but back.
         """
+        if not self._allowance.room(now):
+            self.counts["dropped: too many"] += 1
+            return None
         try:
             message = decode(data)
         except StunError:

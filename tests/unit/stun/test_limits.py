@@ -11,6 +11,21 @@ def test_a_burst_and_then_a_rate():
     assert allowance.take("11.0.0.2", 6.0)
 
 
+def test_all_together():
+    allowance = Allowance(10.0, 10.0, total=(5.0, 8.0))
+    hosts = [f"11.0.0.{number}" for number in range(10)]
+    assert [allowance.take(each, 1.0) for each in hosts] == [True] * 8 + [False] * 2
+    assert not allowance.room(1.0)
+    assert allowance.room(1.25)
+    assert sum(allowance.take(each, 2.25) for each in hosts) == 6
+
+
+def test_who_gets_nothing_costs_the_others_nothing():
+    allowance = Allowance(0.0, 1.0, total=(0.0, 3.0))
+    assert sum(allowance.take("11.0.0.1", 1.0) for _ in range(50)) == 1
+    assert allowance.take("11.0.0.2", 1.0)
+
+
 def test_a_clock_that_goes_back_gives_nothing():
     allowance = Allowance(1.0, 1.0)
     assert allowance.take("11.0.0.1", 100.0)
@@ -23,7 +38,7 @@ def test_one_host_has_all_addresses_of_a_64():
 
 
 def test_the_table_is_bounded():
-    allowance = Allowance(0.0, 1.0)
+    allowance = Allowance(0.0, 1.0, total=(0.0, 1e6))
     for number in range(MAX_SOURCES + 10):
         assert allowance.take(f"11.{number >> 16}.{number >> 8 & 255}.{number & 255}", 0.0)
     assert len(allowance) == MAX_SOURCES

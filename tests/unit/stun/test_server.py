@@ -25,7 +25,7 @@ from pt.stun.attributes import (
     read_xor_address,
     response_port,
 )
-from pt.stun.limits import BURST, MAX_ANSWER
+from pt.stun.limits import BURST, MAX_ANSWER, Allowance
 from pt.stun.messages import BINDING, FINGERPRINT, Kind, decode, encode
 from pt.stun.server import PRIMARY, Place, Server
 
@@ -183,6 +183,13 @@ def test_what_an_address_gets_is_bounded():
     ]
     assert sum(each is not None for each in answers) == BURST
     assert one.receive(request(), ("11.0.0.8", 1), PRIMARY, 0.0) is not None
+
+
+def test_a_flood_costs_little_and_ends():
+    one = server(allowance=Allowance(1.0, 1.0, total=(0.0, 10.0)))
+    answers = [one.receive(request(), (f"11.0.{n}.1", 1), PRIMARY, 0.0) for n in range(50)]
+    assert sum(each is not None for each in answers) == 10
+    assert one.counts == {"answered": 10, "dropped: too many": 40}
 
 
 def test_users():
