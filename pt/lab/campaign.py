@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from pt.lab.facts import facts_of, spec_of
+from pt.lab.facts import facts6_of, facts_of, spec_of
 from pt.lab.lab import Lab
 from pt.lab.model.spec import SpecError, parse_link, parse_nat
 from pt.lab.punchers import Conduct, Report, conduct
@@ -121,6 +121,8 @@ def attempt(cell: Cell, run_number: int, plan: Plan, seed: int | None = None) ->
         files = {"trace": stem.with_suffix(".jsonl"), "pcap": stem.with_suffix(".pcap")}
     with Lab(public=2, seed=seed, **files, **cell.words) as lab, Services(lab) as services:
         delay = parse_link(cell.link).shape.delay
+        behind = f"+{cell.cgn}" if cell.cgn else ""
+        seen = {"a": cell.a + behind, "b": cell.b + behind}
         how = Conduct(
             argv=command(plan.puncher),
             strategy=cell.strategy,
@@ -133,8 +135,9 @@ def attempt(cell: Cell, run_number: int, plan: Plan, seed: int | None = None) ->
                     "PT_LAB_ADDRESSES": " ".join(lab[name].addresses),
                     "PT_LAB_FACTS": _told(text, lab, name, Protocol.UDP),
                     "PT_LAB_FACTS_TCP": _told(text, lab, name, Protocol.TCP),
+                    "PT_LAB_FACTS6": _json(facts6_of(parse_nat(text))),
                 }
-                for name, text in (("a", cell.a), ("b", cell.b))
+                for name, text in seen.items()
             },
         )
         started, wall = time.monotonic(), time.time()
@@ -145,11 +148,12 @@ def attempt(cell: Cell, run_number: int, plan: Plan, seed: int | None = None) ->
         seed=seed,
         puncher=plan.puncher,
         direct=report.direct,
-        seconds=report.seconds,
+        seconds=max(report.times.values(), default=None),
+        times=report.times,
         winner=_word(report, "winner"),
         reason="" if report.direct else report.reason or _word(report, "reason") or NO_PATH,
         packets=_packets(report),
-        classes={"a": facts_of(parse_nat(cell.a)).label, "b": facts_of(parse_nat(cell.b)).label},
+        classes={name: facts_of(parse_nat(text)).label for name, text in seen.items()},
         timeline=[{**event, "t": round(event["t"] - started, 6)} for event in report.timeline],
         wall=round(wall, 3),
     )
@@ -158,8 +162,14 @@ def attempt(cell: Cell, run_number: int, plan: Plan, seed: int | None = None) ->
 def _told(text: str, lab: Lab, side: str, protocol: Protocol) -> str:
     """Return what a side's programs are told of its NATs, as JSON."""
     outside = [found for name, found in lab.nats.items() if name.split(".")[0] == side]
+    outside += [lab.nats["cgn"]] if "cgn" in lab.nats else []
     external = outside[-1][0] if outside and outside[-1] else lab[side].ip or None
-    facts = facts_of(parse_nat(text), protocol, external)
+    return _json(facts_of(parse_nat(text), protocol, external))
+
+
+def _json(facts: NatFacts | None) -> str:
+    if facts is None:
+        return "null"
     names = NatFacts.__dataclass_fields__
     return json.dumps({name: getattr(facts, name) for name in names} | {"label": facts.label})
 

@@ -8,7 +8,10 @@ from typing import Final
 from pt.lab.model.spec import NatSpec
 from pt.wire.nat_facts import Allocation, Dependence, NatFacts, Protocol
 
-__all__ = ["facts_of", "spec_of"]
+__all__ = ["facts6_of", "facts_of", "spec_of"]
+
+NARROW: Final = 4096
+"""Ports of a range that a measurement tells from all."""
 
 _MAPPING: Final = {
     "eim": Dependence.INDEPENDENT,
@@ -57,14 +60,38 @@ def facts_of(
         filtering=max(_FILTERING[box.filtering] for box in chain),
         ports=max(_PORTS[box.allocation] for box in chain),
         step=next((box.step for box in chain if box.allocation == "seq"), 0),
+        block=_narrow(chain),
         hairpin=last.hairpin == "on",
         simultaneous_open=all(box.simopen for box in chain),
         lifetime=min(box.timeout for box in chain),
         inbound_refreshes=all(box.refresh == "both" for box in chain),
         max_age=min((box.maxage for box in chain if box.maxage), default=None),
         quota=min((box.maximum for box in chain if box.maximum), default=None),
+        noise=max(box.noise for box in chain) or None,
         external=external,
         carrier_grade=len(chain) > 1,
+    )
+
+
+def _narrow(chain: Sequence[NatSpec]) -> tuple[int, int] | None:
+    """Return the range of outer ports, if it is small enough to be noticed."""
+    low, high = chain[-1].low, chain[-1].high
+    return (low, high) if high - low < NARROW else None
+
+
+def facts6_of(chain: Sequence[NatSpec]) -> NatFacts | None:
+    """Return the same for IPv6 over UDP, which nobody translates; None without IPv6."""
+    first = chain[0]
+    if first.v6 == "off":
+        return None
+    filtering = Dependence.INDEPENDENT if first.v6 == "open" else _FILTERING[first.v6]
+    return NatFacts(
+        family=6,
+        works=first.udp is None,
+        translated=False,
+        mapping=Dependence.INDEPENDENT,
+        filtering=filtering,
+        ports=Allocation.PRESERVING,
     )
 
 

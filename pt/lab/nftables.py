@@ -28,6 +28,7 @@ _UNABLE: Final = {
     "frag": ("frag", True),
     "maximum": ("max", 0),
     "pool": ("pool", 1),
+    "noise": ("noise", 0.0),
     "box": ("box", ""),
 }
 

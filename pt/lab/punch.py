@@ -165,9 +165,14 @@ async def candidates_of(
 ) -> tuple[Side, int | None, Address | None]:
     """Return what we tell the other side, our port for TCP, and a STUN server that answers."""
     server, reflector = places(env["PT_LAB_STUN"])[0], places(env["PT_LAB_REFLECTOR"])[0]
-    own = [each for each in env.get("PT_LAB_ADDRESSES", "").split() if ":" not in each]
-    found = [Candidate(Kind.HOST, host, port.address[1]) for host in own]
+    ports = {":" in host: number for host, number in port.addresses}
+    own = env.get("PT_LAB_ADDRESSES", "").split()
+    found = [
+        Candidate(Kind.HOST, host, ports[":" in host]) for host in own if (":" in host) in ports
+    ]
     facts: list[NatFacts] = []
+    if env.get("PT_LAB_FACTS6", "null") != "null":
+        facts.append(read_facts(env["PT_LAB_FACTS6"], Protocol.UDP, None))
     seen = await ask(server, port)
     if seen is not None:
         found.append(Candidate(Kind.REFLEXIVE, *seen))
@@ -192,7 +197,8 @@ async def punch(env: Mapping[str, str]) -> None:
         narrow(Strategy(strategy))
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    port = UdpPort(("0.0.0.0", 0))
+    has_six = any(":" in each for each in env.get("PT_LAB_ADDRESSES", "").split())
+    port = UdpPort(("0.0.0.0", 0), *([("::", 0)] if has_six else []))
     probes = Probes(port)
     side, tcp_port, server = await candidates_of(env, port)
 

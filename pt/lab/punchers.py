@@ -74,11 +74,14 @@ class Report:
         )
 
     @property
-    def seconds(self) -> float | None:
-        """Return the slower side's time, if the attempt is direct."""
-        times = [each.get("seconds") for each in self.outcomes.values()]
-        known = [float(each) for each in times if isinstance(each, int | float)]
-        return max(known) if self.direct and known else None
+    def times(self) -> dict[str, float]:
+        """Times to direct by side."""
+        found = {side: each.get("seconds") for side, each in self.outcomes.items()}
+        return {
+            side: float(seconds)
+            for side, seconds in found.items()
+            if self.direct and isinstance(seconds, int | float)
+        }
 
 
 class _Side:

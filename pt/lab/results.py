@@ -74,6 +74,8 @@ class Attempt:
     winner: str = ""
     reason: str = ""
     """Why it is not direct."""
+    times: dict[str, float] = field(default_factory=dict)
+    """Until a path was verified, by side; `seconds` is the later one."""
     packets: dict[str, int] = field(default_factory=dict)
     classes: dict[str, str] = field(default_factory=dict)
     """Of both sides, as the laboratory knows them."""

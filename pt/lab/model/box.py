@@ -195,6 +195,8 @@ class Box:
             allocator = Allocator(self.spec, self._rng)
             self._allocators[protocol, address] = allocator
 
+        allocator.others(now)
+
         def taken(port: int) -> bool:
             external = (address, port)
             if self._is_occupied(protocol, external, remote, now):

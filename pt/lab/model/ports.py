@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Final
 
@@ -22,6 +23,19 @@ class Allocator:
         self._rng = rng
         self._next = rng.randrange(spec.low, spec.high + 1)
         self._blocks: dict[bytes, int] = {}
+        self._foreign = math.inf
+        """When another host makes its next mapping."""
+
+    def others(self, now: float) -> None:
+        """Let other hosts make the mappings that they have made until now (a Poisson process)."""
+        noise = self._spec.noise
+        if not noise or self._spec.allocation != "seq":
+            return
+        if self._foreign is math.inf:
+            self._foreign = now - math.log(1 - self._rng.random()) / noise
+        while self._foreign <= now:
+            self._sequential(lambda _: False)
+            self._foreign -= math.log(1 - self._rng.random()) / noise
 
     def choose(self, inside: bytes, wanted: int, taken: Callable[[int], bool]) -> int | None:
         """Return a free port for a host that sends from port `wanted`; None if there is none."""

@@ -54,7 +54,8 @@ class NatSpec:
     the router itself takes packets that nobody asked for, which then occupy the port towards their
     sender. udp, tcp: remote ports that may be reached, None = all. maximum: mappings an inside
     host may hold, 0 = unlimited. overload: one outer port for several remote endpoints, as Linux.
-    block: ports in an inside host's block when allocation is `block`. box: MODULE:CLASS of a `Box`
+    block: ports in an inside host's block when allocation is `block`. noise: mappings a second that
+    other hosts make, which move a sequence on. box: MODULE:CLASS of a `Box`
     that behaves in its own way.
     """
 
@@ -84,6 +85,7 @@ class NatSpec:
     pool: int = 1
     pooling: Literal["paired", "arbitrary"] = "paired"
     overload: bool = False
+    noise: float = 0.0
     v6: V6 = "off"
     box: str = ""
 
@@ -195,6 +197,7 @@ NAT_OPTIONS: Final[dict[str, _Option]] = {
     "pool": ("pool", _count, "a number of addresses"),
     "pooling": ("pooling", _word("paired", "arbitrary"), "paired or arbitrary"),
     "overload": ("overload", _flag, "0 or 1"),
+    "noise": ("noise", _seconds, "mappings a second"),
     "v6": ("v6", _word("off", "open", *FILTERINGS), "off, open, eif, adf or apdf"),
     "box": ("box", _class_name, "MODULE:CLASS"),
 }

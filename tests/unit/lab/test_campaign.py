@@ -71,6 +71,12 @@ def test_pts_own_puncher_and_a_strategy_that_is_asked_for() -> None:
 
 
 @netns
+def test_pts_own_puncher_over_ipv6_alone() -> None:
+    found = attempt(Cell(a="v6", b="none,v6=adf", link="delay=5"), 0, plan("pt", budget=5))
+    assert (found.direct, found.winner) == (True, "ipv6-pinhole"), found.reason
+
+
+@netns
 def test_programs_that_misbehave_are_told_of(tmp_path: Path) -> None:
     crash = attempt(EASY, 0, plan(program(tmp_path, "sys.exit('no such luck')")))
     assert crash.reason.endswith("ended without an outcome: no such luck")

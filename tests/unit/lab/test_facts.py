@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from pt.lab.campaign import facts_of_label
-from pt.lab.facts import facts_of, spec_of
+from pt.lab.facts import facts6_of, facts_of, spec_of
 from pt.lab.model.spec import ALLOCATIONS, FILTERINGS, MAPPINGS, parse_nat
 from pt.wire.nat_facts import NatFacts, Protocol
 
@@ -41,6 +41,12 @@ def test_details() -> None:
     assert (facts.step, facts.max_age, facts.quota, facts.lifetime) == (3, 60, 8, 30)
     assert (facts.inbound_refreshes, facts.simultaneous_open, facts.hairpin) == (False, False, True)
     assert facts_of(parse_nat("tcp443"), Protocol.TCP).works
+    assert facts_of(parse_nat("apdm,ports=5000-5499")).block == (5000, 5499)
+    assert facts_of(parse_nat("apdm-seq,noise=5")).noise == 5
+    six = facts6_of(parse_nat("eim,v6=adf"))
+    assert six is not None
+    assert (six.label, six.family) == ("fw-adf", 6)
+    assert facts6_of(parse_nat("eim")) is None
     assert facts_of(parse_nat("eim+eim")).carrier_grade
 
 

@@ -64,3 +64,19 @@ def test_blocks_are_of_one_host() -> None:
     assert max(first) - min(first) == max(second) - min(second) == 63
     assert not set(first) & set(second)
     assert chooser.choose(b"\xc0\xa8\x01\x0c", 1, lambda _: False) is None
+
+
+def test_other_hosts_move_a_sequence_on() -> None:
+    chooser = allocator("apdm-seq,noise=20,ports=1024-65535")
+    ports = []
+    for second in range(50):
+        chooser.others(float(second))
+        port = chooser.choose(A, 1, lambda _: False)
+        assert port is not None
+        ports.append(port)
+    gone = [(b - a) % 64512 for a, b in itertools.pairwise(ports)]
+    assert 17 < sum(gone) / len(gone) - 1 < 23
+    assert max(gone) > min(gone)
+    quiet = allocator("apdm-seq")
+    quiet.others(1e6)
+    assert take(quiet, 3) == sorted(take(allocator("apdm-seq"), 3))
