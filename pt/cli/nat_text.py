@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
 from pt.cli.text import BOLD, DIM, GREEN, RED, RESET, YELLOW
-from pt.node.nat import Survey
+from pt.node.nat import How, Reach, Survey
 from pt.punch.candidates import Candidate, Kind, Side
 from pt.punch.planner import make_plan
 from pt.punch.strategies import Plan
@@ -108,6 +108,14 @@ def as_json(survey: Survey) -> dict[str, object]:
     return {
         "paths": [*map(_path, survey.udp), *map(_path, survey.tcp)],
         "names": {name: list(hosts) for name, hosts in survey.names.items()},
+        "ports": [
+            {
+                "protocol": each.protocol.name.lower(),
+                "address": _where(each.address),
+                "outcome": each.how.value,
+            }
+            for each in survey.reach
+        ],
         "routers": [each or None for each in survey.routers],
         "problems": list(survey.problems),
         "works_with": [
@@ -179,6 +187,7 @@ def as_text(survey: Survey, *, colour: bool) -> list[str]:
     lines: list[str] = []
     for udp, tcp in zip(survey.udp, survey.tcp, strict=True):
         lines += [*_udp(udp, paint), *_tcp(tcp, udp, paint), ""]
+    lines += [*_firewall(survey.reach, paint), ""]
     lines += [paint(f"!  {each}", YELLOW) for each in survey.problems]
     if survey.problems:
         lines.append("")
@@ -206,6 +215,34 @@ class _Paint:
 
 def _title(family: int, protocol: str, label: str, paint: _Paint, colour: str) -> str:
     return f"{paint(f'IPv{family} {protocol}', BOLD)}  {paint(label, colour)}"
+
+
+def _firewall(reach: Sequence[Reach], paint: _Paint) -> Iterable[str]:
+    """Which ports of servers can be reached, and what to do about those that cannot."""
+    if not reach:
+        return
+    by_port: dict[tuple[Protocol, int], list[How]] = {}
+    for each in reach:
+        by_port.setdefault((each.protocol, each.address[1]), []).append(each.how)
+    words = []
+    best: dict[tuple[Protocol, int], How] = {}
+    for (protocol, port), hows in sorted(by_port.items()):
+        how = next((each for each in How if each in hows), How.SILENT)
+        best[protocol, port] = how
+        told = f"{protocol.name} {port} {how.value}"
+        words.append(paint(told, GREEN if how is How.OPEN else YELLOW))
+    yield f"{paint('Ports', BOLD)}  {', '.join(words)}"
+    through = {port for (protocol, port), how in best.items() if how is How.OPEN}
+    shut = {
+        port
+        for (protocol, port), how in best.items()
+        if protocol is Protocol.TCP and how is How.SILENT
+    }
+    if shut - {443} and 443 in through:
+        yield "  port 443 gets through where others do not: have a relay listen there, as in"
+        yield "  pt relay --listen /ip4/0.0.0.0/tcp/443/tls/ws --tls-cert … --tls-key …"
+    elif 443 in shut and through:
+        yield "  port 443 does not get through, others do: use a relay at one of those"
 
 
 def _udp(found: Discovery, paint: _Paint) -> Iterable[str]:

@@ -7,23 +7,27 @@ over UDP means something only if its TCP port answers, and the other way round.
 from __future__ import annotations
 
 import asyncio
+import errno
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from enum import Enum
+from typing import Final, NamedTuple
 
-from pt.errors import DnsError, NetworkError, UsageError
+from pt.errors import DnsError, NetworkError, RefusedError, UsageError, WaitTimeoutError
 from pt.node.hops import carrier_between, first_routers
 from pt.node.resolve import Resolver
-from pt.stun.aio import Explorer, TcpDiscovery, discover_tcp
+from pt.stun.aio import Explorer, TcpDiscovery, bind_over_tcp, discover_tcp
 from pt.stun.discovery import Discovery, Wishes
-from pt.stun.messages import BINDING, TRANSACTION_ID, Kind, encode
+from pt.stun.messages import BINDING, TRANSACTION_ID, Kind, StunError, encode
 from pt.wire.multiaddr import Multiaddr
-from pt.wire.nat_facts import NatFacts
+from pt.wire.nat_facts import NatFacts, Protocol
 
-__all__ = ["MAX_SERVERS", "StunServer", "Survey", "survey"]
+__all__ = ["MAX_SERVERS", "How", "Reach", "StunServer", "Survey", "survey"]
 
 MAX_SERVERS: Final = 8
+TCP_PATIENCE: Final = 4.0
+"""Seconds that a TCP port has to answer."""
 _NAMES: Final = frozenset({"dns", "dns4", "dns6"})
 Address = tuple[str, int]
 
@@ -59,6 +63,24 @@ class StunServer:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+class How(Enum):
+    """How far one gets."""
+
+    OPEN = "open"
+    """Whoever is there answers, though perhaps not with STUN."""
+    SILENT = "silent"
+    REFUSED = "refused"
+    UNREACHABLE = "unreachable"
+
+
+class Reach(NamedTuple):
+    """One port of a server."""
+
+    protocol: Protocol
+    address: Address
+    how: How
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
     """What was found, UDP and TCP, IPv4 before IPv6."""
@@ -67,6 +89,8 @@ class Survey:
     tcp: tuple[TcpDiscovery, ...] = ()
     names: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """What names stand for."""
+    reach: tuple[Reach, ...] = ()
+    """How far each server's ports are."""
     routers: tuple[str, ...] = ()
     """The first ones on the way, over IPv4; empty texts for those that did not answer."""
     problems: tuple[str, ...] = ()
@@ -105,13 +129,14 @@ async def survey(
     udp: list[Discovery] = []
     tcp: list[TcpDiscovery] = []
     on_the_way: list[str] = []
+    reach: list[Reach] = []
     unreachable: list[NetworkError] = []
     for version in (4, 6):
         own = [each for each in found if (":" in each[0]) == (version == 6)]
         if not own:
             continue
         say(f"asking {', '.join(host for host, _ in own)} over UDP and TCP")
-        one, two, routers = await asyncio.gather(
+        one, pair, routers = await asyncio.gather(
             _over_udp(own, wishes),
             _over_tcp(own),
             first_routers(own[0], _request()),
@@ -123,10 +148,16 @@ async def survey(
             continue
         if isinstance(one, BaseException):
             raise one
-        if isinstance(two, BaseException):
-            raise two
+        if isinstance(pair, BaseException):
+            raise pair
         if isinstance(routers, BaseException):
             raise routers
+        two, ports = pair
+        reach += [
+            Reach(Protocol.UDP, each, How.SILENT if each in one.silent else How.OPEN)
+            for each in own
+        ]
+        reach += ports
         one, two = _compare(one, two)
         if carrier_between(routers):
             one = replace(one, facts=replace(one.facts, carrier_grade=True))
@@ -140,6 +171,7 @@ async def survey(
         udp=tuple(udp),
         tcp=tuple(tcp),
         names=names,
+        reach=tuple(reach),
         routers=tuple(on_the_way),
         problems=tuple(problems),
     )
@@ -177,16 +209,35 @@ async def _over_udp(servers: Sequence[Address], wishes: Wishes) -> Discovery:
         explorer.close()
 
 
-async def _over_tcp(servers: Sequence[Address]) -> TcpDiscovery:
-    """Of the first server that answers; else why the first one did not."""
-    failed: TcpDiscovery | None = None
-    for server in servers:
-        found = await discover_tcp(server)
-        if found.facts.works:
-            return found
-        failed = failed or found
-    assert failed is not None
-    return failed
+async def _over_tcp(servers: Sequence[Address]) -> tuple[TcpDiscovery, list[Reach]]:
+    """How far each server's port is, and all of the first that serves STUN there."""
+    tried = await asyncio.gather(*map(_try_tcp, servers))
+    reach = [
+        Reach(Protocol.TCP, server, how) for server, (how, _) in zip(servers, tried, strict=True)
+    ]
+    for server, (_, problem) in zip(servers, tried, strict=True):
+        if not problem:
+            return await discover_tcp(server), reach
+    facts = NatFacts(family=6 if ":" in servers[0][0] else 4, protocol=Protocol.TCP)
+    silent = all(each.how is How.SILENT for each in reach)
+    failed = TcpDiscovery(facts=facts, server=servers[0], problem=tried[0][1], silent=silent)
+    return failed, reach
+
+
+async def _try_tcp(server: Address) -> tuple[How, str]:
+    """How far a connection gets, and why STUN is not served there, if so."""
+    try:
+        await bind_over_tcp(server, timeout=TCP_PATIENCE)
+    except WaitTimeoutError as error:
+        return How.SILENT, str(error)
+    except NetworkError as error:
+        cause = error.__cause__
+        if not isinstance(cause, OSError):  # it opened, and was closed again
+            return How.OPEN, str(error)
+        return (How.REFUSED if cause.errno == errno.ECONNREFUSED else How.UNREACHABLE), str(error)
+    except (RefusedError, StunError) as error:
+        return How.OPEN, str(error)
+    return How.OPEN, ""
 
 
 def _compare(udp: Discovery, tcp: TcpDiscovery) -> tuple[Discovery, TcpDiscovery]:

@@ -130,6 +130,9 @@ def test_udp_that_is_blocked_and_tcp_443_that_is_not(lab: Lab) -> None:
     assert path(told, "udp")["works"] is False
     assert path(told, "tcp")["works"] is True
     assert {each["strategy"] for each in told["works_with"]} == {"relay"}
+    said = nat(lab["h"], "--relay", shut, open_).stdout.decode()
+    assert "TCP 443 open, TCP 4001 silent" in said
+    assert "have a relay listen there" in said
     done = nat(lab["h"], "--json", "--relay", shut, code=7)
     assert path(json.loads(done.stdout), "udp")["works"] is None
     assert b"neither over UDP nor over TCP" in done.stderr

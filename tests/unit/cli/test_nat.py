@@ -11,7 +11,7 @@ from pt.cli.main import main
 from pt.cli.nat import _cliffs, _essence, server_of
 from pt.cli.nat_text import OTHERS, as_json, as_text, plans
 from pt.errors import UsageError
-from pt.node.nat import StunServer, Survey
+from pt.node.nat import How, Reach, StunServer, Survey
 from pt.stun.aio import TcpDiscovery
 from pt.stun.binding import Binding
 from pt.stun.discovery import Discovery
@@ -56,6 +56,7 @@ SURVEY = Survey(
     udp=(UDP,),
     tcp=(TCP,),
     names={"relay.example": ("11.1.0.1",)},
+    reach=(Reach(Protocol.UDP, SERVER, How.OPEN), Reach(Protocol.TCP, SERVER, How.OPEN)),
     routers=("192.168.1.1", "100.64.0.1", "", ""),
 )
 
@@ -82,6 +83,7 @@ def changed(**facts) -> str:
         "a carrier's NAT",
         "1480 on the way to 11.1.0.1:4001",
         "IPv4 TCP  apdm-seq",
+        "Ports  UDP 4001 open, TCP 4001 open",
     ],
 )
 def test_the_screen(words):
@@ -134,6 +136,25 @@ def test_what_is_blocked_and_what_does_not_answer():
     assert "IPv4 TCP  blocked" in shown(replace(SURVEY, tcp=(blocked,)))
 
 
+@pytest.mark.parametrize(
+    ("shut", "open_", "words"),
+    [
+        (4001, 443, "have a relay listen there"),
+        (443, 4001, "port 443 does not get through, others do"),
+    ],
+)
+def test_ports_that_are_shut_and_the_cure(shut, open_, words):
+    reach = (
+        Reach(Protocol.TCP, (SERVER[0], shut), How.SILENT),
+        Reach(Protocol.TCP, ("11.2.0.1", open_), How.OPEN),
+    )
+    said = shown(replace(SURVEY, reach=reach))
+    assert f"TCP {shut} silent" in said
+    assert words in said
+    both = (*reach, Reach(Protocol.TCP, ("11.3.0.1", shut), How.OPEN))
+    assert words not in shown(replace(SURVEY, reach=both))  # one host's firewall, not the network's
+
+
 def test_problems_are_told():
     assert "!  no route for IPv6" in shown(replace(SURVEY, problems=("no route for IPv6",)))
 
@@ -183,6 +204,7 @@ def test_json_says_all_of_it():
     assert told["names"] == {"relay.example": ["11.1.0.1"]}
     assert set(told["works_with"][0]) == {"nat", "strategy", "direct", "why", "cure"}
     assert told["problems"] == []
+    assert told["ports"][0] == {"protocol": "udp", "address": "11.1.0.1:4001", "outcome": "open"}
     assert told["routers"] == ["192.168.1.1", "100.64.0.1", None, None]
 
 

@@ -22,6 +22,12 @@ from pt.stun.transactions import Schedule
 from pt.wire.multiaddr import Multiaddr
 from pt.wire.nat_facts import NatFacts, Protocol
 
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr(nat, "TCP_PATIENCE", 0.3)
+
+
 QUICKLY = Wishes(mtu=False, schedule=Schedule((0.0, 0.05), 0.2))
 
 
@@ -121,6 +127,24 @@ def test_nobody_there():
         found = await ask(here(port))
         assert not found.answered
         assert "refused" in found.tcp[0].problem
+
+    asyncio.run(main())
+
+
+def test_how_far_each_port_is():
+    async def main() -> None:
+        async with serving() as gone:
+            pass
+        async with serving() as port, serving(udp=False, tcp=False) as mute:
+            found = await ask(here(gone), here(mute), here(port))
+        assert [(each.protocol.name, each.address[1], each.how.value) for each in found.reach] == [
+            ("UDP", gone, "silent"),
+            ("UDP", mute, "silent"),
+            ("UDP", port, "open"),
+            ("TCP", gone, "refused"),
+            ("TCP", mute, "silent"),
+            ("TCP", port, "open"),
+        ]
 
     asyncio.run(main())
 
