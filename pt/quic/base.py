@@ -11,7 +11,7 @@ from pt.errors import LimitError, LocalProtocolError, ProtocolError
 from pt.identity.keys import PublicKey
 from pt.identity.peer_id import PeerId, PeerMismatchError
 from pt.quic import certificate
-from pt.quic.codes import MAX_CODE
+from pt.quic.codes import MAX_CODE, TransportCode
 from pt.quic.engine import Admission, Config
 from pt.quic.events import (
     Address,
@@ -172,6 +172,11 @@ class Base(ABC):
         self._waiting.clear()
         self._windows = Windows(self._limits)
         self._backlog = 0
+
+    def _silent(self) -> None:
+        """The peer was not heard for as long as agreed on."""
+        reason = "no sign of life"
+        self._close_event(TransportCode.NO_ERROR, reason, application=False, by_peer=False)
 
     # --- receiving -----------------------------------------------------------------------------
 

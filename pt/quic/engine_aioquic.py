@@ -272,7 +272,9 @@ class AioquicEngine(Base):
                 case theirs.ConnectionIdRetired():
                     self._retired(event.connection_id)
                 case theirs.ConnectionTerminated():
-                    if self._closed is None:
+                    if event.reason_phrase == "Idle timeout":
+                        self._silent()
+                    elif self._closed is None:
                         self._close_event(
                             int(event.error_code),
                             event.reason_phrase,

@@ -186,7 +186,6 @@ class Qh3Engine(Base):
                 self._peer_stopped(stream, code, now)
             case ("stream_finished", stream):
                 self._credit.close(stream)
-                self._sender.fins.close(stream)
                 self._ended(stream)
             case ("stream_credit", stream, limit):
                 self._sender.outbox.allow(stream, limit)
@@ -214,8 +213,11 @@ class Qh3Engine(Base):
                 self._close_event(code, _text(reason), application=application, by_peer=True)
             case ("protocol_error", code, _, reason):
                 self._close_event(code, reason, application=False, by_peer=False)
+            case ("connection_terminated", _, _, b"Idle timeout"):
+                self._silent()
+                self._end()
             case ("connection_terminated", code, _, reason):
-                # Without a word before: nobody there any more, or a stateless reset.
+                # Without a word before: a stateless reset.
                 text = _text(reason) or "the peer has forgotten the connection"
                 self._close_event(code, text, application=False, by_peer=not reason)
                 self._end()
@@ -280,12 +282,11 @@ class Qh3Engine(Base):
         if room is not None:
             most = min(most, room // self._sizes.size)
         own: list[bytes] = []
-        due = self._credit.due or self._sender.fins.due
-        idle = not due and moves.validated and self._sizes.surveyed
+        idle = not self._credit.due and moves.validated and self._sizes.surveyed
         if not idle and self._closed is None and self._conn.done:
             own = self._own_packets(now)
         try:
-            datagrams = self._sender.poll(now, most, max(self._pto(), 0.05))
+            datagrams = self._sender.poll(now, most)
         except FaultError as error:
             self._failure = error
             self._gone(error.code or TransportCode.INTERNAL_ERROR, str(error), by_peer=False)
@@ -304,7 +305,7 @@ class Qh3Engine(Base):
         return group((datagram, address) for datagram in datagrams)
 
     def _own_packets(self, now: float) -> list[bytes]:
-        """What the core does not send: window updates, path challenges, FINs that it would lose."""
+        """What the core does not send: window updates, path challenges."""
         packets: list[bytes | None] = []
         conn = self._conn
         moves = self._moves
@@ -313,9 +314,8 @@ class Qh3Engine(Base):
             room = moves.room() or 0
             packets.append(conn.seal(b"\x1a" + challenge, size=min(BASE_DATAGRAM, room)))
         if moves.validated:
-            for source in (self._credit, self._sender.fins):
-                while frames := source.frames(_FRAME_ROOM):
-                    packets.append(conn.seal(frames))
+            while frames := self._credit.frames(_FRAME_ROOM):
+                packets.append(conn.seal(frames))
             interval = max(self._pto(), 0.05)
             for size, data in self._sizes.probes(now, interval, self._config.random):
                 packets.append(conn.seal(b"\x1a" + data, size=size))
@@ -333,8 +333,7 @@ class Qh3Engine(Base):
             self._moves.next_timeout(),
         ]
         if self._closed is None and self._moves.validated:
-            own = (self._sizes, self._credit, self._sender.fins)
-            deadlines += [each.next_timeout() for each in own]
+            deadlines += [self._sizes.next_timeout(), self._credit.next_timeout()]
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def _core_timeout(self) -> float | None:
@@ -369,7 +368,6 @@ class Qh3Engine(Base):
             self._handled = (now, min(2 * pause, _MAX_SPIN) or _SPIN)
             self._sizes.timeout()
         self._credit.expire(now)
-        self._sender.fins.expire(now)
         self._moves.expire(now)
         self._after(now)
 
