@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from typing import Final, TypeVar
+from typing import Final
 
 from pt.aio.keep_alive import KeepAlive, SilenceWatch
 from pt.aio.loop import DIALOGUE, Dialogue
@@ -27,13 +27,12 @@ from pt.quic.events import (
     HandshakeDone,
     PathChanged,
 )
+from pt.quic.initials import opens
 from pt.quic.muxer import FRAME, Session, Stream
 from pt.quic.reception import Reception, Reply
 from pt.quic.routing import Routes, is_quic, runs
 
 __all__ = ["QuicLink", "QuicPort"]
-
-T = TypeVar("T")
 
 BACKLOG: Final = 4 * 1024 * 1024
 """Bytes of all streams that wait to be sent, from which on senders are held back."""
@@ -294,10 +293,9 @@ class QuicLink:
 class QuicPort:
     """All QUIC connections of one UDP port; `choose` says which engine runs those to an address.
 
-    `admit(address, half_open)` is asked before a stranger costs memory, `half_open`
-    being whose handshakes are under way; without `accept` nobody gets in.  What is not QUIC (STUN,
-    hole punching, the overlay) goes to
-    `UdpPort.received`, as if there was no QUIC.
+    `admit(address, half_open)` is asked before a stranger costs memory, `half_open` being whose
+    handshakes are under way; without `accept` nobody gets in.  What is not QUIC (STUN, hole
+    punching, the overlay) goes to `UdpPort.received`, as if there was no QUIC.
     """
 
     def __init__(
@@ -323,7 +321,6 @@ class QuicPort:
         self._touched: dict[QuicLink, int] = {}
         self._waiting: dict[QuicLink, None] = {}
         self._loop = asyncio.get_running_loop()
-        self._closed = False
         udp.on_room = self._room
         udp.on_refused = self._refused
         udp.use_trains(self._received, self._drained)
@@ -416,15 +413,17 @@ class QuicPort:
         self._touched[link] = self._touched.get(link, 0) + len(data)
 
     def _unknown(self, datagram: bytes, address: Address, now: float) -> QuicLink | None:
-        decision = self._reception.decide(
-            datagram, address, now, accepting=self.accept is not None and not self._closed
-        )
+        accepting = self.accept is not None
+        decision = self._reception.decide(datagram, address, now, accepting=accepting)
         if isinstance(decision, Reply):
             self.counts["answered"] += 1
             self.udp.send(decision.datagram, address)
             return None
         if not isinstance(decision, Admission):
             self.counts[decision.cause] += 1
+            return None
+        if not opens(datagram):
+            self.counts["broken Initial"] += 1
             return None
         # Who has proved to be at an address does not wait for those who only say so.
         rivals = (link.address for link in self._half_open if link.proved >= decision.validated)
@@ -494,7 +493,7 @@ class QuicPort:
 
     def close(self) -> None:
         """Say goodbye to everybody; the UDP port stays its owner's."""
-        self._closed = True
+        self.accept = None
         for link in list(self.links):
             link.lose("this node shuts down")
             link.stop()

@@ -73,17 +73,7 @@ class Session:
 class Binding:
     """An inner endpoint and the outer one that stands for it."""
 
-    __slots__ = (
-        "born",
-        "expires",
-        "external",
-        "hosts",
-        "internal",
-        "keys",
-        "open_until",
-        "protocol",
-        "sessions",
-    )
+    __slots__ = ("born", "expires", "external", "hosts", "internal", "keys", "protocol", "sessions")
 
     def __init__(self, protocol: int, internal: Endpoint, external: Endpoint, now: float) -> None:
         self.protocol = protocol
@@ -91,8 +81,6 @@ class Binding:
         self.external = external
         self.born = now
         self.expires = now
-        self.open_until = 0.0
-        """Until when anybody may send in, because the inside has asked for it."""
         self.keys: list[Hashable] = []
         self.sessions: dict[Endpoint, Session] = {}
         self.hosts: dict[bytes, float] = {}
@@ -156,12 +144,6 @@ class Table:
             self._by_key[key] = binding
             binding.keys.append(key)
 
-    def lease(self, binding: Binding, until: float) -> None:
-        """Let anybody send in by a binding until then; a time that is over takes that away."""
-        binding.open_until = until
-        binding.expires = max([until, *(each.expires for each in binding.sessions.values())])
-        self._push(binding)
-
     def refresh(self, binding: Binding, remote: Endpoint, session: Session, now: float) -> None:
         """Start a session's timer anew, and with it the binding's."""
         session.expires = now + session.lifetime(binding.protocol, self._spec)
@@ -172,8 +154,7 @@ class Table:
         if session.expires > binding.expires:
             binding.expires = session.expires
         elif session.closing:
-            lasts = [each.expires for each in binding.sessions.values()]
-            binding.expires = max([binding.open_until, *lasts])
+            binding.expires = max(each.expires for each in binding.sessions.values())
             self._push(binding)
 
     def expire(self, now: float) -> None:
