@@ -145,7 +145,9 @@ def nat_rules(spec: NatSpec, outer: str) -> str:
     alloc = [rule for protocol in both for rule in _allocation(spec, outer, protocol)]
     learn = [rule for protocol in both for rule in _learning(spec, protocol, lasts[protocol])]
     leave = ["type nat hook postrouting priority srcnat;", f'oifname "{WAN}" jump alloc']
-    leave += ['oifname "lan*" ct status dnat jump alloc'] if spec.hairpin == "on" else []
+    leave += (
+        ['iifname "lan*" oifname "lan*" ct status dnat jump alloc'] if spec.hairpin == "on" else []
+    )
     enter = ["type nat hook prerouting priority dstnat;"]
     sides = [f'iifname "{WAN}"']
     sides += [f'iifname "lan*" ip daddr {outer}'] if spec.hairpin == "on" else []

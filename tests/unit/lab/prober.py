@@ -67,8 +67,11 @@ class Servers:
 
     def reaches(self, client: socket.socket, seen, address: int, port: int) -> bool:
         """Whether what one of ours sends to `seen` arrives at the client."""
-        self.sockets[address][port].sendto(b"!", seen)
-        return receive(client, WAIT) is not None
+        server = self.sockets[address][port]
+        server.sendto(b"!", seen)
+        got = receive(client, WAIT)
+        assert got is None or got[1][:2] == server.getsockname()[:2], "the sender is rewritten"
+        return got is not None
 
 
 def udp_port(host: Machine, address: str) -> int:

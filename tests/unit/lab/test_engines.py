@@ -62,6 +62,7 @@ def test_presets_chains_and_walls(engine: str) -> None:
         "linux": Findings("eim", "apdf", "preserve"),
         "public": Findings("eim", "eif", "preserve"),
         "fw-adf": Findings("eim", "adf", "preserve"),
+        "eim-eif,hairpin=on": Findings("eim", "eif", "preserve"),
         "fw-eif": Findings("eim", "eif", "preserve"),
         "eim-eif+apdm-apdf-random": Findings("apdm", "apdf", "random"),
         "apdm-seq,step=3": Findings("apdm", "apdf", "seq+3"),
@@ -69,7 +70,7 @@ def test_presets_chains_and_walls(engine: str) -> None:
     }
     with sides(engine, *specs) as (lab, hosts), servers(lab["s1"]) as on:
         found = {spec: probe(host, on) for spec, host in zip(specs, hosts, strict=True)}
-        with udp(hosts[6]) as client:
+        with udp(hosts[-1]) as client:
             seen = on.seen(client, 0, 0)
     assert found == specs
     assert 5000 <= seen[1] <= 5499
