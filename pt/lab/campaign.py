@@ -47,6 +47,8 @@ KINDS: Final = (
 OWN: Final = "pt"
 """The name of `pt`'s own puncher."""
 NO_PATH: Final = "no direct path"
+WHOLE: Final = 10
+"""Runs whose timelines are kept whole; of later ones that are direct, signals and outcomes are."""
 MAX_CELLS: Final = 100_000
 
 
@@ -150,11 +152,12 @@ def attempt(cell: Cell, run_number: int, plan: Plan, seed: int | None = None) ->
         direct=report.direct,
         seconds=max(report.times.values(), default=None),
         times=report.times,
+        decided=_latest(report, "decided"),
         winner=_word(report, "winner"),
         reason="" if report.direct else report.reason or _word(report, "reason") or NO_PATH,
         packets=_packets(report),
         classes={name: facts_of(parse_nat(text)).label for name, text in seen.items()},
-        timeline=[{**event, "t": round(event["t"] - started, 6)} for event in report.timeline],
+        timeline=_timeline(report, started, whole=run_number < WHOLE or not report.direct),
         wall=round(wall, 3),
     )
 
@@ -172,6 +175,19 @@ def _json(facts: NatFacts | None) -> str:
         return "null"
     names = NatFacts.__dataclass_fields__
     return json.dumps({name: getattr(facts, name) for name in names} | {"label": facts.label})
+
+
+def _timeline(report: Report, started: float, *, whole: bool) -> list[dict[str, Any]]:
+    return [
+        {**event, "t": round(event["t"] - started, 6)}
+        for event in report.timeline
+        if whole or event["event"] in ("signal", "outcome")
+    ]
+
+
+def _latest(report: Report, name: str) -> float | None:
+    found = [each.get(name) for each in report.outcomes.values()]
+    return max((float(each) for each in found if isinstance(each, int | float)), default=None)
 
 
 def _word(report: Report, name: str) -> str:

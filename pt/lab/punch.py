@@ -231,20 +231,25 @@ async def punch(env: Mapping[str, str]) -> None:
     ended = time.monotonic()
     if outcome["direct"]:
         await asyncio.sleep(ANSWER_LINGER)  # what the other end still waits for is under way
-    outcome["packets"] = _tell_trace(trace.getvalue()[:MAX_TRACE], zero)
+    sent, planned = _tell_trace(trace.getvalue()[:MAX_TRACE], zero)
+    outcome["packets"] = sent
+    if planned is not None:
+        outcome["decided"] = round(ended - planned, 6)
     print(json.dumps({"event": "outcome", "t": ended, **outcome}), flush=True)
 
 
-def _tell_trace(text: str, zero: float) -> int:
-    """Print what was traced; return the number of packets sent."""
-    sent = 0
+def _tell_trace(text: str, zero: float) -> tuple[int, float | None]:
+    """Print what was traced; return the number of packets sent, and when there was a plan."""
+    sent, planned = 0, None
     for line in text.splitlines():
         with contextlib.suppress(ValueError):  # a line cut short
             record = json.loads(line)
             sent += record["event"] == "punch_sent"
             record["t"] = round(record["t"] + zero, 6)
+            if record["event"] == "punch_plan":
+                planned = record["t"]
             print(json.dumps(record))
-    return sent
+    return sent, planned
 
 
 def main() -> int:

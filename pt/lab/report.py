@@ -104,7 +104,8 @@ def summary(group: Group) -> str:
     reasons = Counter(each.reason for each in group.attempts if not each.direct)
     for reason, count in reasons.most_common(2):
         text += f"; {count}: {reason}"
-    return text
+    late = [a.decided for a in group.attempts if not a.direct and a.decided is not None]
+    return text + (f" (decided within {_ms(max(late))})" if late else "")
 
 
 def _ms(seconds: float) -> str:

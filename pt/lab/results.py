@@ -76,6 +76,8 @@ class Attempt:
     """Why it is not direct."""
     times: dict[str, float] = field(default_factory=dict)
     """Until a path was verified, by side; `seconds` is the later one."""
+    decided: float | None = None
+    """Until the slower side had its outcome, whatever it was."""
     packets: dict[str, int] = field(default_factory=dict)
     classes: dict[str, str] = field(default_factory=dict)
     """Of both sides, as the laboratory knows them."""

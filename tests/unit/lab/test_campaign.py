@@ -71,6 +71,17 @@ def test_pts_own_puncher_and_a_strategy_that_is_asked_for() -> None:
 
 
 @netns
+def test_a_hopeless_pair_is_decided_and_later_timelines_are_short() -> None:
+    hopeless = attempt(replace(EASY, a="apdm", b="apdm"), 10, plan("pt", budget=5))
+    assert hopeless.decided is not None
+    assert hopeless.decided < 2
+    assert "punch_plan" in {each["event"] for each in hopeless.timeline}
+    later = attempt(EASY, 10, plan("pt", budget=5))
+    assert later.direct
+    assert {each["event"] for each in later.timeline} == {"signal", "outcome"}
+
+
+@netns
 def test_pts_own_puncher_over_ipv6_alone() -> None:
     found = attempt(Cell(a="v6", b="none,v6=adf", link="delay=5"), 0, plan("pt", budget=5))
     assert (found.direct, found.winner) == (True, "ipv6-pinhole"), found.reason
