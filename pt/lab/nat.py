@@ -9,6 +9,7 @@ Each site is one host behind a router; the router's outer address is on the swit
 public hosts.  A NAT translates as Linux's masquerade does (endpoint-independent mapping as long as
 ports do not collide, address- and port-dependent filtering), and drops what nobody asked for
 without an answer.  Sites may have equal inner addresses.  There is no way out of the laboratory.
+Other kinds of NATs, in the kernel as well: `pt.lab.lab.Lab`.
 """
 
 from __future__ import annotations

@@ -94,16 +94,16 @@ def test_ipv6_walls(engine: str) -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_mapping_lives_as_long_as_it_says(engine: str) -> None:
     with (
-        sides(engine, "eim-eif,timeout=2") as (lab, (host,)),
+        sides(engine, "eim-eif,timeout=3") as (lab, (host,)),
         servers(lab["s1"]) as on,
         udp(host) as client,
         udp(host) as kept,
     ):
         seen, other = on.seen(client, 0, 0), on.seen(kept, 0, 0)
-        assert receive(client, 1.2) is None
+        assert receive(client, 1.8) is None
         assert on.reaches(kept, other, 0, 0)
         assert on.seen(kept, 0, 0) == other
-        assert receive(client, 1.6) is None
+        assert receive(client, 1.8) is None
         assert not on.reaches(client, seen, 1, 1)
         assert on.reaches(kept, other, 0, 0)
 
