@@ -16,6 +16,8 @@ from pt.wire.multiaddr import Multiaddr
 __all__ = ["Line", "TextView", "duration", "size"]
 
 LABEL_WIDTH: Final = 9
+LONG: Final = 5.0
+"""Seconds after which people are told how far a look-up has come."""
 GREEN, RED, YELLOW, DIM, BOLD, RESET = (f"\x1b[{code}m" for code in (32, 31, 33, 2, 1, 0))
 _TRY: Final = {
     22: "ssh -p {local} user@{host}",
@@ -72,6 +74,7 @@ class TextView:
         self._verbose = verbose
         self._was_ready = False
         self._retry_reason = ""
+        self._slow: set[str] = set()
         self._second = -1
         self._clock = ""
 
@@ -93,6 +96,8 @@ class TextView:
                 return self._found(event)
             case ev.Searched():
                 return self._searched(event)
+            case ev.Progress():
+                return self._progress(event)
             case ev.Pinned():
                 return self._pinned(event)
             case ev.Connected():
@@ -192,6 +197,22 @@ class TextView:
 
     def _searched(self, event: ev.Searched) -> list[Line]:
         return [Line(self.labelled("lookup", self._state(event)))]
+
+    def _progress(self, event: ev.Progress) -> list[Line]:
+        """All of it with -v; else once that it takes long."""
+        if event.done:
+            self._slow.discard(event.medium)
+        if not self._verbose:
+            if event.done or event.seconds < LONG or event.medium in self._slow:
+                return []
+            self._slow.add(event.medium)
+        parts = [f"{event.asked} asked", f"{event.answered} answered"]
+        parts += [f"{event.stored} stored"] if event.stored else []
+        parts += [size(event.bytes), f"{event.sockets} socket{'' if event.sockets == 1 else 's'}"]
+        going = "" if event.done else " …"
+        cut = "; cut short by its budget" if event.cut else ""
+        text = f"{event.medium}{going} {', '.join(parts)} ({duration(event.seconds)}){cut}"
+        return [Line(self.labelled("progress", text))]
 
     def _pinned(self, event: ev.Pinned) -> list[Line]:
         text = f"{event.peer_id}: first use of this name, remembered from now on"

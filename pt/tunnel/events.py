@@ -20,6 +20,7 @@ __all__ = [
     "Found",
     "LookingUp",
     "Pinned",
+    "Progress",
     "Published",
     "Ready",
     "Rejected",
@@ -99,6 +100,31 @@ class Searched(Event):
     detail: str = ""
     seconds: float = 0.0
     """Since the look-up on this medium began."""
+
+
+class Progress(Event):
+    """How far look-ups and stores on one medium have come, or what they took when they are over.
+
+    Those that run at the same time are told together. A store has its look-up before it.
+    """
+
+    medium: str
+    calls: int
+    """Look-ups and stores that are told of."""
+    asked: int
+    """Servers, one that was asked by two calls twice."""
+    answered: int
+    failed: int
+    stored: int
+    """Servers that have acknowledged a record."""
+    bytes: int
+    """Sent and received, hand-shakes included."""
+    sockets: int
+    """Held at most at a time since the start, for this medium."""
+    seconds: float
+    done: bool
+    cut: bool
+    """A look-up has ended for its budget of bytes or requests, before it had asked everybody."""
 
 
 class Found(Event):

@@ -21,6 +21,7 @@ from pt.node.state import StateDir
 from pt.rendezvous import ipns
 from pt.rendezvous.epoch import EpochKeys
 from pt.rendezvous.mailbox import Sealed
+from pt.tunnel.media.progress import Meter
 from pt.tunnel.network import Network
 from pt.wire.multiaddr import Multiaddr
 
@@ -52,12 +53,14 @@ class AminoPeer:
         self._own: Node | None = None
         if node is None:
             self._own = node = network.make_node(PrivateKey.generate(secrets.token_bytes(32)))
+        meter = Meter(self.medium, network.emit, self._most_sockets, time.monotonic)
         self._public_only = not any(each.is_private or each.is_loopback for each in bootstrap)
         self._amino = Amino(
             node,
             bootstrap=tuple(bootstrap) or DEFAULT_BOOTSTRAP,
             cache=state.path / "dht_peers.json",
             public_only=self._public_only,
+            on_progress=meter.take,
             on_hop=on_hop,
         )
 
@@ -70,6 +73,9 @@ class AminoPeer:
         except BaseException:
             await self.close()
             raise
+
+    def _most_sockets(self) -> int:
+        return self._amino.facts.most_sockets
 
     def cost(self) -> str:
         """What it has taken so far, for people to read."""

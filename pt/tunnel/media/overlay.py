@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
+import time
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Final
 
 from pt.errors import NetworkError, PtError
+from pt.kad.lookup import Cost
+from pt.kad.results import Progress
 from pt.overlay.adapter import Address
 from pt.overlay.address import overlay_address, overlay_host
 from pt.overlay.aio import OverlayClient
 from pt.rendezvous.epoch import EpochKeys
 from pt.rendezvous.mailbox import Sealed
+from pt.tunnel.media.progress import Meter
 from pt.tunnel.media.stored import validate
 from pt.tunnel.network import Network
 from pt.wire.multiaddr import Multiaddr
@@ -41,11 +45,17 @@ class OverlayStore:
         self._client: OverlayClient | None = None
         self._finding: asyncio.Task[None] | None = None
         self._failures: list[str] = []
+        self._meter = Meter(self.medium, network.emit, self._sockets, time.monotonic)
+        self._calls = 0
+        self._told: dict[str, int] = {}
+        """The counts of the client that were told of."""
 
     async def put(self, sealed: Sealed) -> str:
         """See `Store`."""
         client = await self._open()
-        stored = await client.put(sealed.overlay_key, sealed.value)
+        with self._metered(client) as stored_at:
+            stored = await client.put(sealed.overlay_key, sealed.value)
+            stored_at[0] = stored.acknowledged
         if stored.acknowledged or stored.refusals:
             self._network.note(self._seeds[0], None)
         if not stored.acknowledged:
@@ -68,10 +78,11 @@ class OverlayStore:
         client = await self._open()
         before = client.counts.get("datagrams in", 0)
         nobody = True
-        async with contextlib.aclosing(client.get(epoch.overlay_key)) as found:
-            async for each in found:
-                nobody = False
-                yield each.value
+        with self._metered(client):
+            async with contextlib.aclosing(client.get(epoch.overlay_key)) as found:
+                async for each in found:
+                    nobody = False
+                    yield each.value
         if client.counts.get("datagrams in", 0) > before:
             self._network.note(self._seeds[0], None)
         elif nobody:
@@ -79,7 +90,41 @@ class OverlayStore:
 
     def cost(self) -> str:
         """See `Store`."""
-        return ""
+        if self._client is None:
+            return ""
+        counts = self._client.counts
+        datagrams, carried = (
+            sum(counts.get(f"{what} {way}", 0) for way in ("in", "out"))
+            for what in ("datagrams", "bytes")
+        )
+        return f"{datagrams} datagrams, {carried / 1000:.0f} kB"
+
+    def _sockets(self) -> int:
+        """One for each family of addresses."""
+        return (
+            0 if self._client is None else len({":" in host for host, _ in self._client.bootstrap})
+        )
+
+    @contextlib.contextmanager
+    def _metered(self, client: OverlayClient) -> Iterator[list[int]]:
+        """Tell what a call has taken when it is over; its owner says who has stored the record."""
+        self._calls += 1
+        call, stored = self._calls, [0]
+        self._meter.take(Progress.of(call, b"", Cost(), 0))
+        try:
+            yield stored
+        finally:
+            counts, told = client.counts, self._told
+            self._told = counts
+            count = {name: counts[name] - told.get(name, 0) for name in counts}
+            cost = Cost(
+                requests=count.get("datagrams out", 0),
+                replies=count.get("datagrams in", 0),
+                failures=count.get("timeouts", 0),
+                sent=count.get("bytes out", 0),
+                received=count.get("bytes in", 0),
+            )
+            self._meter.take(Progress.of(call, b"", cost, 0, stored=stored[0], done=True))
 
     async def close(self) -> None:
         """See `Store`."""

@@ -37,6 +37,10 @@ SCHEMA_1 = {
     "stream_closed": {
         "stream": int, "sent": int, "received": int, "seconds": float, "reason": str,
     },
+    "progress": {
+        "medium": str, "calls": int, "asked": int, "answered": int, "failed": int, "stored": int,
+        "bytes": int, "sockets": int, "seconds": float, "done": bool, "cut": bool,
+    },
     "stream_refused": {"stream": int, "port": int, "code": str, "reason": str},
     "rejected": {"reason": str, "peer_id": str, "address": str},
     "warned": {"message": str},

@@ -42,7 +42,7 @@ def show(event: ev.Event, **options: bool) -> list[str]:
 
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: type(event).__name__)
 def test_each_event_is_shown_without_colour(event: ev.Event) -> None:
-    lines = TextView(name="x.y").event(event, 0)
+    lines = TextView(name="x.y", verbose=True).event(event, 0)
     assert lines
     assert all("\x1b" not in line.text and "\n" not in line.text for line in lines)
     assert any(line.to_stdout for line in lines) == isinstance(event, ev.Ready)
@@ -130,6 +130,40 @@ def test_connections_begin_with_the_time_and_can_be_silenced() -> None:
 def test_verbose_tells_more() -> None:
     for event in (READY_TCP, EVENTS[0], *[e for e in EVENTS if isinstance(e, ev.Connected)]):
         assert len("".join(show(event, verbose=True))) > len("".join(show(event)))
+
+
+def progress(seconds: float, *, done: bool = False, **facts: object) -> ev.Progress:
+    facts = {
+        "calls": 1,
+        "asked": 24,
+        "answered": 20,
+        "failed": 1,
+        "stored": 0,
+        "cut": False,
+    } | facts
+    return ev.Progress(
+        medium="amino", bytes=96_123, sockets=14, seconds=seconds, done=done, **facts
+    )
+
+
+def test_how_far_a_look_up_has_come_is_told_with_verbose() -> None:
+    going, over = progress(1.0), progress(2.5, done=True, stored=3, cut=True)
+    assert show(going, verbose=True) == [
+        "progress amino … 24 asked, 20 answered, 96.1 kB, 14 sockets (1.0 s)"
+    ]
+    (line,) = show(over, verbose=True)
+    assert line.endswith(
+        "20 answered, 3 stored, 96.1 kB, 14 sockets (2.5 s); cut short by its budget"
+    )
+    assert show(going) == show(over) == []
+
+
+def test_a_look_up_that_takes_long_is_told_of_once() -> None:
+    view = TextView()
+    steps = [progress(seconds) for seconds in (4.0, 5.1, 6.1)]
+    assert [len(view.event(step, 0)) for step in steps] == [0, 1, 0]
+    assert view.event(progress(7.0, done=True), 0) == []
+    assert len(view.event(progress(5.0), 0)) == 1, "another one"
 
 
 def test_a_reason_to_retry_is_told_once() -> None:

@@ -20,6 +20,7 @@ from pt.rendezvous import ipns
 from pt.rendezvous.epoch import EpochKeys, epoch_at
 from pt.rendezvous.mailbox import Sealed, pack
 from pt.trace import NO_TRACE
+from pt.tunnel import events
 from pt.tunnel.media.amino import HOLDERS, AminoStore
 from pt.tunnel.network import Network
 from tests.unit.node.dht_lab import DhtServer, nowhere, servers, stall
@@ -46,8 +47,10 @@ def ids_at(many: list[DhtServer]) -> set[PeerId]:
 async def store(home: Path, *bootstrap: object) -> AsyncIterator[AminoStore]:
     where = [each.address if isinstance(each, DhtServer) else each for each in bootstrap]
     state = StateDir(home)
-    network = Network(state, (), lambda _: None, NO_TRACE)
+    said: list[events.Event] = []
+    network = Network(state, (), said.append, NO_TRACE)
     made = AminoStore(state, where, network)  # type: ignore[arg-type]
+    made.said = said  # type: ignore[attr-defined]
     await made.start()
     try:
         yield made
@@ -81,6 +84,13 @@ def test_a_mailbox_is_stored_and_found_by_another(tmp_path: Path) -> None:
             assert await values(reader) == [sealed.value]
             for word in ("requests", "kB", "sockets at most"):
                 assert word in reader.cost()
+            (looked,) = [each for each in reader.said if isinstance(each, events.Progress)]
+            assert looked.done
+            assert (looked.calls, looked.asked, looked.stored, looked.cut) == (1, 12, 0, False)
+            assert looked.bytes > 12 * 1000
+            assert looked.sockets == 12
+            ends = [each for each in writer.said if isinstance(each, events.Progress)]
+            assert sum(each.stored for each in ends) == 12
 
     run(main())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -22,6 +23,7 @@ from pt.rendezvous.epoch import EpochKeys, epoch_at
 from pt.rendezvous.mailbox import Sealed, pack
 from pt.rendezvous.name import NameKeys
 from pt.trace import NO_TRACE
+from pt.tunnel import events
 from pt.tunnel.media.overlay import OverlayStore
 from pt.tunnel.media.stored import validate
 from pt.tunnel.network import Network
@@ -38,7 +40,8 @@ class Lab:
     """A store whose names are answered by `answer`, or wait until there is an answer."""
 
     def __init__(self, path: Path) -> None:
-        self.network = Network(StateDir(path), (), lambda _: None, NO_TRACE)
+        self.said: list[events.Event] = []
+        self.network = Network(StateDir(path), (), self.said.append, NO_TRACE)
         self.answer: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
         self.asked = 0
         self.network.resolver = Resolver(ask=self._ask, follow=self._follow)  # type: ignore[misc]
@@ -206,7 +209,12 @@ def test_a_mailbox_is_stored_and_found_by_another(tmp_path: Path) -> None:
             store = OverlayStore([it.seed(PLAIN)], it.network)
             sealed = box()
             assert await store.put(sealed) == "at 1 of 1 relays"
-            assert store.cost() == ""
+            assert re.fullmatch(r"\d+ datagrams, \d+ kB", store.cost())
+            ends = [each for each in it.said if isinstance(each, events.Progress)]
+            assert [each.stored for each in ends] == [0, 1]
+            assert all(each.done and each.sockets == 1 for each in ends)
+            assert all(each.asked >= each.answered > 0 for each in ends)
+            assert ends[1].bytes > len(sealed.value)
             assert await held(it) == await held(it, thorough=True) == [sealed.value]
             newer = box(seq=5)
             await store.put(newer)
