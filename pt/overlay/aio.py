@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from typing import Final, Protocol, Self
 from weakref import WeakValueDictionary
 
@@ -28,7 +28,7 @@ from pt.overlay.upkeep import REPUBLISH
 from pt.overlay.walk import Found, Put, Stored, Walk, best_first, checker
 from pt.wire.multiaddr import Multiaddr
 
-__all__ = ["MAX_CALLS", "LookUp", "OverlayClient", "OverlayServer", "Port", "UdpPort", "resolve"]
+__all__ = ["MAX_CALLS", "Names", "OverlayClient", "OverlayServer", "Port", "UdpPort", "resolve"]
 
 SETTLE: Final = 0.1
 """Seconds that a get waits after its first value, so as to give the best of the early ones."""
@@ -36,10 +36,19 @@ GET_TIMEOUT: Final = 30.0
 PUT_TIMEOUT: Final = 60.0
 MAX_CALLS: Final = 16
 """Gets and puts of one client at a time."""
-MAX_ANSWERS: Final = 8
+MAX_ANSWERS: Final = 16
 
-LookUp = Callable[[str, str], Awaitable[list[str]]]
-"""(dns, dns4 or dns6; host) to IP addresses; raises PtError."""
+
+class Names(Protocol):
+    """The system's names of hosts; both raise PtError."""
+
+    async def expand(self, address: Multiaddr) -> list[Multiaddr]:
+        """What an address stands for: /dnsaddr is followed."""
+        ...
+
+    async def addresses(self, kind: str, host: str) -> list[str]:
+        """The IP addresses of a host; `kind` is dns, dns4 or dns6."""
+        ...
 
 
 class Port(Protocol):
@@ -306,25 +315,34 @@ class OverlayServer:
 
 
 async def resolve(
-    addresses: Iterable[Multiaddr], look_up: LookUp
-) -> tuple[list[Address], list[str]]:
-    """Where relays with these addresses serve the overlay, and why some are not known, for people.
+    addresses: Iterable[Multiaddr], names: Names
+) -> tuple[list[Address], dict[Multiaddr, PtError]]:
+    """Where relays with these addresses serve the overlay, and why some are not known.
 
-    Names are looked up, all at once, and `MAX_ANSWERS` addresses of each are taken.
+    Names are looked up, and /dnsaddr is followed, all at once; MAX_ANSWERS of each are taken.
     """
-    results = await asyncio.gather(*(_resolved(each, look_up) for each in addresses))
-    found = [each for result in results if not isinstance(result, str) for each in result]
-    return list(dict.fromkeys(found)), [result for result in results if isinstance(result, str)]
+    given = tuple(addresses)
+    results = await asyncio.gather(*(_resolved(each, names) for each in given))
+    found = [each for result in results if not isinstance(result, PtError) for each in result]
+    failures = {
+        address: result
+        for address, result in zip(given, results, strict=True)
+        if isinstance(result, PtError)
+    }
+    return list(dict.fromkeys(found)), failures
 
 
-async def _resolved(address: Multiaddr, look_up: LookUp) -> list[Address] | str:
-    host = overlay_host(address)
-    if host is None:
-        return f"{address}: no relay can be asked over UDP there"
-    kind, name, port = host
-    if not kind.startswith("dns"):
-        return [(name, port)]
+async def _resolved(address: Multiaddr, names: Names) -> list[Address] | PtError:
+    found: dict[Address, None] = {}
+    failure: PtError = NetworkError("no relay can be asked over UDP there")
     try:
-        return [(each, port) for each in (await look_up(kind, name))[:MAX_ANSWERS]]
+        for entry in await names.expand(address):
+            host = overlay_host(entry)
+            if host is not None:
+                kind, name, port = host
+                named = kind.startswith("dns")
+                ips = await names.addresses(kind, name) if named else [name]
+                found |= dict.fromkeys((each, port) for each in ips)
     except PtError as error:
-        return f"{address}: {error}"
+        failure = error
+    return list(found)[:MAX_ANSWERS] or failure

@@ -139,7 +139,7 @@ class RelayConfig(Facts):
         if wss and self.tls_cert is None:
             raise UsageError(f"{wss[0]} needs a certificate: give --tls-cert and --tls-key")
         for address in self.bootstrap:
-            if overlay_host(address) is None:
+            if overlay_host(address) is None and not address.is_dnsaddr:
                 raise UsageError(
                     f"--bootstrap {address}: give a relay's address as it prints it, such as "
                     "/ip4/192.0.2.1/tcp/4001"

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Final
 from pt.aio.scope import Scope
 from pt.errors import LocalPortError
 from pt.overlay.address import overlay_host
-from pt.overlay.aio import LookUp, OverlayServer, Port, UdpPort, resolve
+from pt.overlay.aio import Names, OverlayServer, Port, UdpPort, resolve
 from pt.overlay.messages import MAX_VALUE
 from pt.overlay.state import State
 from pt.overlay.storage import Storage
@@ -76,13 +76,13 @@ class Overlay:
         home: Path,
         emit: Callable[[Event], None],
         *,
-        look_up: LookUp,
+        names: Names,
         own: Iterable[Multiaddr] = (),
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._port = port
         self._emit = emit
-        self._look_up = look_up
+        self._names = names
         self._own = frozenset(own)
         self._wall = wall
         self._storage = Storage(validate, max_value=MAX_VALUE)
@@ -174,10 +174,10 @@ class Overlay:
         ]
         first = True
         while others:
-            found, failures = await resolve(others, self._look_up)
+            found, failures = await resolve(others, self._names)
             self._server.join(found)
-            for failure in failures:
-                self._warn(f"a relay of the overlay cannot be asked: {failure}")
+            for address, failure in failures.items():
+                self._warn(f"a relay of the overlay cannot be asked: {address}: {failure}")
             if first and found:
                 first = False
                 await asyncio.sleep(PATIENCE)

@@ -242,8 +242,8 @@ class RelayServer:
             self._hop.stun = self._stun.serve
             port = self._stun.shared
         if config.overlay:
-            home, look_up = self._state.path, node.resolver.addresses
-            self._overlay = Overlay(port, home, self._emit, look_up=look_up, own=self.addresses)
+            home, names = self._state.path, node.resolver
+            self._overlay = Overlay(port, home, self._emit, names=names, own=self.addresses)
             self._overlay.start(config.bootstrap)
         node.quic.share(udp)
 

@@ -12,12 +12,11 @@ import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Final
 
-from pt.errors import NetworkError, PtError
+from pt.errors import DnsError, NetworkError
 from pt.kad.lookup import Cost
 from pt.kad.results import Progress
-from pt.overlay.adapter import Address
-from pt.overlay.address import overlay_address, overlay_host
-from pt.overlay.aio import OverlayClient
+from pt.overlay.address import overlay_address
+from pt.overlay.aio import OverlayClient, resolve
 from pt.rendezvous.epoch import EpochKeys
 from pt.rendezvous.mailbox import Sealed
 from pt.tunnel.media.progress import Meter
@@ -159,33 +158,11 @@ class OverlayStore:
         await asyncio.gather(*(self._find_one(client, each) for each in list(self._missing)))
 
     async def _find_one(self, client: OverlayClient, seed: Multiaddr) -> None:
-        try:
-            found = await self._addresses(seed)
-        except PtError as error:
-            self._network.note(seed, error)
-            self._failures.append(f"{seed}: {error}")
-            return
+        found, failures = await resolve([seed], self._network.resolver)
+        for address, failure in failures.items():
+            self._failures.append(f"{address}: {failure}")
+            if isinstance(failure, DnsError):
+                self._network.note(address, failure)
         if found:
             self._missing.discard(seed)
             client.bootstrap = tuple(dict.fromkeys((*found, *client.bootstrap)))[:MAX_ADDRESSES]
-        else:
-            self._failures.append(f"{seed}: no relay can be asked over UDP there")
-
-    async def _addresses(self, seed: Multiaddr) -> list[Address]:
-        """Where a seed serves the overlay.
-
-        Raises:
-            PtError: its name is not resolved.
-
-        """
-        resolver = self._network.resolver
-        found: list[Address] = []
-        for entry in await resolver.expand(seed):
-            host = overlay_host(entry)
-            if host is None:
-                continue
-            kind, name, port = host
-            named = kind.startswith("dns")
-            hosts = await resolver.addresses(kind, name) if named else [name]
-            found += [(each, port) for each in hosts]
-        return found

@@ -222,21 +222,46 @@ def test_names_and_addresses_of_relays_are_resolved():
             "/dns6/localhost/udp/4003",
             "/ip4/11.0.0.7/udp/4001/quic-v1",
             "/dnsaddr/relay.example",
+            "/dnsaddr/empty.example",
+            "/dnsaddr/half.example",
+            "/dnsaddr/dead.example",
         ]
+        records = {
+            "relay.example": ["/ip4/11.0.0.8/tcp/4001", "/dns4/localhost/tcp/443/wss"],
+            "empty.example": [],
+            "half.example": ["/ip4/11.0.0.9/tcp/4001", "/dns6/localhost/tcp/443/wss"],
+        }
         asked = []
 
-        async def look_up(kind: str, host: str) -> list[str]:
-            asked.append((kind, host))
-            if kind == "dns6":
-                raise DnsError("no IPv6 address", DnsCause.NO_RECORD)
-            return [f"11.0.0.{n}" for n in range(99)]
+        class Names:
+            async def expand(self, address: Multiaddr) -> list[Multiaddr]:
+                if not address.is_dnsaddr:
+                    return [address]
+                name = str(address).removeprefix("/dnsaddr/")
+                if name not in records:
+                    raise DnsError("there is no such name", DnsCause.NO_NAME)
+                return [Multiaddr.parse(text) for text in records[name]]
 
-        found, failures = await resolve(map(Multiaddr.parse, given), look_up)
-        assert found == [("11.0.0.7", 4001), *((f"11.0.0.{n}", 4002) for n in range(MAX_ANSWERS))]
-        assert failures == [
-            "/dns6/localhost/udp/4003: no IPv6 address",
-            "/dnsaddr/relay.example: no relay can be asked over UDP there",
+            async def addresses(self, kind: str, host: str) -> list[str]:
+                asked.append((kind, host))
+                if kind == "dns6":
+                    raise DnsError("no IPv6 address", DnsCause.NO_RECORD)
+                return [f"11.0.0.{n}" for n in range(99)]
+
+        found, failures = await resolve(map(Multiaddr.parse, given), Names())
+        many = [f"11.0.0.{n}" for n in range(MAX_ANSWERS)]
+        assert found == [
+            ("11.0.0.7", 4001),
+            *((ip, 4002) for ip in many),
+            ("11.0.0.8", 4001),
+            *((ip, 443) for ip in many[:-1]),
+            ("11.0.0.9", 4001),
         ]
-        assert asked == [("dns4", "localhost"), ("dns6", "localhost")]
+        assert {str(address): str(failure) for address, failure in failures.items()} == {
+            "/dns6/localhost/udp/4003": "no IPv6 address",
+            "/dnsaddr/empty.example": "no relay can be asked over UDP there",
+            "/dnsaddr/dead.example": "there is no such name",
+        }
+        assert len(asked) == 4
 
     run(main())

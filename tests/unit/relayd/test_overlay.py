@@ -19,6 +19,7 @@ from pt.overlay.aio import OverlayClient
 from pt.overlay.state import State, dump, dump_record
 from pt.overlay.storage import Entry
 from pt.relayd import events, overlay
+from pt.relayd.config import RelayConfig
 from pt.relayd.overlay import Overlay
 from pt.rendezvous import ipns
 from pt.tunnel.events import Warned
@@ -338,11 +339,40 @@ def test_refusals_are_counted_by_reason(tmp_path):
     asyncio.run(main())
 
 
+def test_a_dnsaddr_leads_to_company(tmp_path):
+    class Names:
+        async def expand(self, address):
+            assert str(address) == "/dnsaddr/relays.example"
+            return [Multiaddr.tcp("127.0.0.1", ports[0].addresses[0][1])]
+
+        async def addresses(self, kind, host):
+            raise AssertionError("there is no name among them")
+
+    async def main() -> None:
+        said = []
+        ports.extend(UdpPort(("127.0.0.1", 0)) for _ in range(2))
+        one, two = (
+            Overlay(port, tmp_path / str(number), said.append, names=Names())
+            for number, port in enumerate(ports)
+        )
+        one.start(())
+        two.start(RelayConfig(bootstrap=(Multiaddr.parse("/dnsaddr/relays.example"),)).bootstrap)
+        async with asyncio.timeout(10):
+            while not one.view().nodes or not two.view().nodes:
+                await asyncio.sleep(0.01)
+        await two.close()
+        await one.close()
+        assert all(isinstance(event, events.OverlayJoined) for event in said)
+
+    ports = []
+    asyncio.run(main())
+
+
 def test_overlays_without_a_file_can_be_written_to(tmp_path):
     async def main() -> None:
         said = []
         port = UdpPort(("127.0.0.1", 0))
-        one = Overlay(port, tmp_path / "new" / "home", said.append, look_up=Resolver().addresses)
+        one = Overlay(port, tmp_path / "new" / "home", said.append, names=Resolver())
         one.start(())
         assert one.view().records == 0
         await one.close()
