@@ -84,6 +84,9 @@ class StateDir:
 
     def __init__(self, path: str | Path | None = None) -> None:
         self.path: Final = default_path() if path is None else Path(path).expanduser()
+        self._pins: dict[str, str] = {}
+        self._pins_stamp: tuple[int, ...] | None = None
+        """Of the file that `_pins` was read from."""
 
     @property
     def identity_path(self) -> Path:
@@ -128,8 +131,14 @@ class StateDir:
             return peer
 
     def pinned(self, name: str) -> PeerId | None:
-        """Who `name` was when it was first reached, if it ever was."""
-        pins = self._read_pins()
+        """Who `name` was when it was first reached, if it ever was.
+
+        It may be asked often: the file is read again when it is another one.
+        """
+        stamp = self._stamp("known_peers")
+        if stamp is None or stamp != self._pins_stamp:
+            self._pins, self._pins_stamp = self._read_pins(), stamp
+        pins = self._pins
         text = pins.get(self._hash("pin", name)) if pins else None
         return None if text is None else PeerId.parse(text)
 
@@ -228,6 +237,14 @@ class StateDir:
                     f"delete line {number}; the name it held is pinned anew at its next use",
                 ) from error
         return pins
+
+    def _stamp(self, name: str) -> tuple[int, ...] | None:
+        """What changes with a file's contents, since files are replaced whole; None: it is gone."""
+        try:
+            found = (self.path / name).stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size
 
     def _read_cache(self) -> dict[str, str]:
         """The cache; lines that make no sense only cost the time to derive again."""

@@ -467,3 +467,24 @@ def test_a_claim_on_a_read_only_disk(tmp_path: Path) -> None:
     make = "from pt.node.state import StateDir; StateDir('home').identity()"
     before = f'{sys.executable} -c "{make}"; mount -o remount,ro "$1/m"'
     assert in_mount(tmp_path, "size=1m", before, HOLD) == ["True"]
+
+
+def test_pins_are_read_again_when_somebody_has_changed_them(tmp_path, monkeypatch):
+    """A command asks for each of its candidates, and the file may have thousands of lines."""
+    state, other = StateDir(tmp_path), StateDir(tmp_path)
+    reads = []
+    read = StateDir._read_pins
+    monkeypatch.setattr(StateDir, "_read_pins", lambda self: reads.append(self) or read(self))
+    assert state.pinned("name") is None
+    other.pin("name", PEER)
+    assert state.pinned("name") == PEER
+    del reads[:]
+    assert [state.pinned("name") for _ in range(100)] == [PEER] * 100
+    assert reads == []
+    other.pin("name", OTHER)
+    assert state.pinned("name") == OTHER
+    assert state.pinned("another") is None
+    assert state.forget("name")
+    assert other.pinned("name") is None
+    (tmp_path / "known_peers").unlink()
+    assert state.pinned("name") is None
