@@ -106,6 +106,8 @@ class Round:
     """`pt tcp` says that the medium took its record."""
     exposed: float
     """`pt tcp` is READY."""
+    outside: float | None
+    """It says that machines of other networks get through; None where none is led here."""
     found: float
     """`pt bind` has a verified record."""
     bound: float
@@ -148,6 +150,7 @@ def run_round(world: World, variant: Variant, flags: Sequence[str], number: int)
         published = at(exposer.wait("published", medium=variant.medium, ok=True)) - began
         ready = exposer.wait("ready")
         exposed = at(ready) - began
+        started = began
 
         began = time.time()
         with ended(bind(world, name, home, flags)) as binder:
@@ -162,10 +165,14 @@ def run_round(world: World, variant: Variant, flags: Sequence[str], number: int)
         with ended(bind(world, name, home, flags)) as binder:
             binder.wait("ready")
             again = until_first_byte(world, binder, began)
+        outside = None
+        if not variant.on_lan:
+            said = ready if ready["outside"] else exposer.wait("reachable")
+            outside = at(said) - started
     return Round(
-        published=published, exposed=exposed, found=found_at, bound=bound, first_byte=first_byte,
-        ssh=ssh, again=again, medium=str(found["medium"]), path=str(connected["path"]),
-        name=name, exposer=str(ready["peer_id"]), binder=me, addresses=addresses_of(ready),
+        published=published, exposed=exposed, outside=outside, found=found_at, bound=bound,
+        first_byte=first_byte, ssh=ssh, again=again, medium=str(found["medium"]),
+        path=str(connected["path"]), name=name, exposer=str(ready["peer_id"]), binder=me, addresses=addresses_of(ready),
     )  # fmt: skip
 
 
@@ -224,7 +231,7 @@ class Outcome:
 
     def quantiles(self, part: str) -> str:
         """Median and p95 of a figure."""
-        values = sorted(getattr(one, part) for one in self.rounds)
+        values = sorted(getattr(one, part) for one in self.rounds if getattr(one, part) is not None)
         if not values:
             return "none"
         p95 = values[min(len(values) - 1, int(len(values) * 0.95))]
@@ -278,8 +285,8 @@ median / p95.
 
 """
 TITLES: Final = (
-    "variant", "`pt tcp`: published", "READY", "`pt bind`: ready", "first byte", "again",
-    "ssh command", "found by", "path", "green",
+    "variant", "`pt tcp`: published", "READY", "for other networks", "`pt bind`: ready",
+    "first byte", "again", "ssh command", "found by", "path", "green",
 )  # fmt: skip
 
 
@@ -297,7 +304,7 @@ def report(outcomes: Sequence[Outcome], command: str, servers: int) -> str:
         kernel=platform.release(), python=platform.python_version(), servers=servers,
         relaying=RELAYING, delay=DELAY * 1000,
     )  # fmt: skip
-    parts = ("published", "exposed", "bound", "first_byte", "again", "ssh")
+    parts = ("published", "exposed", "outside", "bound", "first_byte", "again", "ssh")
     rows = [
         [
             one.variant.name,

@@ -98,8 +98,8 @@ class TextView:
                 return self._searched(event)
             case ev.Progress():
                 return self._progress(event)
-            case ev.Pinned():
-                return self._pinned(event)
+            case ev.Pinned() | ev.Reachable():
+                return [self._fact(event)]
             case ev.Connected():
                 return self._connected(event, time)
             case ev.Resumed():
@@ -160,7 +160,7 @@ class TextView:
 
     def _ready(self, event: ev.Ready) -> list[Line]:
         if event.bind_command is not None:
-            return self._ready_exposer(event.bind_command, event.addresses)
+            return self._ready_exposer(event.bind_command, event)
         lines = []
         for port in event.ports:
             host = f"[{port.host}]" if ":" in port.host else port.host
@@ -172,16 +172,19 @@ class TextView:
             lines.append(Line(self.labelled("READY", text, GREEN), to_stdout=True))
         return lines or [Line(self.labelled("READY", "stdin and stdout", GREEN), to_stdout=True)]
 
-    def _ready_exposer(self, command: str, addresses: tuple[Multiaddr, ...]) -> list[Line]:
+    def _ready_exposer(self, command: str, event: ev.Ready) -> list[Line]:
         text = f"on the other machine:  {command}"
         lines = [Line(self.labelled("READY", text, GREEN), to_stdout=True)]
-        outside = [each for each in addresses if not each.is_loopback] or list(addresses)
+        outside = [each for each in event.addresses if not each.is_loopback] or event.addresses
         if " --peer " not in command and outside:
             best = next((each for each in outside if each.is_public), outside[0])
             text = f"from another network:  {command} --peer {shlex.quote(str(best))}"
             lines.append(Line(self.labelled("", text), to_stdout=True))
+        if event.outside is False:
+            text = "this network only, so far: it is said when others can connect"
+            lines.append(Line(self.labelled("", text)))
         if self._verbose:
-            lines += [Line(self.labelled("address", str(each))) for each in addresses]
+            lines += [Line(self.labelled("address", str(each))) for each in event.addresses]
         return lines
 
     # --- the search and the path ----------------------------------------------------------------
@@ -214,9 +217,12 @@ class TextView:
         text = f"{event.medium}{going} {', '.join(parts)} ({duration(event.seconds)}){cut}"
         return [Line(self.labelled("progress", text))]
 
-    def _pinned(self, event: ev.Pinned) -> list[Line]:
+    def _fact(self, event: ev.Pinned | ev.Reachable) -> Line:
+        if isinstance(event, ev.Reachable):
+            text = f"from other networks, too:  {event.bind_command}"
+            return Line(self.labelled("reach", text, GREEN))
         text = f"{event.peer_id}: first use of this name, remembered from now on"
-        return [Line(self.labelled("pinned", text))]
+        return Line(self.labelled("pinned", text))
 
     def _connected(self, event: ev.Connected, time: float) -> list[Line]:
         parts = [event.peer_id.short(), event.path]

@@ -22,6 +22,7 @@ __all__ = [
     "Pinned",
     "Progress",
     "Published",
+    "Reachable",
     "Ready",
     "Rejected",
     "Resumed",
@@ -83,6 +84,17 @@ class Ready(Event):
     """Exposer only; the command for the other machine."""
     ports: tuple[BoundPort, ...] = ()
     """Binder only."""
+    outside: bool | None = None
+    """Exposer only: whether machines of other networks can reach us, too. False: not yet, and
+    `Reachable` says when; None: nothing leads them here, such as on the LAN alone."""
+
+
+class Reachable(Event):
+    """Exposer: after a READY for the local network, machines of others can reach us, too."""
+
+    addresses: tuple[Multiaddr, ...]
+    bind_command: str
+    """The command for the other machine, wherever it is."""
 
 
 class LookingUp(Event):

@@ -84,6 +84,7 @@ class Exposer:
         self._gate: Gate | None = None
         self._publication: Publication | None = None
         self._open: OpenService | None = None
+        self._readiness: Readiness | None = None
         self._relays: Relays | None = None
         self._claim: Claim | None = None
         self._reversal: Reversal | None = None
@@ -250,7 +251,7 @@ class Exposer:
             )
         if self._gate is not None:
             self._sweeper = asyncio.get_running_loop().call_later(SWEEP, self._sweep)
-        await probe(self._node.addresses, self.peer_id, self.config.listen)
+        await probe(self._node.addresses, self.peer_id, listen=self.config.listen)
         config, state, met = self.config, self._state, self._relays.offer
         stores = await open_stores(config, state, self._network, on_hop=met)
         dht = await open_dht_of(config, state, self._network, node=self._node, on_hop=met)
@@ -266,14 +267,24 @@ class Exposer:
             emit=self._emit,
         )
         await self._publication.start()
-        await Readiness(
+        ready = self._readiness = Readiness(
             self._publication, self._relays, self.peer_id, self._emit, self._network.resolver
-        ).wait(relays_given=bool(self.config.relays))
+        )
+        await ready.wait(relays_given=bool(self.config.relays))
         self._emit(
             events.Ready(
-                peer_id=self.peer_id, addresses=self.addresses, bind_command=self.bind_command
+                peer_id=self.peer_id,
+                addresses=self.addresses,
+                bind_command=self.bind_command,
+                outside=ready.outside,
             )
         )
+        if ready.outside is False:
+            ready.watch(self._reachable)
+
+    def _reachable(self) -> None:
+        """READY was said for this network, and now machines of others get through."""
+        self._emit(events.Reachable(addresses=self.addresses, bind_command=self.bind_command))
 
     def _on_relay(self, news: RelayNews) -> None:
         """A reservation stands, or is lost."""
@@ -341,6 +352,8 @@ class Exposer:
                 session.end("the exposer stopped")
         if self._open is not None:
             self._open.close("the exposer stopped")
+        if self._readiness is not None:
+            await self._readiness.close()
         if self._publication is not None:
             await self._publication.close()
         if self._reversal is not None:

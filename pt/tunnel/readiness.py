@@ -1,15 +1,15 @@
 """When an exposer may say READY: once a stranger who finds its record would get through.
 
 The fastest medium decides. Only if relays were given, they and the overlay have a moment to be
-done, too, so that what READY prints for the other machine is short.
+done, too, so that what READY prints for the other machine is short. The fastest may be the local
+network: then it is told later when machines of other networks would get through as well.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Final
 
 from pt.aio.scope import Scope
@@ -18,7 +18,7 @@ from pt.identity.peer_id import PeerId
 from pt.node.relays import Relays
 from pt.node.resolve import Resolver
 from pt.tunnel import events
-from pt.tunnel.probe import probe, probe_relayed
+from pt.tunnel.probe import probe
 from pt.tunnel.publication import Publication
 from pt.wire.multiaddr import Multiaddr
 
@@ -32,7 +32,10 @@ OUTSIDE_WAIT: Final = 30.0
 """Seconds to find an address that leads here from other networks."""
 PROBE_AGAIN: Final = 10.0
 """Seconds from the beginning of a probe to the next one of the same addresses."""
-MAX_PROBES: Final = 4
+PROBE_MOST: Final = 300.0
+"""The same after OUTSIDE_WAIT, in the end: a probe takes a circuit of a relay."""
+MAX_PROBES: Final = 6
+"""With what waits for a relay, and the watch."""
 MAX_REMEMBERED: Final = 32
 NOT_OUTSIDE: Final = (
     "published, but without a relay or a public address: only machines of this network can "
@@ -45,7 +48,7 @@ NOT_ANSWERING: Final = (
 
 
 class Readiness:
-    """Waits; `wait` returns when READY is true."""
+    """Waits; `wait` returns when READY is true, `watch` goes on until other networks lead here."""
 
     def __init__(
         self,
@@ -61,27 +64,23 @@ class Readiness:
         self._emit = emit
         self._resolver = resolver
         self._scope = Scope(limit=MAX_PROBES)
-        self._probed: dict[frozenset[Multiaddr], float] = {}
-        """When what is probed, or has failed, may be tried again."""
+        self._probed: dict[frozenset[Multiaddr], tuple[float, float]] = {}
+        """When what is probed, or has failed, may be tried again; and how long that was to wait."""
         self._answered: set[frozenset[Multiaddr]] = set()
         self._warned: set[str] = set()
         self._relayed: frozenset[Multiaddr] = frozenset()
+        self._relays_given = False
         self._began = 0.0
 
     async def wait(self, *, relays_given: bool) -> None:
         """Wait until a published path has answered."""
-        try:
-            await self._wait(relays_given=relays_given)
-        finally:
-            await self._scope.aclose()
-
-    async def _wait(self, *, relays_given: bool) -> None:
+        self._relays_given = relays_given
         publication = self._publication
         loop = asyncio.get_running_loop()
         self._began = loop.time()
         asking = self._scope.start(self._await_relay()) if relays_given else None
         while True:
-            outside = frozenset(filter(_from_outside, publication.stored))
+            outside = self._stored_outside
             if self._leads_here(outside):
                 return
             asked = asking is None or asking.done()
@@ -100,6 +99,41 @@ class Readiness:
                 async with asyncio.timeout(GRACE - age if age < GRACE else GRACE):
                     await publication.news.wait()
             publication.news.clear()
+
+    @property
+    def outside(self) -> bool | None:
+        """Whether machines of other networks get through; None: nothing was to lead them here."""
+        if self._leads_here(self._stored_outside) or self._leads_here(self._relayed):
+            return True
+        return False if self._publication.has_stores or self._relays_given else None
+
+    def watch(self, on_outside: Callable[[], None]) -> None:
+        """Tell when machines of other networks get through, which they do not yet."""
+        self._scope.start(self._watch(on_outside))
+
+    async def close(self) -> None:
+        """Probe no more."""
+        await self._scope.aclose()
+
+    async def _watch(self, on_outside: Callable[[], None]) -> None:
+        publication = self._publication
+        loop = asyncio.get_running_loop()
+        while not self.outside:
+            outside = self._stored_outside
+            self._probe(outside)
+            self._probe(self._relayed)
+            idle = len(self._scope) == 1  # but for this
+            if idle and publication.stored and loop.time() - self._began >= OUTSIDE_WAIT:
+                self._warn(NOT_ANSWERING if outside else NOT_OUTSIDE)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PROBE_AGAIN):
+                    await publication.news.wait()
+            publication.news.clear()
+        on_outside()
+
+    @property
+    def _stored_outside(self) -> frozenset[Multiaddr]:
+        return frozenset(filter(_from_outside, self._publication.stored))
 
     async def _await_relay(self) -> None:
         """The first reservation; slower media have GRACE from then on."""
@@ -120,23 +154,19 @@ class Readiness:
         """Dial these in the background, those through relays apart, unless it was done lately."""
         now = asyncio.get_running_loop().time()
         circuits = frozenset(each for each in addresses if each.is_circuit)
-        relayed = probe_relayed
-        if self._resolver is not None:
-            relayed = functools.partial(probe_relayed, resolver=self._resolver)
-        for those, dial in ((addresses - circuits, probe), (circuits, relayed)):
-            if those and self._probed.get(those, now) <= now and not self._scope.full:
+        for those in (addresses - circuits, circuits):
+            again_at, pause = self._probed.get(those, (now, PROBE_AGAIN / 2))
+            if those and again_at <= now and not self._scope.full and those not in self._answered:
                 if len(self._probed) >= MAX_REMEMBERED:
                     self._probed.clear()
-                self._probed[those] = now + PROBE_AGAIN
-                self._scope.start(self._dial(those, dial))
+                patient = now - self._began >= OUTSIDE_WAIT
+                pause = min(2 * pause, PROBE_MOST) if patient else PROBE_AGAIN
+                self._probed[those] = now + pause, pause
+                self._scope.start(self._dial(those))
 
-    async def _dial(
-        self,
-        addresses: frozenset[Multiaddr],
-        dial: Callable[[tuple[Multiaddr, ...], PeerId], Awaitable[None]],
-    ) -> None:
+    async def _dial(self, addresses: frozenset[Multiaddr]) -> None:
         try:
-            await dial(tuple(addresses), self._peer_id)
+            await probe(tuple(addresses), self._peer_id, resolver=self._resolver)
         except NetworkError as error:
             self._warn(str(error))
         else:

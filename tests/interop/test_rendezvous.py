@@ -52,6 +52,8 @@ def test_the_dht_alone_and_who_sees_all_of_it(net: Net) -> None:
     """Without any other word, through relays met on the DHT."""
     took, _ = one_round(net, KINDS["dht"])
     assert took.path.startswith("relay/")
+    assert took.outside is not None
+    assert took.exposed < took.outside < SOON, "READY for the LAN first, for others when they can"
     seen = Seen.read(net.far.tap)
     dialers = {name: seen.dialers(net.nats[name].ip) for name in INSIDE}
     assert len(dialers["a"]) == 1, "one id for the DHT"

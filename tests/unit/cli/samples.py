@@ -13,7 +13,9 @@ LAN = Multiaddr.parse(f"/ip4/192.168.1.7/tcp/4001/p2p/{PEER}")
 LOOPBACK = Multiaddr.parse(f"/ip4/127.0.0.1/tcp/4001/p2p/{PEER}")
 COMMAND = "pt bind --port 2022 --id x.y"
 
-READY_TCP = ev.Ready(peer_id=PEER, addresses=(LOOPBACK, LAN, PUBLIC), bind_command=COMMAND)
+READY_TCP = ev.Ready(
+    peer_id=PEER, addresses=(LOOPBACK, LAN, PUBLIC), bind_command=COMMAND, outside=True
+)
 READY_BIND = ev.Ready(peer_id=PEER, ports=(ev.BoundPort(local=2022, remote=22),))
 
 EVENTS: tuple[ev.Event, ...] = (
@@ -21,6 +23,7 @@ EVENTS: tuple[ev.Event, ...] = (
     ev.Published(medium="lan", ok=True, detail="2 interfaces", seconds=0.25),
     READY_TCP,
     READY_BIND,
+    ev.Reachable(addresses=(LAN, PUBLIC), bind_command=COMMAND),
     ev.LookingUp(media=("lan", "peer")),
     ev.Searched(medium="amino", ok=False, detail="no server of the DHT answered", seconds=2.5),
     ev.Progress(

@@ -24,7 +24,9 @@ from tests.unit.cli.samples import (
 SCHEMA_1 = {
     "started": {"peer_id": str, "name": str, "strength": str, "addresses": list},
     "published": {"medium": str, "ok": bool, "detail": str, "seconds": float},
-    "ready": {"peer_id": str, "addresses": list, "bind_command": str | None, "ports": list},
+    "ready": {"peer_id": str, "addresses": list, "bind_command": str | None, "ports": list,
+              "outside": bool | None},
+    "reachable": {"addresses": list, "bind_command": str},
     "looking_up": {"media": list},
     "searched": {"medium": str, "ok": bool, "detail": str, "seconds": float},
     "found": {"peer_id": str, "medium": str, "addresses": list, "seconds": float},

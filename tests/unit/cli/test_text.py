@@ -60,6 +60,16 @@ def test_ready_of_the_exposer_gives_the_commands_to_paste() -> None:
     assert elsewhere == f"         from another network:  {COMMAND} --peer {PUBLIC}"
 
 
+def test_ready_for_this_network_only_and_then_for_others() -> None:
+    event = ev.Ready(peer_id=PEER, addresses=(LAN,), bind_command=COMMAND, outside=False)
+    assert (
+        show(event)[-1] == "         this network only, so far: it is said when others can connect"
+    )
+    assert "only" not in show(ev.Ready(peer_id=PEER, addresses=(LAN,), bind_command=COMMAND))[-1]
+    reachable = ev.Reachable(addresses=(LAN, PUBLIC), bind_command=COMMAND)
+    assert show(reachable) == [f"reach    from other networks, too:  {COMMAND}"]
+
+
 @pytest.mark.parametrize(
     ("addresses", "best"),
     [((LOOPBACK, LAN), LAN), ((LOOPBACK,), LOOPBACK), ((PUBLIC, LAN), PUBLIC)],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from dataclasses import dataclass, field
 
 import pytest
@@ -11,7 +12,14 @@ from pt.errors import NetworkError
 from pt.identity.keys import PrivateKey
 from pt.identity.peer_id import PeerId
 from pt.tunnel import events, readiness
-from pt.tunnel.readiness import GRACE, OUTSIDE_WAIT, PROBE_AGAIN, RELAY_TIMEOUT, Readiness
+from pt.tunnel.readiness import (
+    GRACE,
+    OUTSIDE_WAIT,
+    PROBE_AGAIN,
+    PROBE_MOST,
+    RELAY_TIMEOUT,
+    Readiness,
+)
 from pt.wire.multiaddr import Multiaddr
 from tests.sim.loop import run
 
@@ -102,7 +110,7 @@ def test_when_ready_is_said(
     at: float,
 ) -> None:
     """Once a path answers; what is silent costs GRACE at most beside what works."""
-    monkeypatch.setattr(readiness, "probe_relayed", answers)
+    probing(monkeypatch, relayed=answers)
     took, told = ready_after(Media(said, frozenset({INSIDE, CIRCUIT})), FakeRelays(relay), given)
     assert took == pytest.approx(at)
     assert told == []
@@ -117,7 +125,7 @@ def test_published_but_not_to_be_reached_from_elsewhere() -> None:
 def test_a_path_that_does_not_answer_is_told_and_another_awaited(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(readiness, "probe_relayed", refuses)
+    probing(monkeypatch, relayed=refuses)
     media = Media({"overlay": (1.0, True)}, frozenset({CIRCUIT}))
     took, told = ready_after(media, FakeRelays(0.5), given=True)
     assert took > RELAY_TIMEOUT
@@ -125,7 +133,7 @@ def test_a_path_that_does_not_answer_is_told_and_another_awaited(
 
 
 def test_relays_that_are_silent_do_not_hold_up_another_medium(monkeypatch) -> None:
-    monkeypatch.setattr(readiness, "probe", answers_as(PUBLIC))
+    probing(monkeypatch, direct=answers_as(PUBLIC))
     media = Media({"overlay": (NEVER, True), "amino": (2.0, True)}, frozenset({INSIDE, PUBLIC}))
     took, told = ready_after(media, FakeRelays(), given=True)
     assert took == pytest.approx(2)
@@ -134,8 +142,7 @@ def test_relays_that_are_silent_do_not_hold_up_another_medium(monkeypatch) -> No
 
 def test_a_public_address_that_does_not_answer_does_not_hide_a_relay_that_does(monkeypatch) -> None:
     """A port that the router forwards, and does not lead back to itself."""
-    monkeypatch.setattr(readiness, "probe", refuses)
-    monkeypatch.setattr(readiness, "probe_relayed", answers)
+    probing(monkeypatch, direct=refuses, relayed=answers)
     media = Media({"amino": (2.0, True)}, frozenset({PUBLIC, CIRCUIT}))
     took, told = ready_after(media, FakeRelays(), given=False)
     assert took == pytest.approx(2)
@@ -144,8 +151,7 @@ def test_a_public_address_that_does_not_answer_does_not_hide_a_relay_that_does(m
 
 @pytest.mark.parametrize("relay", [None, 0.5])
 def test_a_probe_that_hangs_does_not_hold_up_the_lan(monkeypatch, relay: float | None) -> None:
-    monkeypatch.setattr(readiness, "probe", hangs)
-    monkeypatch.setattr(readiness, "probe_relayed", hangs)
+    probing(monkeypatch, direct=hangs, relayed=hangs)
     media = Media({"lan": (0, True), "amino": (1.0, True)}, frozenset({PUBLIC, CIRCUIT}))
     took, told = ready_after(media, FakeRelays(relay), given=relay is not None)
     assert took == pytest.approx(0 if relay is None else relay + GRACE)
@@ -160,7 +166,7 @@ def test_a_path_that_does_not_answer_yet_is_tried_again(monkeypatch) -> None:
         if len(tries) < 3:
             raise NetworkError("no answer")
 
-    monkeypatch.setattr(readiness, "probe_relayed", later)
+    probing(monkeypatch, relayed=later)
     media = Media({"amino": (1.0, True)}, frozenset({CIRCUIT}))
     took, told = ready_after(media, FakeRelays(), given=False)
     assert took == pytest.approx(1 + 2 * PROBE_AGAIN, abs=2 * GRACE)
@@ -168,7 +174,7 @@ def test_a_path_that_does_not_answer_yet_is_tried_again(monkeypatch) -> None:
 
 
 def test_ready_is_not_called_a_matter_of_relays_when_there_is_a_public_address(monkeypatch) -> None:
-    monkeypatch.setattr(readiness, "probe", refuses)
+    probing(monkeypatch, direct=refuses)
     media = Media({"amino": (1.0, True)}, frozenset({PUBLIC, INSIDE}))
     took, told = ready_after(media, FakeRelays(), given=False)
     assert took == pytest.approx(OUTSIDE_WAIT, abs=GRACE)
@@ -178,7 +184,7 @@ def test_ready_is_not_called_a_matter_of_relays_when_there_is_a_public_address(m
 @pytest.mark.parametrize("said", [{}, {"lan": (0, False)}])
 def test_without_a_dht_the_first_reservation_is_awaited(monkeypatch, said) -> None:
     """An open tunnel with relays, or a LAN that fails."""
-    monkeypatch.setattr(readiness, "probe_relayed", answers)
+    probing(monkeypatch, relayed=answers)
     assert ready_after(Media(said), FakeRelays(2.0), given=True)[0] == pytest.approx(2)
     assert ready_after(Media(said), FakeRelays(), given=True)[0] == pytest.approx(RELAY_TIMEOUT)
     assert ready_after(Media(said), FakeRelays(), given=False)[0] == pytest.approx(0)
@@ -186,16 +192,72 @@ def test_without_a_dht_the_first_reservation_is_awaited(monkeypatch, said) -> No
 
 def test_memory_of_probes_is_bounded(monkeypatch) -> None:
     """Addresses that change for days before anything answers."""
-    monkeypatch.setattr(readiness, "probe", refuses)
+    probing(monkeypatch, direct=refuses)
 
     async def scenario() -> None:
         made = Readiness(Media({}), FakeRelays(), ME, lambda _: None)
         for number in range(500):
             made._probe(frozenset({Multiaddr.tcp(f"11.1.{number // 250}.{number % 250}", 1)}))
             await asyncio.sleep(1)
+        await made.close()
         assert len(made._probed) <= readiness.MAX_REMEMBERED
 
     run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("said", "addresses", "relay", "at"),
+    [
+        ({"amino": (4.0, True)}, {INSIDE, CIRCUIT}, None, 4.0),
+        ({"amino": (40.0, True), "overlay": (50.0, False)}, {CIRCUIT}, None, 40.0),
+        ({"overlay": (NEVER, True)}, {INSIDE}, 5.0, 5.0),
+    ],
+)
+def test_ready_on_the_lan_and_later_for_others(monkeypatch, said, addresses, relay, at) -> None:
+    probing(monkeypatch, relayed=answers)
+    media = Media({"lan": (0, True), **said}, frozenset(addresses))
+    outside, told, warnings = watched(media, FakeRelays(relay), 100, given=relay is not None)
+    assert outside == [False, True]
+    assert told == [pytest.approx(at)]
+    assert warnings == []
+
+
+def test_others_that_do_not_get_through_are_told_of_once_and_waited_for(monkeypatch) -> None:
+    tries: list[float] = []
+
+    async def later(addresses, peer) -> None:
+        tries.append(asyncio.get_running_loop().time())
+        if len(tries) < 10:
+            raise NetworkError("no answer")
+
+    probing(monkeypatch, relayed=later)
+    media = Media({"lan": (0, True), "amino": (1.0, True)}, frozenset({CIRCUIT}))
+    outside, told, warnings = watched(media, FakeRelays(), 3000)
+    assert outside == [False, True]
+    assert len(told) == 1
+    assert warnings == ["no answer", readiness.NOT_ANSWERING]
+    gaps = [after - before for before, after in itertools.pairwise(tries)]
+    assert gaps[:2] == pytest.approx([PROBE_AGAIN, PROBE_AGAIN], abs=1)
+    assert gaps == sorted(gaps)
+    assert PROBE_MOST <= gaps[-1] <= PROBE_MOST + PROBE_AGAIN
+
+
+def test_nobody_else_is_led_here() -> None:
+    media = Media({"lan": (0, True), "amino": (1.0, True)}, frozenset({INSIDE}))
+    outside, told, warnings = watched(media, FakeRelays(), 100)
+    assert (outside, told) == ([False, False], [])
+    assert warnings == [readiness.NOT_OUTSIDE]
+
+
+def test_on_the_lan_alone_others_are_no_matter() -> None:
+    outside, told, warnings = watched(Media({"lan": (0, True)}), FakeRelays(), 100)
+    assert (outside, told, warnings) == ([None, None], [], [])
+
+
+def test_ready_through_a_relay_is_for_others(monkeypatch) -> None:
+    probing(monkeypatch, relayed=answers)
+    media = Media({"amino": (1.0, True)}, frozenset({CIRCUIT}))
+    assert watched(media, FakeRelays(), 1)[0] == [True, True]
 
 
 def ready_after(media: Media, relays: FakeRelays, given: bool) -> tuple[float, list[str]]:
@@ -206,13 +268,54 @@ def ready_after(media: Media, relays: FakeRelays, given: bool) -> tuple[float, l
         loop = asyncio.get_running_loop()
         began = loop.time()
         media.start()
-        await Readiness(media, relays, ME, told.append).wait(relays_given=given)
+        made = Readiness(media, relays, ME, told.append)
+        await made.wait(relays_given=given)
+        took = loop.time() - began
+        await made.close()
         assert asyncio.all_tasks() == {asyncio.current_task()}
-        return loop.time() - began
+        return took
 
     took = run(scenario())
     assert all(isinstance(event, events.Warned) for event in told)
     return took, [event.message for event in told]
+
+
+def probing(monkeypatch: pytest.MonkeyPatch, *, direct=None, relayed=None) -> None:
+    """What dials find, those through relays apart."""
+
+    async def probe(addresses, peer, *, resolver=None) -> None:
+        dial = relayed if addresses[0].is_circuit else direct
+        assert dial is not None
+        assert len({each.is_circuit for each in addresses}) == 1
+        await dial(addresses, peer)
+
+    monkeypatch.setattr(readiness, "probe", probe)
+
+
+def watched(
+    media: Media, relays: FakeRelays, seconds: float, *, given: bool = False
+) -> tuple[list[bool | None], list[float], list[str]]:
+    """Whether others got through at READY and in the end, when that was told, and warnings."""
+    told: list[events.Event] = []
+    outside: list[bool | None] = []
+    at: list[float] = []
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        media.start()
+        made = Readiness(media, relays, ME, told.append)
+        await made.wait(relays_given=given)
+        outside.append(made.outside)
+        if made.outside is False:
+            made.watch(lambda: at.append(loop.time() - began))
+        await asyncio.sleep(seconds)
+        outside.append(made.outside)
+        await made.close()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    run(scenario())
+    return outside, at, [event.message for event in told if isinstance(event, events.Warned)]
 
 
 async def answers(addresses, peer) -> None:

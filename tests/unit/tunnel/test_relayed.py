@@ -269,7 +269,7 @@ def test_one_exposer_of_an_identity_is_reached_through_relays(tmp_path: Path, ho
 def test_what_failed_to_start_may_be_started_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def fail(*_: object) -> None:
+    async def fail(*_: object, **__: object) -> None:
         raise NetworkError("as if a firewall were in the way")
 
     async def main() -> None:
