@@ -172,7 +172,8 @@ def run_round(world: World, variant: Variant, flags: Sequence[str], number: int)
     return Round(
         published=published, exposed=exposed, outside=outside, found=found_at, bound=bound,
         first_byte=first_byte, ssh=ssh, again=again, medium=str(found["medium"]),
-        path=str(connected["path"]), name=name, exposer=str(ready["peer_id"]), binder=me, addresses=addresses_of(ready),
+        path=str(connected["path"]), name=name, exposer=str(ready["peer_id"]),
+        binder=me, addresses=addresses_of(ready),
     )  # fmt: skip
 
 
