@@ -177,6 +177,8 @@ def run(lab: Lab, row: Row, runs: int, *, measure: bool) -> list[dict[str, Any]]
             result = dict(controlling)
             result["direct"] = bool(ours.get("came")) and bool(theirs.get("came"))
             result["labels"] = labels
+            if not result["direct"] and row.direct:
+                print(f"no bytes over the path: {ours} {theirs}", file=sys.stderr)
             found.append(result)
     for maker in makers:
         maker.terminate()

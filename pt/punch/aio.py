@@ -40,7 +40,15 @@ from pt.punch.commands import (
     Won,
 )
 from pt.punch.machine import Puncher
-from pt.punch.messages import MAX_MESSAGE, Message, Offer, PunchMessageError, Sample, decode_message
+from pt.punch.messages import (
+    MAX_MESSAGE,
+    Message,
+    Offer,
+    PunchMessageError,
+    Sample,
+    Started,
+    decode_message,
+)
 from pt.punch.packets import NONCE_LEN, SIZE, Packet, PacketType, is_probe, tag_of
 from pt.punch.strategies import Plan, Step, Strategy
 from pt.trace import NO_TRACE, Tracer
@@ -201,6 +209,8 @@ class Conversation:
         run = _Attempt(puncher, local, self._presampled, self._tell)
         self._attempt = run
         self._scope.start(self._listen(run))
+        if self._controlling:
+            self._tell(Started(attempt=attempt))
         # the packets of both sides are to cross on the way
         return await run.run(0.0 if self._controlling else local.rtt / 2)
 
@@ -225,10 +235,15 @@ class Conversation:
     async def _listen(self, run: _Attempt) -> None:
         while True:
             message = await self._read()
-            if isinstance(message, Sample):
-                run.told(message)
+            match message:
+                case Sample():
+                    run.told(message)
+                case Started():
+                    run.peer_began()
+                case Offer():
+                    raise PunchMessageError("a second offer")
 
-    def _tell(self, message: Sample) -> None:
+    def _tell(self, message: Sample | Started) -> None:
         if not self._scope.full:
             self._scope.start(self._write(message))
 
@@ -282,6 +297,10 @@ class _Attempt:
 
     def told(self, message: Sample) -> None:
         self._puncher.told(self._loop.time(), message)
+        self._carry_out()
+
+    def peer_began(self) -> None:
+        self._puncher.peer_began(self._loop.time())
         self._carry_out()
 
     async def leave(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator, Sequence
 from typing import Final, Protocol
 
@@ -10,7 +11,16 @@ from pt.punch.ports import Dice, aims, spray_ports
 from pt.punch.strategies import Job, Step
 from pt.wire.nat_facts import NatFacts
 
-__all__ = ["Desk", "Pacer", "Running", "SampleJob", "SocketsJob", "SprayJob", "VolleyJob"]
+__all__ = [
+    "Desk",
+    "Pacer",
+    "Running",
+    "SampleJob",
+    "Schedule",
+    "SocketsJob",
+    "SprayJob",
+    "VolleyJob",
+]
 
 OPENERS_AT_ONCE: Final = 5
 """First packets of fresh sockets may go out so many times quicker than all others: they die on the
@@ -107,6 +117,50 @@ class Running:
 
     def told(self, now: float, number: int, address: Address) -> None:
         """The peer's sample has arrived."""
+
+
+class Schedule:
+    """The steps under way, by the time at which each wants to run."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Running] = []
+        self._due: list[tuple[float, int, Running]] = []
+        self._count = 0
+
+    def add(self, job: Running, now: float) -> None:
+        """A step begins."""
+        self.jobs.append(job)
+        self.run(job, now)
+
+    def run(self, job: Running, now: float) -> None:
+        """Run a job now, whenever it wanted to."""
+        self._due = [entry for entry in self._due if entry[2] is not job]
+        heapq.heapify(self._due)
+        self._run(job, now)
+
+    def run_due(self, now: float) -> None:
+        """Run what is due, each once."""
+        for _ in range(len(self._due)):
+            if not self._due or self._due[0][0] > now:
+                return
+            self._run(heapq.heappop(self._due)[2], now)
+
+    def _run(self, job: Running, now: float) -> None:
+        if now >= job.until:
+            return
+        due = job.run(now)
+        if due is not None:
+            self._count += 1
+            heapq.heappush(self._due, (max(due, now + 0.0005), self._count, job))
+
+    def deadline(self) -> float | None:
+        """When the next job is due."""
+        return self._due[0][0] if self._due else None
+
+    def clear(self) -> None:
+        """All steps are over."""
+        self.jobs.clear()
+        self._due.clear()
 
 
 class SprayJob(Running):

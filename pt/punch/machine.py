@@ -12,18 +12,16 @@ that the peer gave, within the step's packets.  An answer is as long as its ques
 from __future__ import annotations
 
 import hashlib
-import heapq
 import hmac
 from collections.abc import Sequence
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import Final
 
 from pt.punch.candidates import Address, Budget, Kind
 from pt.punch.commands import (
     MAIN,
-    PRESAMPLED,
     AskServer,
-    CloseSocket,
     Command,
     Ended,
     OpenSocket,
@@ -37,6 +35,7 @@ from pt.punch.jobs import (
     Pacer,
     Running,
     SampleJob,
+    Schedule,
     SocketsJob,
     SprayJob,
     VolleyJob,
@@ -47,6 +46,7 @@ from pt.punch.paths import Path, Paths
 from pt.punch.planner import MAX_PINGS, make_plan
 from pt.punch.ports import Dice
 from pt.punch.record import Record
+from pt.punch.sockets import FreshSockets
 from pt.punch.strategies import OPENER_TTL, Job, Plan, Step, Strategy
 from pt.trace import NO_TRACE, Tracer
 from pt.wire import ipranges
@@ -57,6 +57,10 @@ __all__ = ["LINGER", "Puncher"]
 LINGER: Final = 1.0
 """Seconds for which the peer's last packets are answered after we have a path."""
 BURST: Final = 32
+LATE: Final = 0.25
+"""Seconds, and a round trip, after which the peer's beginning makes us begin again."""
+PATIENCE: Final = 6.0
+"""Seconds for which the side that began first waits for the other one at the end of its plan."""
 _NOMINATIONS: Final = 10
 _MAX_SAMPLES: Final = 16
 
@@ -88,6 +92,7 @@ class Puncher:
             ours.side, theirs.side, controlling=controlling, rtt=self.rtt, budget=budget
         )
         self.winner: Won | None = None
+        self._peer_began = controlling  # it answers with its offer, and begins
         self.over = False
         self._path_key = hashlib.sha256(b"path" + seed).digest()
         self._record = Record(tracer, ours.attempt)
@@ -98,15 +103,11 @@ class Puncher:
         self._now = 0.0
         self._waiting: list[Step] = list(self.plan.steps)
         self._spent: dict[int, int] = {}
-        self._jobs: list[tuple[float, int, Running]] = []
-        self._running: list[Running] = []
-        self._entries = 0
+        self._schedule = Schedule()
         self._paths = Paths()
         self._pings: Pacer | None = None
         self._answers: Pacer | None = None
-        self._opened: dict[int, Step] = {}
-        self._presampled = ours.sample
-        self._next_sock = PRESAMPLED if ours.sample is None else PRESAMPLED + 1
+        self._fresh = FreshSockets(ours.sample)
         self._samples: list[Sample] = []
         if theirs.sample is not None and self.theirs.names(theirs.sample[0]):
             first = Sample(attempt=ours.attempt, number=1, address=theirs.sample)
@@ -141,18 +142,17 @@ class Puncher:
 
     def deadline(self) -> float | None:
         """When `tick` is due; None: never."""
-        if self.over:
+        if self.over or self._pings is None:
             return None
         if self._linger_ends is not None:
             return min(self._linger_ends, self._nominate_due or self._linger_ends)
         times = [self._begun + step.start for step in self._waiting[:1]]
-        times += [entry[0] for entry in self._jobs[:1]]
-        asked = self._paths.deadline()
-        return min(times if asked is None else [*times, asked], default=None)
+        others = (self._schedule.deadline(), self._paths.deadline())
+        return min([*times, *(each for each in others if each is not None)], default=None)
 
     def tick(self, now: float) -> None:
         """Do what is due."""
-        if self.over:
+        if self.over or self._pings is None:
             return
         self._now = now
         if self._linger_ends is not None:
@@ -162,10 +162,38 @@ class Puncher:
             self._start(self._waiting.pop(0), now)
             self._check(now)  # before a job samples ports: these packets use up some
         self._check(now)
-        for _ in range(len(self._jobs)):
-            if not self._jobs or self._jobs[0][0] > now:
-                break
-            self._run(heapq.heappop(self._jobs)[2], now)
+        self._schedule.run_due(now)
+
+    def peer_began(self, now: float) -> None:
+        """The peer says that it begins.
+
+        It may have had our offer late: then what we have sent so far met nobody, and is sent again,
+        once.
+        """
+        if self._peer_began or self.over:
+            return
+        self._peer_began = True
+        begun = self._pings is not None
+        if begun and self.winner is None and now > self._begun + LATE + self.rtt:
+            self._begun, self._now = now, now
+            self._waiting = list(self.plan.steps)
+            self._spent.clear()
+            self._schedule.clear()
+            self._out += self._fresh.close()
+            self._paths.clear()
+            self.tick(now)
+
+    def _heard(self, now: float) -> None:
+        """A packet of the peer is here: it is under way, and what met it must not end too soon."""
+        if not self._peer_began:
+            self._peer_began = True
+            end = now - self._begun + 1.0 + 4 * self.rtt
+            self._waiting = [
+                replace(step, start=max(step.start, end))
+                if step.strategy is Strategy.RELAY
+                else step
+                for step in self._waiting
+            ]
 
     def commands(self) -> list[Command]:
         """What the shell has to do, in order; they are told once."""
@@ -187,9 +215,10 @@ class Puncher:
     def receive(self, now: float, sock: int, data: bytes, addr: Address) -> bool:
         """A datagram; False: it is none of this attempt's."""
         packet = self.sealer.open(data)
-        if packet is None or self.over:
+        if packet is None or self.over or self._pings is None:
             return False
         self._now = now
+        self._heard(now)
         if not self._window.accept(packet.counter):
             self._record.packet("punch_replayed", sock, addr, packet)
             return True
@@ -216,9 +245,9 @@ class Puncher:
         """What the server saw of a socket; None: no answer."""
         self._now = now
         self._record.sample("punch_sample", sock, address)
-        for job in self._running:
+        for job in self._schedule.jobs:
             if job.sampled(now, sock, address):
-                self._run_now(job, now)
+                self._schedule.run(job, now)
                 return
 
     def told(self, now: float, message: Sample) -> None:
@@ -230,9 +259,9 @@ class Puncher:
         if not self.theirs.names(message.address[0]):
             return
         self._samples.append(message)
-        for job in list(self._running):
+        for job in list(self._schedule.jobs):
             job.told(now, message.number, message.address)
-            self._run_now(job, now)
+            self._schedule.run(job, now)
 
     # --- what jobs ask for ---------------------------------------------------------------------
 
@@ -254,22 +283,14 @@ class Puncher:
 
     def open_socket(self, step: Step) -> int | None:
         """A fresh socket within the step's."""
-        mine = sum(1 for each in self._opened.values() if each is step)
-        if mine >= step.sockets or self.winner is not None:
-            return None
-        sock = self._next_sock
-        self._next_sock += 1
-        self._opened[sock] = step
-        self._out.append(OpenSocket(sock))
+        sock = None if self.winner is not None else self._fresh.open(step)
+        if sock is not None:
+            self._out.append(OpenSocket(sock))
         return sock
 
     def presampled(self, step: Step) -> tuple[int, Address] | None:
         """The socket of our offer's sample, and the sample; only once."""
-        if self._presampled is None:
-            return None
-        sample, self._presampled = self._presampled, None
-        self._opened[PRESAMPLED] = step
-        return PRESAMPLED, sample
+        return self._fresh.take_sample(step)
 
     def ask_server(self, sock: int) -> None:
         """Have the socket's outer port sampled."""
@@ -296,7 +317,11 @@ class Puncher:
 
     def _start(self, step: Step, now: float) -> None:
         if step.strategy is Strategy.RELAY:
-            self._end(now, step.why)
+            patient = not self._peer_began and not self.plan.hopeless
+            if patient and now < self._begun + self.plan.seconds + PATIENCE:
+                self._waiting.append(replace(step, start=self.plan.seconds + PATIENCE))
+            else:
+                self._end(now, step.why)
             return
         self._record.step(step)
         match step.ours:
@@ -325,23 +350,9 @@ class Puncher:
                 pass
 
     def _add_job(self, job: Running, now: float) -> None:
-        self._running.append(job)
         for sample in self._samples:
             job.told(now, sample.number, sample.address)
-        self._run_now(job, now)
-
-    def _run_now(self, job: Running, now: float) -> None:
-        self._jobs = [entry for entry in self._jobs if entry[2] is not job]
-        heapq.heapify(self._jobs)
-        self._run(job, now)
-
-    def _run(self, job: Running, now: float) -> None:
-        if self.winner is not None or now >= job.until:
-            return
-        due = job.run(now)
-        if due is not None:
-            self._entries += 1
-            heapq.heappush(self._jobs, (max(due, now + 0.0005), self._entries, job))
+        self._schedule.add(job, now)
 
     def _check(self, now: float) -> None:
         """Send to the told and the learned addresses."""
@@ -393,7 +404,8 @@ class Puncher:
     def _learn(self, now: float, sock: int, addr: Address) -> None:
         """The peer writes from there: it gets a packet of ours now, and more until it answers."""
         strategy = self._strategy(sock, addr)
-        path, new = self._paths.learn(now, sock, addr, strategy, self._begun + self.plan.seconds)
+        until = max(self._begun + self.plan.seconds, now + 1.0 + 4 * self.rtt)
+        path, new = self._paths.learn(now, sock, addr, strategy, until)
         if new:
             self._record.candidate(sock, addr, strategy.value)
         if path is not None:
@@ -421,12 +433,13 @@ class Puncher:
         path = self._paths.get(sock, addr)
         if path is not None:
             return path.strategy
-        if sock in self._opened:
-            return self._opened[sock].strategy
+        opened_for = self._fresh.strategy(sock)
+        if opened_for is not None:
+            return opened_for
         if addr[0] != self.theirs.external and not ipranges.is_public(ip_address(addr[0])):
             return Strategy.LAN
         guessing = {Job.VOLLEY, Job.SPRAY, Job.SCAN, Job.SAMPLE, Job.SAMPLED_SPRAY}
-        for job in reversed(self._running):
+        for job in reversed(self._schedule.jobs):
             if job.step.ours in guessing:
                 return job.step.strategy
         for step in self.plan.steps:
@@ -445,10 +458,8 @@ class Puncher:
     def _win(self, now: float, won: Won, *, linger: bool) -> None:
         self.winner = won
         self._waiting.clear()
-        self._jobs.clear()
-        self._running.clear()
-        self._close_all(but=won.sock)
-        self._opened = {sock: step for sock, step in self._opened.items() if sock == won.sock}
+        self._schedule.clear()
+        self._out += self._fresh.close(but=won.sock)
         self._record.won(won, now - self._begun, self._counter)
         self._out.append(won)
         if not linger:
@@ -472,20 +483,12 @@ class Puncher:
 
     def _end(self, now: float, reason: str) -> None:
         self.over = True
-        self._close_all()
-        self._opened.clear()
+        self._out += self._fresh.close()
         self._waiting.clear()
         self._paths.clear()
-        self._jobs.clear()
-        self._running.clear()
+        self._schedule.clear()
         self._record.ended(reason, now - self._begun, self._counter)
         self._out.append(Ended(reason))
-
-    def _close_all(self, but: int = MAIN) -> None:
-        if self._presampled is not None:
-            self._presampled = None
-            self._out.append(CloseSocket(PRESAMPLED))
-        self._out += [CloseSocket(sock) for sock in self._opened if sock != but]
 
     def _micros(self, now: float) -> int:
         return int((now - self._begun) * 1e6) & 0xFFFFFFFF

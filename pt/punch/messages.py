@@ -1,11 +1,12 @@
 """What two `pt`s tell each other about a punch, inside their session.
 
-    Message{offer=1?: Offer, sample=2?: Sample}
+    Message{offer=1?: Offer, sample=2?: Sample, started=3?: Started}
     Offer{attempt=1: uint, nonce=2: 16 bytes, facts=3*: NatFacts, candidates=4*: Candidate,
           pps=5, packets=6, sockets=7, milliseconds=8, full_scan=9?: bool, scan_pps=10,
           sample=11?: Candidate}
     Candidate{kind=1: enum, protocol=2: UDP 0 | TCP 1, host=3: 4 or 16 bytes, port=4}
     Sample{attempt=1: uint, number=2: uint, host=3: bytes, port=4: uint}
+    Started{attempt=1: uint}
 
 The channel delivers in order, and knows where a message ends.
 """
@@ -28,6 +29,7 @@ __all__ = [
     "Offer",
     "PunchMessageError",
     "Sample",
+    "Started",
     "decode_message",
 ]
 
@@ -96,7 +98,18 @@ class Sample:
         return protobuf.put_bytes(2, b"".join(body))
 
 
-Message: TypeAlias = Offer | Sample
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """The controlling side has both offers now, and begins."""
+
+    attempt: int
+
+    def encode(self) -> bytes:
+        """The message."""
+        return protobuf.put_bytes(3, protobuf.put_uint(1, self.attempt))
+
+
+Message: TypeAlias = Offer | Sample | Started
 
 
 def decode_message(body: bytes) -> Message:
@@ -115,6 +128,8 @@ def decode_message(body: bytes) -> Message:
             return _offer(protobuf.Fields(offer, 128))
         if sample is not None:
             return _sample(protobuf.Fields(sample, 16))
+        if (started := fields.bytes(3)) is not None:
+            return Started(attempt=protobuf.Fields(started, 16).uint(1) or 0)
     except PunchMessageError:
         raise
     except RemoteProtocolError as error:

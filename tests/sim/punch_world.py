@@ -26,7 +26,7 @@ from pt.punch.commands import (
     Won,
 )
 from pt.punch.machine import Puncher
-from pt.punch.messages import Offer, decode_message
+from pt.punch.messages import Offer, Sample, Started, decode_message
 from pt.punch.packets import NONCE_LEN
 from pt.trace import NO_TRACE, Tracer
 from pt.wire.nat_facts import Allocation, Dependence, NatFacts
@@ -227,6 +227,7 @@ class World:
         told: tuple[NatFacts, NatFacts] | None = None,
         skew: float = 0.0,
         presample: bool = False,
+        ahead: float = 0.0,
         wait: float = 0.0,
         tracer: Tracer = NO_TRACE,
     ) -> None:
@@ -284,7 +285,7 @@ class World:
                 rtt=rtt,
                 tracer=tracer if number == 0 else NO_TRACE,
             )
-        start = rtt if presample else 0.0  # the samples travel with the offers
+        start = ahead + (rtt if presample else 0.0)  # the samples travel with the offers
         self.started = max(start, start + skew)
         self.clock.at(start, lambda: self._begin(0, wait))
         self.clock.at(start + skew, lambda: self._begin(1, 0.0))
@@ -293,6 +294,8 @@ class World:
         host = self.hosts[number]
         host.puncher.begin(self.clock.now, wait)
         host.carry_out()
+        if number == 0:
+            self.tell(host, Started(attempt=7).encode())
 
     def peer(self, host: Host) -> Host:
         return self.hosts[1 - self.hosts.index(host)]
@@ -356,8 +359,11 @@ class World:
     def tell(self, host: Host, body: bytes) -> None:
         def hear() -> None:
             message = decode_message(body)
-            assert not isinstance(message, Offer)
-            peer.puncher.told(self.clock.now, message)
+            if isinstance(message, Started):
+                peer.puncher.peer_began(self.clock.now)
+            else:
+                assert isinstance(message, Sample)
+                peer.puncher.told(self.clock.now, message)
             peer.carry_out()
 
         peer = self.peer(host)

@@ -308,6 +308,46 @@ def test_every_port_is_guessed_once() -> None:
     assert len(guessed) == len(set(guessed)) >= SPRAY_999 - 1
 
 
+# --- one side is late ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("late", [0.5, 1.5, 4.0])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("eim-apdf", "eim-apdf"),
+        ("eim-apdf", "apdm-random-apdf"),
+        ("apdm-random-apdf", "eim-apdf"),
+        ("apdm-seq-apdf", "apdm-seq-apdf"),
+        ("apdm-random-eif", "eim-apdf"),
+    ],
+)
+def test_an_offer_that_is_late_costs_time_only(one: str, other: str, late: float) -> None:
+    """The controlling side has the other's offer long after that one began."""
+    worlds = []
+    for seed in range(4):
+        world = World(
+            facts(one),
+            facts(other, external="11.2.0.1"),
+            seed=seed,
+            skew=-late,
+            presample=True,
+            ahead=late,
+        )
+        worlds.append(world.run())
+    assert all(world.direct for world in worlds)
+    assert all(world.time <= 2.5 for world in worlds)
+
+
+def test_a_peer_that_never_begins_is_given_up() -> None:
+    world = World(facts("eim-apdf"), facts("eim-apdf", external="11.2.0.1"), seed=1, loss=1.0)
+    world.hosts[0].puncher.over = True
+    world.run()
+    other = world.hosts[1]
+    assert other.ended is not None
+    assert len(other.sent) <= other.puncher.plan.packets
+
+
 # --- early packets -------------------------------------------------------------------------------
 
 
