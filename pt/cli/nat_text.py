@@ -8,10 +8,10 @@ from typing import Final
 
 from pt.cli.text import BOLD, DIM, GREEN, RED, RESET, YELLOW
 from pt.node.nat import How, Reach, Survey
+from pt.node.nat_tcp import TcpDiscovery
 from pt.punch.candidates import Candidate, Kind, Side
 from pt.punch.planner import make_plan
 from pt.punch.strategies import Plan
-from pt.stun.aio import TcpDiscovery
 from pt.stun.discovery import Discovery
 from pt.stun.lifetime import Lifetime
 from pt.wire.nat_facts import Allocation, Dependence, NatFacts, Protocol
@@ -300,16 +300,19 @@ def _tcp(found: TcpDiscovery, udp: Discovery, paint: _Paint) -> Iterable[str]:
     yield _title(facts.family, "TCP", _tcp_label(facts), paint, GREEN)
     if facts.translated:
         yield _row("mapping", _word(_MAPPING.get(facts.mapping)))
-        yield _row("ports", _ports(facts))
     elif not udp.facts.works:
         yield _row("address", f"{_where(found.local)}, not translated")
+    known = _FILTERING.get(facts.filtering)
+    yield _row("filtering", known or "not known: it takes a pt relay with a second address")
+    if facts.translated:
+        yield _row("ports", _ports(facts))
 
 
 def _tcp_label(facts: NatFacts) -> str:
-    """Without the filter, which is not tried over TCP."""
-    if not facts.translated:
-        return "not translated"
-    return facts.label.rpartition("-")[0]
+    """Without the filter, if that is not known."""
+    if facts.filtering is not Dependence.UNKNOWN:
+        return facts.label
+    return facts.label.rpartition("-")[0] if facts.translated else "not translated"
 
 
 def _row(name: str, text: str) -> str:

@@ -16,8 +16,9 @@ from typing import Final, NamedTuple
 
 from pt.errors import DnsError, NetworkError, RefusedError, UsageError, WaitTimeoutError
 from pt.node.hops import carrier_between, first_routers
+from pt.node.nat_tcp import TcpDiscovery, discover_tcp
 from pt.node.resolve import Resolver
-from pt.stun.aio import Explorer, TcpDiscovery, bind_over_tcp, discover_tcp
+from pt.stun.aio import Explorer, bind_over_tcp
 from pt.stun.discovery import Discovery, Wishes
 from pt.stun.messages import BINDING, TRANSACTION_ID, Kind, StunError, encode
 from pt.wire.multiaddr import Multiaddr

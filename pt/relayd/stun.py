@@ -25,9 +25,9 @@ from pt.relayd import events
 from pt.relayd.config import STUN_PORT, RelayConfig
 from pt.stun.aio import Timer
 from pt.stun.framing import Deframer
-from pt.stun.limits import Allowance
-from pt.stun.messages import MAX_MESSAGE, is_stun
-from pt.stun.partner import Partner, partner_key
+from pt.stun.limits import BACK_BURST, BACK_RATE, Allowance
+from pt.stun.messages import BINDING, MAX_MESSAGE, Kind, decode, encode, is_stun
+from pt.stun.partner import Connect, Partner, partner_key
 from pt.stun.server import PRIMARY, Answer, Place, Server
 from pt.tunnel.events import Event, Warned
 from pt.wire.ipranges import is_public
@@ -40,6 +40,8 @@ TRIES: Final = 16
 MAX_STREAMS: Final = 64
 """TCP connections to the second port at a time."""
 STREAM_LIFE: Final = 10.0
+BACK_PATIENCE: Final = 1.5
+"""Seconds for a connection to who asked for one: two packets, if nobody answers."""
 MAX_REQUESTS: Final = 16
 """Of one TCP connection."""
 _WILDCARDS: Final = frozenset({"0.0.0.0", "::"})
@@ -113,6 +115,7 @@ class Stun:
         self._software = f"pt {version}".strip()
         self._loop = asyncio.get_running_loop()
         self._allowance = Allowance()
+        self._connections = Allowance(BACK_RATE, BACK_BURST)
         self._sites: dict[bool, _Site] = {}
         """By whether it is of IPv6."""
         self._plain = Server({}, software=self._software, allowance=self._allowance)
@@ -148,7 +151,12 @@ class Stun:
             if self._second is not None:
                 ports.append(self._second.address[1])
             site = self._sites[six] = _Site(hosts, ports, self._announced(six, hosts))
-            site.server = Server(site.own, software=self._software, allowance=self._allowance)
+            site.server = Server(
+                site.own,
+                software=self._software,
+                allowance=self._allowance,
+                connections=self._connections,
+            )
             if self._second is not None:
                 self._ask_partner(site, six)
 
@@ -214,7 +222,7 @@ class Stun:
         """Listen for TCP, too; why it cannot, if so."""
         opened: list[socket.socket] = []
         try:
-            opened.extend(tcp.listen(host, port) for host in hosts)
+            opened.extend(tcp.listen(host, port, share_port=True) for host in hosts)
         except OSError as error:
             for listener in opened:
                 listener.close()
@@ -252,6 +260,7 @@ class Stun:
             (site.ports[0], site.ports[1]),
             secrets.token_bytes,
             allowance=self._allowance,
+            connections=self._connections,
         )
 
         def ask(now: float) -> None:
@@ -306,6 +315,8 @@ class Stun:
             found = partner.receive(data, addr, now)
             if isinstance(found, bytes):
                 port.send_from(local[0], found, addr)
+            elif isinstance(found, Connect):
+                self._connect(site.hosts[0], site.ports[1], found)
             elif found is not None:
                 self._send(site, found, now)
             self._look_at_partner(site, partner, now)
@@ -365,9 +376,37 @@ class Stun:
                     if answer is None:
                         return
                     await self._loop.sock_sendall(sock, answer.data)
+                    if site is not None and answer.back:
+                        self._connect_back(site, answer)
                 data = b"" if left <= 0 else await self._loop.sock_recv(sock, MAX_MESSAGE)
                 if not data:
                     return
+
+    def _connect_back(self, site: _Site, answer: Answer) -> None:
+        """Connect to who asked for it, over a connection of its own: so it is there."""
+        data = encode(Kind.INDICATION, BINDING, decode(answer.data).transaction)
+        for place in answer.back:
+            if place.ip < len(site.hosts):
+                self._connect(site.hosts[place.ip], site.ports[1], Connect(answer.to, data))
+            elif site.partner is not None:
+                told = site.partner.connect(answer.to, data, self._loop.time())
+                if told is not None:
+                    self._first.send_from(site.hosts[0], told, site.partner.address)
+
+    def _connect(self, host: str, port: int, what: Connect) -> None:
+        if len(self._scope) < MAX_STREAMS:
+            self._scope.start(self._say(host, port, what))
+
+    async def _say(self, host: str, port: int, what: Connect) -> None:
+        """Connect from the second port, say it, and close."""
+        with socket.socket(tcp.ip_family(host), socket.SOCK_STREAM) as sock:
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            sock.bind((host, port))
+            async with asyncio.timeout(BACK_PATIENCE):
+                await self._loop.sock_connect(sock, what.to)
+                await self._loop.sock_sendall(sock, what.data)
 
     def _warn(self, message: str) -> None:
         self._emit(Warned(message=message))

@@ -9,35 +9,29 @@ import os
 import secrets
 import socket
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Final
 
 from pt.aio.tcp import ip_family
 from pt.errors import LimitError, NetworkError, PtError, RefusedError, WaitTimeoutError
 from pt.stun.attributes import Address
-from pt.stun.behaviour import Places, dependence_of
 from pt.stun.binding import Binding, read_binding
-from pt.stun.discovery import Discovery, Wishes, behind_carrier, discover
+from pt.stun.discovery import Discovery, Wishes, discover
 from pt.stun.framing import Deframer
 from pt.stun.messages import MAX_MESSAGE, Attribute, StunError, decode
-from pt.stun.ports import PortSample, classify
 from pt.stun.probing import Prober
 from pt.stun.transactions import ONCE, QUICK, Outcome, Schedule, Transactions
-from pt.wire.nat_facts import Allocation, Dependence, NatFacts, Protocol
 
 __all__ = [
     "Explorer",
     "StunClient",
-    "TcpDiscovery",
     "Timer",
+    "ask_over_stream",
     "bind_over_tcp",
-    "discover_tcp",
+    "binding_of",
     "source_address",
 ]
 
 TCP_TIMEOUT: Final = 10.0
-TCP_SOCKETS: Final = 8
-"""Connections whose external ports are looked at."""
 _DRAIN: Final = 32  # datagrams of one turn of the loop
 _IP_MTU_DISCOVER: Final = 10
 _IPV6_MTU_DISCOVER: Final = 23
@@ -143,14 +137,22 @@ class StunClient:
             LimitError: too many requests at a time.
 
         """
-        return _binding(server, await self.ask(server, schedule=schedule, key=key))
+        return binding_of(server, await self.ask(server, schedule=schedule, key=key))
 
     def close(self) -> None:
         """Ask nothing more; who still waits is to be cancelled by its own caller."""
         self._timer.close()
 
 
-def _binding(server: Address, outcome: Outcome) -> Binding:
+def binding_of(server: Address, outcome: Outcome) -> Binding:
+    """What an outcome says.
+
+    Raises:
+        WaitTimeoutError: no answer.
+        RefusedError: the server does not serve us.
+        StunError: its answer makes no sense.
+
+    """
     where = f"[{server[0]}]:{server[1]}" if ":" in server[0] else f"{server[0]}:{server[1]}"
     if outcome.error is not None:
         code, reason = outcome.error
@@ -181,13 +183,26 @@ async def bind_over_tcp(
 
     """
     with socket.socket(ip_family(server[0]), socket.SOCK_STREAM) as sock:
-        return await _bind_stream(sock, server, local, timeout)
+        outcome, own = await ask_over_stream(sock, server, local=local, timeout=timeout)
+        return binding_of(server, outcome), own
 
 
-async def _bind_stream(
-    sock: socket.socket, server: Address, local: Address | None, timeout: float
-) -> tuple[Binding, Address]:
-    """The same over a socket that stays open, as does the mapping."""
+async def ask_over_stream(
+    sock: socket.socket,
+    server: Address,
+    *,
+    local: Address | None = None,
+    attributes: Iterable[Attribute] = (),
+    timeout: float = TCP_TIMEOUT,
+) -> tuple[Outcome, Address]:
+    """Connect a fresh socket, and ask; it stays open, as does its mapping.
+
+    Raises:
+        NetworkError: no connection, or it broke.
+        WaitTimeoutError: no answer in `timeout` seconds.
+        StunError: the server does not speak STUN.
+
+    """
     loop = asyncio.get_running_loop()
     outcomes: list[Outcome] = []
     out: list[bytes] = []
@@ -202,7 +217,9 @@ async def _bind_stream(
             sock.bind(local)
         async with asyncio.timeout(timeout):
             await loop.sock_connect(sock, server)
-            table.request(server, outcomes.append, now=loop.time(), schedule=ONCE)
+            table.request(
+                server, outcomes.append, now=loop.time(), attributes=attributes, schedule=ONCE
+            )
             await loop.sock_sendall(sock, out[0])
             while not outcomes:
                 data = await loop.sock_recv(sock, MAX_MESSAGE)
@@ -221,71 +238,7 @@ async def _bind_stream(
             f"no TCP connection to {server[0]} port {server[1]}: {reason.lower()}"
         ) from error
     name = sock.getsockname()
-    return _binding(server, outcomes[0]), (str(name[0]), int(name[1]))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TcpDiscovery:
-    """What was found over TCP; `problem`: why nothing was, `silent`: because nobody answered."""
-
-    facts: NatFacts
-    server: Address | None = None
-    local: Address | None = None
-    binding: Binding | None = None
-    mapped: dict[Address, Address] = field(default_factory=dict)
-    problem: str = ""
-    silent: bool = False
-
-
-async def discover_tcp(
-    server: Address, *, sockets: int = TCP_SOCKETS, timeout: float = 4.0
-) -> TcpDiscovery:
-    """Mapping and ports of TCP connections; filters are not tried, as nobody connects to us.
-
-    The connections stay open until the last one was answered: a NAT forgets those that are closed.
-    """
-    facts = NatFacts(family=6 if ":" in server[0] else 4, protocol=Protocol.TCP)
-    with contextlib.ExitStack() as stack:
-
-        async def bound(to: Address, local: Address | None = None) -> tuple[Binding, Address]:
-            sock = stack.enter_context(socket.socket(ip_family(to[0]), socket.SOCK_STREAM))
-            return await _bind_stream(sock, to, local, timeout)
-
-        async def tried(
-            to: Address, local: Address | None = None
-        ) -> tuple[Binding, Address] | None:
-            try:
-                return await bound(to, local)
-            except PtError:
-                return None
-
-        try:
-            first, local = await bound(server)
-        except PtError as error:
-            silent = isinstance(error, WaitTimeoutError)
-            return TcpDiscovery(facts=facts, server=server, problem=str(error), silent=silent)
-        places = Places.of(server, first)
-        asked = [each for each in (places.second_port, places.same_port, places.other) if each]
-        found = await asyncio.gather(*(tried(each, local) for each in asked))
-        fresh = await asyncio.gather(*(tried(server) for _ in range(sockets)))
-    mapped = {server: first.mapped}
-    mapped |= {place: each[0].mapped for place, each in zip(asked, found, strict=True) if each}
-    samples = [PortSample(each[1][1], each[0].mapped[1]) for each in fresh if each is not None]
-    ports = classify(samples)
-    translated = local != first.mapped
-    mapping = dependence_of(places, mapped) if translated else Dependence.INDEPENDENT
-    facts = replace(
-        facts,
-        works=True,
-        translated=translated,
-        mapping=mapping,
-        ports=ports.allocation if translated else Allocation.UNKNOWN,
-        step=ports.step if translated else 0,
-        block=ports.block if translated else None,
-        external=first.mapped[0],
-        carrier_grade=behind_carrier(local, first.mapped),
-    )
-    return TcpDiscovery(facts=facts, server=server, local=local, binding=first, mapped=mapped)
+    return outcomes[0], (str(name[0]), int(name[1]))
 
 
 # --- discovery over UDP -------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from pt.stun.messages import COOKIE, Attribute, Message, StunError
 
 __all__ = [
     "CHANGE_REQUEST",
+    "CONNECT_BACK",
     "DATA",
     "ERROR_CODE",
     "MAPPED_ADDRESS",
@@ -57,6 +58,10 @@ RESPONSE_PORT: Final = 0x0027
 SOFTWARE: Final = 0x8022
 RESPONSE_ORIGIN: Final = 0x802B
 OTHER_ADDRESS: Final = 0x802C
+
+CONNECT_BACK: Final = 0xC0F3
+"""Ours, over TCP: connect to where this comes from. As `CHANGE_REQUEST` in form; in the answer its
+bits say from where that is tried: the other port (2), the other IP address and port (4)."""
 
 MAX_REASON: Final = 509
 """Bytes of an error's reason: 127 characters of UTF-8."""

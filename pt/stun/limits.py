@@ -13,13 +13,25 @@ from collections import OrderedDict
 from ipaddress import IPv6Address, ip_address
 from typing import Final
 
-__all__ = ["BURST", "MAX_ANSWER", "MAX_SOURCES", "RATE", "Allowance", "network_of"]
+__all__ = [
+    "BACK_BURST",
+    "BACK_RATE",
+    "BURST",
+    "MAX_ANSWER",
+    "MAX_SOURCES",
+    "RATE",
+    "Allowance",
+    "network_of",
+]
 
 BURST: Final = 256
 """A full discovery asks about 70 times; the users behind one carrier NAT share an address."""
 RATE: Final = 32.0
 MAX_ANSWER: Final = 192
 """Bytes of the longest answer without PADDING: four IPv6 addresses, name and signature."""
+BACK_RATE: Final = 0.5
+BACK_BURST: Final = 8.0
+"""Connections to one source, which has proved by its own that it is there."""
 TOTAL_RATE: Final = 2000.0
 TOTAL_BURST: Final = 4000.0
 """Of all together: a flood from invented addresses costs STUN, not what else a relay does."""

@@ -8,6 +8,8 @@ leave from the other's address is sent there in a FORWARD, which the other unpac
                    answer:   SESSION (the other's) · SEQUENCE (that it expects) · PORTS
     FORWARD 0xf51  indication: SESSION (the receiver's) · SEQUENCE · XOR-PEER-ADDRESS ·
                    CHANGE-REQUEST (its port bit: from the second port) · DATA (the answer)
+    CONNECT 0xf52  indication: SESSION · SEQUENCE · XOR-PEER-ADDRESS · DATA (what to say there):
+                   connect from the second port to who is connected to the sender
     SESSION 0xc0f0, 8 bytes    SEQUENCE 0xc0f1, 8 bytes    PORTS 0xc0f2, two ports
 
 All are signed (MESSAGE-INTEGRITY-SHA256) with a key of the two operators' secret, and taken from
@@ -53,10 +55,21 @@ from pt.stun.messages import (
 )
 from pt.stun.server import Answer, Place
 
-__all__ = ["ASK_EVERY", "FORWARD", "HELLO", "LOST_AFTER", "MIN_SECRET", "Partner", "partner_key"]
+__all__ = [
+    "ASK_EVERY",
+    "CONNECT",
+    "FORWARD",
+    "HELLO",
+    "LOST_AFTER",
+    "MIN_SECRET",
+    "Connect",
+    "Partner",
+    "partner_key",
+]
 
 HELLO: Final = 0xF50
 FORWARD: Final = 0xF51
+CONNECT: Final = 0xF52
 SESSION: Final = 0xC0F0
 SEQUENCE: Final = 0xC0F1
 PORTS: Final = 0xC0F2
@@ -108,6 +121,14 @@ class _Window:
         return True
 
 
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """To be connected to, from the second port; `data` is all that is said there."""
+
+    to: Address
+    data: bytes
+
+
 class Partner:
     """The other server, as this one knows it.  Its messages go to and come from `address` alone."""
 
@@ -119,8 +140,12 @@ class Partner:
         random_bytes: Callable[[int], bytes],
         *,
         allowance: Allowance | None = None,
+        connections: Allowance | None = None,
     ) -> None:
-        """`ports`: our own two, which the other server has to have, too."""
+        """`ports`: our own two, which the other server has to have, too.
+
+        `allowance` and `connections`: of answers to, and of connections to, each destination.
+        """
         self.address = address
         self.counts: Counter[str] = Counter()
         """Answers forwarded, sent on for the other, and what was dropped, by reason."""
@@ -128,6 +153,7 @@ class Partner:
         self._ports = ports
         self._random_bytes = random_bytes
         self._allowance = allowance if allowance is not None else Allowance()
+        self._connections = connections if connections is not None else Allowance(0.0, 0.0)
         self._session = random_bytes(8)
         self._window = _Window()
         self._asked: deque[bytes] = deque(maxlen=4)
@@ -172,7 +198,17 @@ class Partner:
 
     def forward(self, answer: Answer, now: float) -> bytes | None:
         """What to send to the other server, so that it sends `answer`; None if it cannot."""
-        if not self.places(now) or len(answer.data) > MAX_MESSAGE - _OVERHEAD:
+        change = change_request(Change(False, bool(answer.place.port)))
+        return self._tell(FORWARD, answer.to, answer.data, now, change)
+
+    def connect(self, to: Address, data: bytes, now: float) -> bytes | None:
+        """What to send to the other server, so that it connects to `to`, and says `data` there."""
+        return self._tell(CONNECT, to, data, now)
+
+    def _tell(
+        self, method: int, to: Address, data: bytes, now: float, *more: Attribute
+    ) -> bytes | None:
+        if not self.places(now) or len(data) > MAX_MESSAGE - _OVERHEAD:
             self.counts["dropped: cannot be forwarded"] += 1
             return None
         self._number += 1
@@ -180,12 +216,12 @@ class Partner:
         attributes = (
             (SESSION, self._their_session),
             (SEQUENCE, _NUMBER.pack(self._number)),
-            xor_address(XOR_PEER_ADDRESS, answer.to, transaction),
-            change_request(Change(False, bool(answer.place.port))),
-            (DATA, answer.data),
+            xor_address(XOR_PEER_ADDRESS, to, transaction),
+            *more,
+            (DATA, data),
         )
         self.counts["forwarded"] += 1
-        return self._encode(Kind.INDICATION, FORWARD, transaction, attributes)
+        return self._encode(Kind.INDICATION, method, transaction, attributes)
 
     def _greeting(self, session: bytes) -> list[Attribute]:
         return [(SESSION, session), (PORTS, _PORTS.pack(*self._ports))]
@@ -197,24 +233,24 @@ class Partner:
 
     # --- what comes -----------------------------------------------------------------------------
 
-    def receive(self, data: bytes, source: Address, now: float) -> bytes | Answer | None:
-        """Take a datagram: what to send back to the other server, or on for it."""
+    def receive(self, data: bytes, source: Address, now: float) -> bytes | Answer | Connect | None:
+        """Take a datagram: what to send back to the other server, or to do for it."""
         try:
             message = decode(data)
         except StunError:
             return None
-        if message.method not in (HELLO, FORWARD):
+        if message.method not in (HELLO, FORWARD, CONNECT):
             return None
         if source != self.address or not message.verify(self._key):
             self.counts["dropped: not the other server"] += 1
             return None
-        if message.method == FORWARD:
+        if message.method != HELLO:
             found = self._unpack(message, now)
-            if isinstance(found, Answer):
-                self.counts["sent for the other"] += 1
-                return found
-            self.counts[f"dropped: {found}"] += 1
-            return None
+            if isinstance(found, str):
+                self.counts[f"dropped: {found}"] += 1
+                return None
+            self.counts["sent for the other"] += 1
+            return found
         if message.kind is Kind.REQUEST:
             if not self.alive(now):
                 self._ask_at = now  # it is there, so that it will answer
@@ -243,14 +279,14 @@ class Partner:
         self._heard = now
         self._ask_at = now + ASK_EVERY
 
-    def _unpack(self, message: Message, now: float) -> Answer | str:
-        """The answer to be sent on, or why it is not."""
+    def _unpack(self, message: Message, now: float) -> Answer | Connect | str:
+        """What is to be done for the other server, or why it is not."""
         if message.kind is not Kind.INDICATION:
             return "damaged"
         number, peer = message.get(SEQUENCE), message.get(XOR_PEER_ADDRESS)
         change, data = message.get(CHANGE_REQUEST), message.get(DATA)
         session = message.get(SESSION) or b""
-        if number is None or peer is None or change is None or data is None:
+        if number is None or peer is None or data is None:
             return "damaged"
         if not hmac.compare_digest(session, self._session) or len(number) != _NUMBER.size:
             return "another session"
@@ -258,14 +294,17 @@ class Partner:
             return "replayed"
         try:
             to = read_xor_address(peer, message.transaction)
-            port = read_change_request(change).port
+            port = change is not None and read_change_request(change).port
             carried = decode(data)
         except StunError:
             return "damaged"
-        if carried.kind is not Kind.SUCCESS or carried.method != BINDING or not to[1]:
-            return "no answer"
         if (":" in to[0]) != (":" in self.address[0]):
             return "another family"
+        kind = Kind.SUCCESS if message.method == FORWARD else Kind.INDICATION
+        if carried.kind is not kind or carried.method != BINDING or not to[1]:
+            return "no answer"
+        if message.method == CONNECT:
+            return Connect(to, data) if self._connections.take(to[0], now) else "too many"
         if not self._allowance.take(to[0], now):
             return "too many"
         return Answer(data, to, Place(0, int(port)))

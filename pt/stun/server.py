@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from pt.stun.attributes import (
     CHANGE_REQUEST,
+    CONNECT_BACK,
     MAPPED_ADDRESS,
     OTHER_ADDRESS,
     PADDING,
@@ -25,6 +26,7 @@ from pt.stun.attributes import (
     Address,
     Change,
     address,
+    change_request,
     error_code,
     read_change_request,
     read_port,
@@ -69,11 +71,12 @@ PRIMARY: Final = Place(0, 0)
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """To be sent to an address, from a place."""
+    """To be sent to an address, from a place; `back`: the places to connect to it from, too."""
 
     data: bytes
     to: Address
     place: Place
+    back: tuple[Place, ...] = ()
 
 
 class _Refusal(Exception):  # noqa: N818  # an answer, not a failure
@@ -91,11 +94,13 @@ class Server:
         *,
         software: str = "",
         allowance: Allowance | None = None,
+        connections: Allowance | None = None,
         password_of: Callable[[bytes], bytes | None] | None = None,
     ) -> None:
         """`places`: the addresses as clients know them; `PRIMARY` is one of them.
 
-        With `password_of`, which knows a user's key (`password_key`) or none, requests have to be
+        `connections`: to clients that ask for them over TCP; None: there are none. With
+        `password_of`, which knows a user's key (`password_key`) or none, requests have to be
         signed.
         """
         self.places = places
@@ -103,6 +108,7 @@ class Server:
         """Requests answered, refused by code, and dropped, by reason."""
         self._software = software
         self._allowance = allowance if allowance is not None else Allowance()
+        self._connections = connections
         self._password_of = password_of
 
     def receive(
@@ -128,6 +134,7 @@ class Server:
             return None
         key: bytes | None = None
         to, place = source, at
+        back: tuple[Place, ...] = ()
         kind = Kind.ERROR
         attributes: tuple[Attribute, ...]
         try:
@@ -135,12 +142,27 @@ class Server:
             to, place = self._route(message, source, at, stream=stream)
             attributes = self._answer(message, source, at, place, key)
             kind = Kind.SUCCESS
+            if stream and message.get(CONNECT_BACK) is not None:
+                back = self._back(source, at, now)
+                flags = Change(any(each.ip != at.ip for each in back), any(back))
+                attributes += ((CONNECT_BACK, change_request(flags)[1]),)
         except _Refusal as refusal:
             attributes = refusal.attributes
             self.counts["refused"] += 1
         else:
             self.counts["answered"] += 1
-        return Answer(self._encode(message, kind, attributes, key), to, place)
+        return Answer(self._encode(message, kind, attributes, key), to, place, back)
+
+    def _back(self, source: Address, at: Place, now: float) -> tuple[Place, ...]:
+        """From where to connect to somebody: the second ports, for at the first ones we listen."""
+        if self._connections is None or at.port:
+            return ()
+        wanted = (Place(at.ip, 1), Place(at.ip ^ 1, 1))
+        return tuple(
+            each
+            for each in wanted
+            if each in self.places and self._connections.take(source[0], now)
+        )
 
     def _authenticate(self, message: Message) -> bytes | None:
         """The key to sign the answer with."""

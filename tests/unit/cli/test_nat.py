@@ -12,7 +12,7 @@ from pt.cli.nat import _cliffs, _essence, server_of
 from pt.cli.nat_text import OTHERS, as_json, as_text, plans
 from pt.errors import UsageError
 from pt.node.nat import How, Reach, StunServer, Survey
-from pt.stun.aio import TcpDiscovery
+from pt.node.nat_tcp import TcpDiscovery
 from pt.stun.binding import Binding
 from pt.stun.discovery import Discovery
 from pt.stun.lifetime import CLIFFS, Lifetime

@@ -13,9 +13,10 @@ from pt.errors import DnsCause, DnsError, NetworkError, UsageError
 from pt.identity.keys import PrivateKey
 from pt.node import nat
 from pt.node.nat import MAX_SERVERS, StunServer, Survey, survey
+from pt.node.nat_tcp import TcpDiscovery
 from pt.node.node import Node
 from pt.node.resolve import Resolver
-from pt.stun.aio import Explorer, TcpDiscovery
+from pt.stun.aio import Explorer
 from pt.stun.discovery import Discovery, Wishes
 from pt.stun.server import PRIMARY, Server
 from pt.stun.transactions import Schedule
@@ -36,22 +37,22 @@ async def serving(*, udp: bool = True, tcp: bool = True):
     """A server's port number on loopback, for one protocol or both."""
     server = Server({})
 
+    running: set[asyncio.Task[None]] = set()
+
     async def stream(reader, writer) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError):
+        running.add(asyncio.current_task())
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             data = await reader.readexactly(28)
             source = writer.get_extra_info("peername")
             answer = server.receive(data, source, PRIMARY, 0.0, stream=True)
-            writer.write(answer.data)
+            if tcp:
+                writer.write(answer.data)
             await reader.read()
         writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
 
-    if not tcp:
-
-        async def silent(reader, writer) -> None:
-            await reader.read()
-            writer.close()
-
-    listener = await asyncio.start_server(stream if tcp else silent, "127.0.0.1", 0)
+    listener = await asyncio.start_server(stream, "127.0.0.1", 0)
     number = listener.sockets[0].getsockname()[1]
     port = UdpPort(("127.0.0.1", number))
 
@@ -66,6 +67,7 @@ async def serving(*, udp: bool = True, tcp: bool = True):
     finally:
         listener.close()
         await listener.wait_closed()
+        await asyncio.gather(*running)
         port.close()
 
 

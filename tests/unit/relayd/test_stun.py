@@ -11,16 +11,18 @@ import pytest
 
 from pt.aio.udp import UdpPort
 from pt.errors import UsageError
+from pt.node.nat_tcp import discover_tcp
 from pt.relayd import events
 from pt.relayd.config import STUN_PORT, RelayConfig
 from pt.relayd.stun import SharedPort
 from pt.stun.aio import StunClient, bind_over_tcp
-from pt.stun.attributes import PADDING, Change, change_request, response_port
+from pt.stun.attributes import CONNECT_BACK, PADDING, Change, change_request, response_port
 from pt.stun.binding import read_binding
 from pt.stun.messages import BINDING, Kind, encode
 from pt.stun.transactions import Schedule
 from pt.tunnel.events import Warned
 from pt.wire.multiaddr import Multiaddr
+from pt.wire.nat_facts import Dependence
 from tests.unit.relayd.lab import Lab, lab
 
 SHORT = Schedule((0.0, 0.05), 0.3)
@@ -274,6 +276,71 @@ def test_over_tcp(tmp_path: Path):
                 assert found.mapped == local
                 assert found.origin == (hosts[0], at)
                 assert found.other == (hosts[1], 2 * port + 1 - at)
+
+    asyncio.run(main())
+
+
+def test_it_connects_to_who_asks_for_it(tmp_path: Path):
+    async def main() -> None:
+        hosts = ("127.0.0.1", "127.0.0.2")
+        port = free_pair(*hosts)
+        async with lab(tmp_path, listen=listening(*hosts, port=port)):
+            for host in hosts:
+                found = await discover_tcp((host, port))
+                assert found.facts.filtering is Dependence.INDEPENDENT
+                assert len(found.mapped) == 4
+
+    asyncio.run(main())
+
+
+def test_two_relays_connect_for_each_other(tmp_path: Path):
+    async def main() -> None:
+        async with two_relays(tmp_path) as (one, two, port):
+            await heard(one)
+            await heard(two)
+            found = await discover_tcp(("127.0.0.1", port))
+            assert found.facts.filtering is Dependence.INDEPENDENT
+            assert two.relay.snapshot().stun["other relay, sent for the other"] == 1
+
+    asyncio.run(main())
+
+
+def test_without_another_address_what_is_let_in_over_tcp_is_not_known(tmp_path: Path):
+    async def main() -> None:
+        port = free_pair("127.0.0.1")
+        async with lab(tmp_path, listen=listening("127.0.0.1", port=port)):
+            found = await discover_tcp(("127.0.0.1", port))
+        assert found.facts.works
+        assert found.facts.filtering is Dependence.UNKNOWN
+
+    asyncio.run(main())
+
+
+def test_connections_are_few(tmp_path: Path):
+    async def main() -> None:
+        hosts = ("127.0.0.1", "127.0.0.2")
+        port = free_pair(*hosts)
+        async with lab(tmp_path, listen=listening(*hosts, port=port)):
+            with socket.create_server(("127.0.0.1", 0), reuse_port=True) as listener:
+                listener.setblocking(False)
+                loop = asyncio.get_running_loop()
+                wish = (CONNECT_BACK, change_request(Change(True, True))[1])
+                request = encode(Kind.REQUEST, BINDING, bytes(12), [wish])
+                with socket.socket() as sock:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                    sock.bind(listener.getsockname())
+                    sock.connect(("127.0.0.1", port))
+                    sock.setblocking(False)
+                    await loop.sock_sendall(sock, request * 8)
+                    callers = []
+                    with contextlib.suppress(TimeoutError):
+                        while True:
+                            async with asyncio.timeout(0.5):
+                                caller, name = await loop.sock_accept(listener)
+                            caller.close()
+                            callers.append(name)
+            assert {name[1] for name in callers} == {port + 1}
+            assert 2 <= len(callers) <= 8
 
     asyncio.run(main())
 

@@ -9,13 +9,12 @@ import pytest
 
 from pt.aio.udp import UdpPort
 from pt.errors import NetworkError, RefusedError, WaitTimeoutError
-from pt.stun.aio import Explorer, StunClient, bind_over_tcp, discover_tcp, source_address
+from pt.stun.aio import Explorer, StunClient, bind_over_tcp, source_address
 from pt.stun.attributes import error_code
 from pt.stun.discovery import Wishes
 from pt.stun.messages import BINDING, Kind, StunError, decode, encode
 from pt.stun.server import PRIMARY, Server
 from pt.stun.transactions import Schedule
-from pt.wire.nat_facts import Dependence
 
 HERE = ("127.0.0.1", 0)
 SHORT = Schedule((0.0, 0.02), 0.1)
@@ -162,23 +161,6 @@ def test_over_tcp():
             assert found.mapped == local
             found, again = await bind_over_tcp(other, local=local)
             assert found.mapped == local == again
-
-    asyncio.run(main())
-
-
-def test_discovery_over_tcp():
-    async def main() -> None:
-        async with over_tcp(one_answer) as address:
-            found = await discover_tcp(address)
-        assert found.facts.works
-        assert found.facts.translated is False
-        assert found.facts.mapping is Dependence.INDEPENDENT
-        assert found.binding.mapped == found.local
-        assert found.facts.label.startswith("fw")  # what a filter does is not tried
-        found = await discover_tcp(address, timeout=1.0)
-        assert found.facts.works is None
-        assert "refused" in found.problem
-        assert not found.silent
 
     asyncio.run(main())
 

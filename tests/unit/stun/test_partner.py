@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pt.errors import UsageError
 from pt.stun.limits import BURST, Allowance
 from pt.stun.messages import BINDING, MAX_MESSAGE, Kind, decode, encode
-from pt.stun.partner import ASK_EVERY, HELLO, LOST_AFTER, WINDOW, Partner, partner_key
+from pt.stun.partner import ASK_EVERY, HELLO, LOST_AFTER, WINDOW, Connect, Partner, partner_key
 from pt.stun.server import Answer, Place
 
 KEY = partner_key("a secret of two relays")
@@ -181,6 +181,26 @@ def test_an_answer_to_an_old_question_says_nothing(pair):
 def test_nothing_but_answers_is_sent_on(pair, answer):
     assert pair.take(pair.forward(answer)) is None
     assert sum(count for name, count in pair.b.counts.items() if name.startswith("dropped")) == 1
+
+
+HERE_I_AM = encode(Kind.INDICATION, BINDING, bytes(12))
+
+
+def test_connections_to_somebody_elses_client(pair):
+    pair.b._connections = Allowance(0.0, 2.0)
+    data = pair.a.connect(CLIENT, HERE_I_AM, pair.now)
+    assert pair.take(data) == Connect(CLIENT, HERE_I_AM)
+    assert pair.take(data) is None
+    for wrong in (DATA, b"anything at all."):
+        assert pair.take(pair.a.connect(CLIENT, wrong, pair.now)) is None
+    assert pair.take(pair.forward(replace(ANSWER, data=HERE_I_AM))) is None
+    assert pair.take(pair.a.connect(CLIENT, HERE_I_AM, pair.now)) is not None
+    assert pair.take(pair.a.connect(CLIENT, HERE_I_AM, pair.now)) is None
+    assert pair.b.counts["dropped: too many"] == 1
+
+
+def test_no_connections_unless_they_are_allowed(pair):
+    assert pair.take(pair.a.connect(CLIENT, HERE_I_AM, pair.now)) is None
 
 
 def test_what_is_too_long_is_not_forwarded(pair):

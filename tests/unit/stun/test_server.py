@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from pt.stun.attributes import (
     CHANGE_REQUEST,
+    CONNECT_BACK,
     MAPPED_ADDRESS,
     OTHER_ADDRESS,
     PADDING,
@@ -20,6 +21,7 @@ from pt.stun.attributes import (
     Change,
     change_request,
     read_address,
+    read_change_request,
     read_error_code,
     read_unknown,
     read_xor_address,
@@ -112,6 +114,36 @@ def test_over_a_stream_there_is_one_way_back():
         assert answer.to == CLIENT
         assert read_unknown(message.get(UNKNOWN_ATTRIBUTES)) == (attribute[0],)
     assert ask(server(), stream=True)[1].kind is Kind.SUCCESS
+
+
+BACK = (CONNECT_BACK, change_request(Change(True, True))[1])
+
+
+def told_back(message) -> Change:
+    return read_change_request(message.get(CONNECT_BACK))
+
+
+def test_connections_to_who_asks_for_them_over_a_stream():
+    one = server(connections=Allowance(0.0, 5.0))
+    answer, message = ask(one, BACK, stream=True)
+    assert answer.back == (Place(0, 1), Place(1, 1))
+    assert told_back(message) == Change(True, True)
+    assert ask(one, BACK)[0].back == ()  # over UDP nobody has proved to be there
+    assert ask(one, BACK)[1].get(CONNECT_BACK) is None
+    assert ask(one, stream=True)[0].back == ()
+    assert ask(one, BACK, stream=True, at=Place(0, 1))[0].back == ()
+    assert len(ask(one, BACK, stream=True)[0].back) == 2
+    answer, message = ask(one, BACK, stream=True)  # the fifth, and no more
+    assert answer.back == (Place(0, 1),)
+    assert told_back(message) == Change(False, True)
+
+
+def test_no_connections_from_what_is_not_there():
+    one = server({PRIMARY: PLACES[PRIMARY]}, connections=Allowance())
+    answer, message = ask(one, BACK, stream=True)
+    assert answer.back == ()
+    assert told_back(message) == Change(False, False)
+    assert told_back(ask(server(), BACK, stream=True)[1]) == Change(False, False)
 
 
 def test_unknown_attributes():
