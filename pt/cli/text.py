@@ -100,6 +100,8 @@ class TextView:
                 return self._progress(event)
             case ev.Pinned() | ev.Reachable():
                 return [self._fact(event)]
+            case ev.Punched():
+                return self._punched(event, time)
             case ev.Connected():
                 return self._connected(event, time)
             case ev.Resumed():
@@ -223,6 +225,12 @@ class TextView:
             return Line(self.labelled("reach", text, GREEN))
         text = f"{event.peer_id}: first use of this name, remembered from now on"
         return Line(self.labelled("pinned", text))
+
+    def _punched(self, event: ev.Punched, time: float) -> list[Line]:
+        if not event.ok:
+            return [Line(f"{self._time(time)}   {event.detail}")]
+        text = f"through both NATs in {duration(event.seconds)} ({event.strategy}): {event.detail}"
+        return [Line(f"{self._time(time)}   {text}")]
 
     def _connected(self, event: ev.Connected, time: float) -> list[Line]:
         parts = [event.peer_id.short(), event.path]

@@ -12,7 +12,7 @@ import os
 import socket
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -41,6 +41,9 @@ STREAMS: Final = 4096
 LOSSY_FOR: Final = 600.0
 """Seconds for which a host is remembered as one that packets get lost on the way to."""
 MAX_LOSSY: Final = 256
+MAX_PORTS: Final = 16
+"""Further UDP ports, beside the shared one."""
+UNUSED: Final = 15.0
 _ANY: Final = (("0.0.0.0", 0), ("::", 0))
 
 
@@ -54,6 +57,8 @@ class Quic:
         self._engine = os.environ.get("PT_QUIC_ENGINE") or None
         self._lossy: OrderedDict[str, float] = OrderedDict()
         self._qlog = QlogFiles(node.tracer)
+        self._make: Callable[[UdpPort], QuicPort]
+        self._more: set[QuicPort] = set()
         self._listening = False
         node.dialers[QUIC] = self.dial
 
@@ -86,6 +91,50 @@ class Quic:
         self._open(udp)
         self._own_udp = False
         self._accept()
+
+    def ready(self) -> UdpPort:
+        """The UDP port, opened to dial from if there is none yet."""
+        if self._port is None:
+            self._open(_bind(_ANY))
+        assert self._port is not None
+        return self._port.udp
+
+    def accept_at(self, udp: UdpPort) -> None:
+        """Take connections at a port that a hole was punched from, whether we listen or not.
+
+        Another one than the shared port is ours now, and closed when it has no connection any more.
+        """
+        if udp is self.ready():
+            assert self._port is not None
+            self._port.accept = self._inbound
+        else:
+            self._side_port(udp).accept = self._inbound
+
+    def _side_port(self, udp: UdpPort) -> QuicPort:
+        self.ready()
+        port = self._make(udp)
+        self._more.add(port)
+        if len(self._more) > MAX_PORTS:
+            self._drop(next(iter(self._more)))
+        self._watch_unused(port)
+        return port
+
+    def _watch_unused(self, port: QuicPort) -> None:
+        """Look now and then whether a side port is still of use."""
+
+        def look() -> None:
+            if port in self._more:
+                if port.links:
+                    self._watch_unused(port)
+                else:
+                    self._drop(port)
+
+        asyncio.get_running_loop().call_later(UNUSED, look)
+
+    def _drop(self, port: QuicPort) -> None:
+        self._more.discard(port)
+        port.close()
+        port.udp.close()
 
     def unlisten(self) -> None:
         """Take no more connections; those that are there stay, and dialing goes on."""
@@ -131,7 +180,8 @@ class Quic:
             congestion=_congestion(),
             trace=self._qlog.trace if self._node.tracer.path else None,
         )
-        self._port = QuicPort(udp, config, choose, admit=self._admit)
+        self._make = lambda each: QuicPort(each, config, choose, admit=self._admit)
+        self._port = self._make(udp)
         self._own_udp = True
         return self._port
 
@@ -150,6 +200,8 @@ class Quic:
     def close(self) -> None:
         """Say goodbye, and close the port."""
         self._listening = False
+        for port in list(self._more):
+            self._drop(port)
         self._close_port()
         self._qlog.close()
 
@@ -176,10 +228,23 @@ class Quic:
 
         """
         del security
+        return await self.dial_from(None, address, expected)
+
+    async def dial_from(
+        self, udp: UdpPort | None, address: Multiaddr, expected: PeerId | None
+    ) -> Connection:
+        """Dial from the shared port, or from one that is ours from now on.
+
+        Raises:
+            PtError, OSError, TimeoutError: it failed.
+
+        """
         host, port = address.host, address.udp_port
         assert host is not None
         assert port is not None
-        quic = self._port or self._open(_bind(_ANY))
+        self.ready()
+        assert self._port is not None
+        quic = self._port if udp is None else self._side_port(udp)
         made: list[Connection] = []
 
         def established(link: QuicLink, event: HandshakeDone) -> None:

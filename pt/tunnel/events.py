@@ -22,6 +22,7 @@ __all__ = [
     "Pinned",
     "Progress",
     "Published",
+    "Punched",
     "Reachable",
     "Ready",
     "Rejected",
@@ -168,6 +169,18 @@ class Connected(Event):
     """Seconds; None before the first measurement."""
     suite: str = ""
     """The cipher of the connection."""
+
+
+class Punched(Event):
+    """An attempt to get through both NATs has ended; see docs/traces.md for its steps."""
+
+    ok: bool
+    strategy: str
+    """What opened the path; empty if nothing did."""
+    seconds: float
+    """From the beginning of the attempt to the path."""
+    detail: str
+    """Where the peer was met, or why it was not, and what would help."""
 
 
 class Disconnected(Event):

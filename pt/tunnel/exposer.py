@@ -7,16 +7,17 @@ import contextlib
 import secrets
 import shlex
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pt.aio.hangup import HangupWatch
-from pt.errors import LocalProtocolError, StateError, UsageError
+from pt.errors import LocalProtocolError, RemoteProtocolError, StateError, UsageError
 from pt.identity.keys import PrivateKey
 from pt.identity.peer_id import PeerId
 from pt.node.connection import Connection
 from pt.node.node import Node
 from pt.node.relays import RelayNews, Relays
 from pt.node.state import Claim, StateDir
+from pt.punch.aio import PROTOCOL as PUNCH
 from pt.relay.raw import secret_key
 from pt.rendezvous.name import NameKeys, estimate_strength, generate_name
 from pt.trace import NO_TRACE, Tracer
@@ -38,6 +39,10 @@ from pt.tunnel.settings import congestion, security
 from pt.tunnel.targets import Targets
 from pt.tunnel.v2 import ExposerPump, TunnelPump
 from pt.wire.multiaddr import Multiaddr
+
+if TYPE_CHECKING:
+    from pt.aio.muxed import MuxedStream
+    from pt.tunnel.punching import Punching
 
 __all__ = ["Exposer"]
 
@@ -88,6 +93,7 @@ class Exposer:
         self._relays: Relays | None = None
         self._claim: Claim | None = None
         self._reversal: Reversal | None = None
+        self._punching: Punching | None = None
         self._timers: dict[bytes, asyncio.TimerHandle] = {}
         self._lost_at: dict[bytes, float] = {}
         self._sweeper: asyncio.TimerHandle | None = None
@@ -222,7 +228,24 @@ class Exposer:
             on_attached=self._attached,
         )
         self._node.handle_raw(PROTOCOL, self._gate.accept, limited=True)
+        self._node.handle(PUNCH, self._punch, limited=True)
         return str(estimate_strength(self.name))
+
+    async def _punch(self, stream: MuxedStream, connection: Connection) -> None:
+        """A binder wants to get through both NATs: only within its session."""
+        from pt.tunnel.punching import Punching, stun_servers  # noqa: PLC0415  # seldom at once
+
+        session = None if self._gate is None else self._gate.session_of(connection)
+        if session is None or connection.relay is None:
+            raise RemoteProtocolError("hole punching outside a relayed session")
+        if self._punching is None:
+            self._punching = Punching(
+                self._node,
+                lambda: stun_servers(self._node.relayed),
+                self._emit,
+                security=security(),
+            )
+        await self._punching.serve(stream, connection, session.secret)
 
     async def _open_doors(self, identity: PrivateKey, strength: str) -> None:
         self._emit(
@@ -358,6 +381,8 @@ class Exposer:
             await self._publication.close()
         if self._reversal is not None:
             await self._reversal.close()
+        if self._punching is not None:
+            await self._punching.close()
         if self._relays is not None:
             await self._relays.close()
         if self._running is not None:

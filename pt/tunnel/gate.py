@@ -187,6 +187,10 @@ class Gate:
         self.sessions[session.id] = session
         self._join(session, connection, stream.stream, stream.take_buffered(), resumed=False)
 
+    def session_of(self, connection: Connection) -> ExposerSession | None:
+        """Whose connection this is."""
+        return self._by_connection.get(connection)
+
     def strangers(self, connections: Iterable[Connection]) -> list[Connection]:
         """Those of `connections` that were made to us long ago and are nobody's with a session.
 

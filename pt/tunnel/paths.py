@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pt.aio.muxed import MuxedStream
     from pt.node.connection import Connection
     from pt.node.node import Node
+    from pt.tunnel.punching import Punching
     from pt.tunnel.session import BinderSession
 
 __all__ = ["Paths", "connected", "limit_warning"]
@@ -98,12 +99,14 @@ class Paths:
         self._standby: Connection | None = None
         self._lock = asyncio.Lock()
         self._news = asyncio.Event()
+        self._moved = asyncio.Event()  # the exposer named another address after the beginning
         self._tasks: set[asyncio.Task[None]] = set()
         self._jobs: dict[str, asyncio.Task[None]] = {}
         self._listening = False
         self._kept: set[Connection] = set()  # that will tell us their end
         self._warned = False
         self._last_relay: object = None
+        self._punching: Punching | None = None
         self._watch = PathWatch(asyncio.get_running_loop(), session, lambda: self.alternative)
         self.learn(known)
         session.on_addresses = self.learn
@@ -134,6 +137,8 @@ class Paths:
         standby, self._standby = self._standby, None
         if standby is not None:
             standby.close("the session is over")
+        if self._punching is not None:
+            await self._punching.close()
 
     # --- what is known ---------------------------------------------------------------------------
 
@@ -147,6 +152,7 @@ class Paths:
                 self._known.pop(next(iter(self._known)))
             self._known[bare] = None
             self._news.set()
+            self._moved.set()
 
     @property
     def direct(self) -> list[Multiaddr]:
@@ -246,6 +252,7 @@ class Paths:
         self._jobs.clear()
         if connection.relay is not None:
             self._job("upgrade", self._upgrade())
+            self._job("punch", self._punch(connection))
         else:
             self._stop_listening()
             if self._standby is None:
@@ -323,6 +330,30 @@ class Paths:
                 continue
             if await self._take(connection):
                 return
+
+    async def _punch(self, relayed: Connection) -> None:
+        """Get through both NATs, now and from time to time, while the session is on a relay."""
+        from pt.tunnel.punching import (  # noqa: PLC0415  # who is not relayed needs none of it
+            Punching,
+            stun_servers,
+            until_through,
+        )
+
+        if self._punching is None:
+            self._punching = Punching(
+                self._node,
+                lambda: stun_servers(self.circuits),
+                self._emit,
+                security=self._security,
+            )
+        await until_through(
+            self._punching,
+            relayed,
+            self.session.secret,
+            moved=self._moved,
+            wanted=lambda: self._on_relay,
+            take=self._take,
+        )
 
     @property
     def _on_relay(self) -> bool:

@@ -1,0 +1,229 @@
+"""From a relayed session to a direct connection through both NATs.
+
+Over a stream of the session both sides tell each other what their NATs do, `pt.punch` finds a path,
+and the binder opens a connection over it: QUIC at the UDP ports that met, or TCP with the socket
+that both opened.  The session then moves as to any other direct connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from itertools import count
+from typing import TYPE_CHECKING, Final
+
+from pt.errors import ClosedError, PtError
+from pt.multistream.negotiation import UnsupportedError
+from pt.node.nat_view import NatView, free_tcp_port
+from pt.node.route import Route
+from pt.punch.aio import PROTOCOL, Conversation, Direct, Local, PunchError
+from pt.punch.candidates import Side
+from pt.punch.upkeep import Attempts
+from pt.tunnel import events
+from pt.wire.multiaddr import Multiaddr
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pt.aio.muxed import MuxedStream
+    from pt.aio.udp import Address
+    from pt.node.connection import Connection
+    from pt.node.node import Node
+
+__all__ = ["MAX_AT_ONCE", "PROTOCOL", "Punching", "stun_servers", "until_through"]
+
+MAX_AT_ONCE: Final = 4
+"""Attempts of an exposer with all its binders."""
+PATIENCE: Final = 40.0
+"""Seconds that one attempt may take in all; plans are bounded by their budgets."""
+CONNECT: Final = 5.0
+"""Seconds for the handshake over a path that works."""
+DEFAULT_RTT: Final = 0.2
+MIN_BYTES: Final = 16 * 1024
+"""A circuit with less than this has better to do than to carry an attempt."""
+
+
+class Punching:
+    """One side's attempts; `servers` are STUN servers, `security` what TCP connections offer."""
+
+    def __init__(
+        self,
+        node: Node,
+        servers: Callable[[], Sequence[Address]],
+        emit: Callable[[events.Event], None],
+        *,
+        security: tuple[str, ...],
+    ) -> None:
+        self.view = NatView(node, servers)
+        self._node = node
+        self._emit = emit
+        self._security = security
+        self._serving = 0
+
+    async def close(self) -> None:
+        """Measure no more; attempts are their callers'."""
+        await self.view.close()
+
+    # --- the binder ----------------------------------------------------------------------------
+
+    async def punch(self, relayed: Connection, secret: bytes, attempt: int) -> Connection:
+        """Make one attempt with the peer at the end of `relayed`; the direct connection.
+
+        Raises:
+            UnsupportedError: the peer does not punch.
+            PunchError: there is no path, and why.
+            PtError, TimeoutError: something broke on the way.
+
+        """
+        tcp_port = free_tcp_port()
+        side = await self.view.side(tcp_port)
+        stream = await relayed.open_stream((PROTOCOL,), limited=True)
+        local = self._local(relayed, secret, side, tcp_port)
+        try:
+            async with (
+                asyncio.timeout(PATIENCE),
+                Conversation(stream, local, controlling=True) as talk,
+            ):
+                direct = await talk.punch(attempt)
+                async with asyncio.timeout(CONNECT):
+                    connection = await self._connect(direct, relayed)
+        except PunchError as error:
+            self._emit(events.Punched(ok=False, strategy="", seconds=0.0, detail=str(error)))
+            raise
+        self._tell(direct, connection)
+        return connection
+
+    async def _connect(self, direct: Direct, relayed: Connection) -> Connection:
+        remote = _remote(direct)
+        if direct.tcp is not None:
+            return await self._adopt(direct, relayed, initiator=True)
+        assert direct.port is not None
+        port = direct.port if direct.fresh else None
+        return await self._node.quic.dial_from(port, remote, relayed.peer_id)
+
+    async def _adopt(self, direct: Direct, relayed: Connection, *, initiator: bool) -> Connection:
+        assert direct.tcp is not None
+        try:
+            return await self._node.adopt(
+                direct.tcp,
+                Route(_remote(direct)),
+                initiator=initiator,
+                expected=relayed.peer_id,
+                security=self._security,
+            )
+        except BaseException:
+            direct.tcp.close()
+            raise
+
+    def _local(self, relayed: Connection, secret: bytes, side: Side, tcp_port: int | None) -> Local:
+        return Local(
+            side=side,
+            probes=self.view.probes,
+            secret=secret,
+            rtt=relayed.rtt or DEFAULT_RTT,
+            ask=self.view.ask,
+            tcp_port=tcp_port,
+            tracer=self._node.tracer,
+        )
+
+    # --- the exposer ---------------------------------------------------------------------------
+
+    async def serve(self, stream: MuxedStream, relayed: Connection, secret: bytes) -> None:
+        """Take part in an attempt of the binder's.
+
+        Raises:
+            ClosedError: too many attempts at a time.
+            PtError, TimeoutError: there is no path, or something broke.
+
+        """
+        if self._serving >= MAX_AT_ONCE:
+            raise ClosedError("too many attempts at a time")
+        self._serving += 1
+        try:
+            tcp_port = free_tcp_port()
+            side = await self.view.side(tcp_port)
+            local = self._local(relayed, secret, side, tcp_port)
+            async with (
+                asyncio.timeout(PATIENCE),
+                Conversation(stream, local, controlling=False) as talk,
+            ):
+                direct = await talk.punch()
+                if direct.tcp is not None:
+                    async with asyncio.timeout(CONNECT):
+                        await self._adopt(direct, relayed, initiator=False)
+                elif direct.port is not None:
+                    self._node.quic.accept_at(direct.port)
+        except PunchError as error:
+            self._emit(events.Punched(ok=False, strategy="", seconds=0.0, detail=str(error)))
+            raise
+        finally:
+            self._serving -= 1
+        self._tell(direct, None)
+
+    def _tell(self, direct: Direct, connection: Connection | None) -> None:
+        self._emit(
+            events.Punched(
+                ok=True,
+                strategy=direct.strategy.value,
+                seconds=round(max(direct.seconds, 0.0), 3),
+                detail=str(_remote(direct) if connection is None else connection.remote_addr),
+            )
+        )
+
+
+async def until_through(
+    punching: Punching,
+    relayed: Connection,
+    secret: bytes,
+    *,
+    moved: asyncio.Event,
+    wanted: Callable[[], bool],
+    take: Callable[[Connection], Awaitable[bool]],
+) -> None:
+    """The binder's attempts, at once, from time to time, and when either side has `moved`.
+
+    Ends when `take` took a connection, none is `wanted` any more, or the peer does not punch.
+    """
+    if relayed.limit is not None and 0 < relayed.limit.data < MIN_BYTES:
+        return
+    clock = asyncio.get_running_loop().time
+    attempts = Attempts(clock())
+    for number in count(1):
+        while attempts.due is not None and clock() < attempts.due:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(attempts.due - clock()):
+                    await moved.wait()
+            if moved.is_set():
+                moved.clear()
+                attempts.changed(clock())
+        if not wanted():
+            return
+        try:
+            fresh = await punching.punch(relayed, secret, number)
+        except UnsupportedError:
+            return
+        except (PtError, OSError, TimeoutError) as error:
+            relayed.node.tracer.emit("punch_failed", attempt=number, reason=str(error))
+            attempts.failed(clock())
+            continue
+        if await take(fresh):
+            return
+        attempts.failed(clock())
+
+
+def _remote(direct: Direct) -> Multiaddr:
+    host, port = direct.address
+    return Multiaddr.quic(host, port) if direct.tcp is None else Multiaddr.tcp(host, port)
+
+
+def stun_servers(circuits: Sequence[Multiaddr]) -> list[Address]:
+    """The relays of these addresses, as STUN servers: a `pt relay` is one, at the same number."""
+    found: dict[Address, None] = {}
+    for address in circuits:
+        with contextlib.suppress(PtError):
+            relay, _ = address.split_circuit()
+            host, port = relay.host, relay.port
+            if host is not None and port and host[0] in ("ip4", "ip6") and "%" not in host[1]:
+                found[host[1], port] = None
+    return list(found)
