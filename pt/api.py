@@ -101,6 +101,7 @@ async def expose(
     lan: bool = True,
     public: bool = True,
     bootstrap: str | Multiaddr | Sequence[str | Multiaddr] = (),
+    punch: bool = True,
     open_protocol: bool = False,
     home: str | Path | None = None,
     on_event: Handler = _ignore,
@@ -111,7 +112,7 @@ async def expose(
     name a strong one is made: `Exposed.name`. `allow` narrows it to these peers, `listen`,
     `announce` and `relay` are multiaddrs, `relay_secret` is the relays' operator's, `lan` is mDNS,
     `public` the public libp2p DHT, `bootstrap` its peers to start from, or servers of the overlay,
-    `home` the state directory (None: the user's own).
+    `punch` hole punching from a relay, `home` the state directory (None: the user's own).
     `open_protocol` speaks with the Go program, without any authentication. `on_event` gets
     `pt.tunnel.events`, on the loop; it must neither block nor raise.
 
@@ -135,6 +136,7 @@ async def expose(
         lan=lan,
         public=public,
         bootstrap=_addresses(bootstrap),
+        punch=punch,
         announce=_addresses(announce),
         relays=_addresses(relay),
         relay_secret=relay_secret,
@@ -205,6 +207,7 @@ async def connect(
     lan: bool = True,
     public: bool = True,
     bootstrap: str | Multiaddr | Sequence[str | Multiaddr] = (),
+    punch: bool = True,
     open_protocol: bool = False,
     timeout: float | None = None,
     home: str | Path | None = None,
@@ -214,9 +217,8 @@ async def connect(
 
     `peer` are addresses to try besides the look-up, `relay` relays to try to reach it through,
     `pin` are the only identities to accept (none: who it was at first use; `any_exposer`: anybody
-    who proves the name), `lan`, `public` and `bootstrap` are as in `expose`, `timeout` is the
-    seconds to find it in (None: keep looking),
-    `home` the state directory (None: the user's own). `open_protocol` speaks with the Go program,
+    who proves the name), `lan`, `public`, `bootstrap` and `punch` are as in `expose`, `timeout` is
+    the seconds to find it in (None: keep looking), `home` the state directory (None: the user's own). `open_protocol` speaks with the Go program,
     without any authentication. `on_event` gets `pt.tunnel.events`, on the loop; it must neither
     block nor raise.
 
@@ -238,6 +240,7 @@ async def connect(
         lan=lan,
         public=public,
         bootstrap=_addresses(bootstrap),
+        punch=punch,
         open=open_protocol,
         timeout=timeout,
     )

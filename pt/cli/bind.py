@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 import pt
-from pt.cli.media import add_media, media_from
+from pt.cli.media import add_media, media_from, punches
 from pt.cli.notify import Notifier
 from pt.cli.options import (
     STDIO,
@@ -122,6 +122,7 @@ def config_from(args: argparse.Namespace) -> BindConfig:
         lan=media.lan,
         public=media.public,
         bootstrap=media.bootstrap,
+        punch=punches(args),
         once=args.once,
         timeout=args.timeout,
     )

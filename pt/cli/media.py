@@ -62,6 +62,11 @@ def add_media(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--no-lan", action="store_true", help="stay silent on the local network (no mDNS)"
     )
+    group.add_argument(
+        "--no-punch",
+        action="store_true",
+        help="stay on the relay where only hole punching leads away from it (env PT_NO_PUNCH=1)",
+    )
 
 
 def media_from(args: argparse.Namespace, environ: Mapping[str, str] | None = None) -> Media:
@@ -97,6 +102,12 @@ def media_from(args: argparse.Namespace, environ: Mapping[str, str] | None = Non
         relays = tuple(dict.fromkeys((*relays, *more_relays)))
         bootstrap = tuple(dict.fromkeys((*bootstrap, *more_servers)))
     return Media(lan=not args.no_lan, public=public, relays=relays, bootstrap=bootstrap)
+
+
+def punches(args: argparse.Namespace, environ: Mapping[str, str] | None = None) -> bool:
+    """Whether holes may be punched."""
+    env = os.environ if environ is None else environ
+    return not (args.no_punch or env.get("PT_NO_PUNCH", "").lower() in _TRUE)
 
 
 def _is_dht_peer(address: Multiaddr) -> bool:

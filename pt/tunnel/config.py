@@ -126,6 +126,9 @@ class TunnelConfig(Facts):
     bootstrap: tuple[Multiaddr, ...] = ()
     """Peers of the DHT (with /p2p) instead of the well-known ones; overlay servers (on /udp)."""
 
+    punch: bool = True
+    """Leave a relay through both NATs (hole punching), where that is possible."""
+
     def _check(self) -> None:
         self.__dict__["name"] = _checked_name(self.name, is_open=self.open)
         _check_relays(self.relays)

@@ -228,7 +228,8 @@ class Exposer:
             on_attached=self._attached,
         )
         self._node.handle_raw(PROTOCOL, self._gate.accept, limited=True)
-        self._node.handle(PUNCH, self._punch, limited=True)
+        if self.config.punch:
+            self._node.handle(PUNCH, self._punch, limited=True)
         return str(estimate_strength(self.name))
 
     async def _punch(self, stream: MuxedStream, connection: Connection) -> None:

@@ -42,6 +42,8 @@ STANDBY_EVERY: Final = 60.0
 CIRCUIT_TIMEOUT: Final = 15.0
 MOVE_TIMEOUT: Final = 4.0
 RESCUE_TIMEOUT: Final = 1.5
+RACE_OVER: Final = 0.02
+"""Seconds, and a round trip, after which who dialed us has chosen among its dials."""
 RENEW_RETRY: Final = 2.0
 """Seconds until another circuit is asked for when one could not be had."""
 RENEW_TICK: Final = 0.2
@@ -90,8 +92,10 @@ class Paths:
         *,
         security: tuple[str, ...],
         emit: Callable[[events.Event], None],
+        punch: bool = True,
     ) -> None:
         self.session = session
+        self._punches = punch
         self._node = node
         self._security = security
         self._emit = emit
@@ -252,7 +256,8 @@ class Paths:
         self._jobs.clear()
         if connection.relay is not None:
             self._job("upgrade", self._upgrade())
-            self._job("punch", self._punch(connection))
+            if self._punches:
+                self._job("punch", self._punch(connection))
         else:
             self._stop_listening()
             if self._standby is None:
@@ -385,7 +390,12 @@ class Paths:
             self._start(self._take_quietly(connection))
 
     async def _take_quietly(self, connection: Connection) -> None:
-        await self._take(connection)
+        """Take a connection of the exposer's, unless it closes it: another of its dials has won."""
+        current = self.session.connection
+        rtt = None if current is None else current.rtt
+        await asyncio.sleep(RACE_OVER + min(rtt or 0.1, 0.5))
+        if not connection.closed:
+            await self._take(connection)
 
     async def _take(self, connection: Connection, *, upgrade: bool = True) -> bool:
         """Move to a direct connection, `upgrade`: unless another one was faster."""

@@ -402,7 +402,12 @@ class Reach:
         session = self._new_session(secret, connection.peer_id)
         self._session = session
         self._paths = Paths(
-            self._node, session, addresses, security=self._security, emit=self._emit
+            self._node,
+            session,
+            addresses,
+            security=self._security,
+            emit=self._emit,
+            punch=self.config.punch,
         )
         self._paths.announce(connection)
         session.attach(connection, stream.stream, stream.take_buffered())

@@ -112,11 +112,19 @@ class Reversal:
         return True
 
     async def _dial(self, peer: PeerId, addresses: list[Multiaddr]) -> None:
-        try:
-            connection = await self._node.connect(
-                addresses, expected=peer, security=self._security, timeout=DIAL_TIMEOUT
-            )
-        except (PtError, OSError, TimeoutError):
+        # One kind at a time: the peer may go on over whichever comes first, and a race would end
+        # one of two that work.
+        over_udp = [each for each in addresses if each.udp_port is not None]
+        others = [each for each in addresses if each.udp_port is None]
+        for kind in filter(None, (others, over_udp)):
+            try:
+                connection = await self._node.connect(
+                    kind, expected=peer, security=self._security, timeout=DIAL_TIMEOUT
+                )
+                break
+            except (PtError, OSError, TimeoutError):
+                continue
+        else:
             await asyncio.sleep(EVERY)
             return
         before = connection.link.session.churn

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pt.lab.nat import Internet, Site
 from pt.lab.netns import Host
@@ -44,6 +45,13 @@ class RelayRig(Rig):
         self.secret = tmp / "relay.secret"
         self.secret.write_text(SECRET + "\n")
         self.secret.chmod(0o600)
+
+    punches = False
+    """Else tunnels stay on their relays, which is what most tests are about."""
+
+    def pt(self, *argv: str, **options: Any) -> PtProcess:
+        stays = argv[0] in ("tcp", "bind") and not self.punches
+        return super().pt(*argv, *(["--no-punch"] if stays else []), **options)
 
     def relay(self, *argv: str, host: Host | None = None, users: bool = True) -> Relay:
         """Start `pt relay` and wait until it serves."""

@@ -41,6 +41,7 @@ EVENTS: tuple[ev.Event, ...] = (
     ),
     ev.Found(peer_id=PEER, medium="lan", addresses=(LAN,), seconds=0.123456789),
     ev.Pinned(peer_id=PEER),
+    ev.Punched(ok=True, strategy="birthday", seconds=0.31, detail=str(PUBLIC)),
     ev.Connected(peer_id=PEER, path="direct/tcp", address=LAN, rtt=0.023, suite="AES-GCM"),
     ev.Disconnected(peer_id=PEER, reason="no answer for 8 s"),
     ev.Retrying(delay=1.5, reason="connection refused"),

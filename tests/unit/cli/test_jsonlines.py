@@ -30,6 +30,7 @@ SCHEMA_1 = {
     "looking_up": {"media": list},
     "searched": {"medium": str, "ok": bool, "detail": str, "seconds": float},
     "found": {"peer_id": str, "medium": str, "addresses": list, "seconds": float},
+    "punched": {"ok": bool, "strategy": str, "seconds": float, "detail": str},
     "pinned": {"peer_id": str},
     "connected": {"peer_id": str, "path": str, "address": str, "rtt": float, "suite": str},
     "disconnected": {"peer_id": str, "reason": str},
