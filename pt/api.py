@@ -218,9 +218,9 @@ async def connect(
     `peer` are addresses to try besides the look-up, `relay` relays to try to reach it through,
     `pin` are the only identities to accept (none: who it was at first use; `any_exposer`: anybody
     who proves the name), `lan`, `public`, `bootstrap` and `punch` are as in `expose`, `timeout` is
-    the seconds to find it in (None: keep looking), `home` the state directory (None: the user's own). `open_protocol` speaks with the Go program,
-    without any authentication. `on_event` gets `pt.tunnel.events`, on the loop; it must neither
-    block nor raise.
+    the seconds to find it in (None: keep looking), `home` the state directory (None: the user's
+    own). `open_protocol` speaks with the Go program, without any authentication. `on_event` gets
+    `pt.tunnel.events`, on the loop; it must neither block nor raise.
 
     Raises:
         NotFoundError: nobody was found under the name in time.

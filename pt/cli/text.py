@@ -98,10 +98,8 @@ class TextView:
                 return self._searched(event)
             case ev.Progress():
                 return self._progress(event)
-            case ev.Pinned() | ev.Reachable():
-                return [self._fact(event)]
-            case ev.Punched():
-                return self._punched(event, time)
+            case ev.Pinned() | ev.Reachable() | ev.Punched():
+                return [self._fact(event, time)]
             case ev.Connected():
                 return self._connected(event, time)
             case ev.Resumed():
@@ -219,18 +217,18 @@ class TextView:
         text = f"{event.medium}{going} {', '.join(parts)} ({duration(event.seconds)}){cut}"
         return [Line(self.labelled("progress", text))]
 
-    def _fact(self, event: ev.Pinned | ev.Reachable) -> Line:
+    def _fact(self, event: ev.Pinned | ev.Reachable | ev.Punched, time: float) -> Line:
+        if isinstance(event, ev.Punched):
+            text = event.detail
+            if event.ok:
+                took = duration(event.seconds)
+                text = f"through both NATs in {took} ({event.strategy}): {text}"
+            return Line(f"{self._time(time)}   {text}")
         if isinstance(event, ev.Reachable):
             text = f"from other networks, too:  {event.bind_command}"
             return Line(self.labelled("reach", text, GREEN))
         text = f"{event.peer_id}: first use of this name, remembered from now on"
         return Line(self.labelled("pinned", text))
-
-    def _punched(self, event: ev.Punched, time: float) -> list[Line]:
-        if not event.ok:
-            return [Line(f"{self._time(time)}   {event.detail}")]
-        text = f"through both NATs in {duration(event.seconds)} ({event.strategy}): {event.detail}"
-        return [Line(f"{self._time(time)}   {text}")]
 
     def _connected(self, event: ev.Connected, time: float) -> list[Line]:
         parts = [event.peer_id.short(), event.path]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -26,6 +25,7 @@ from pt.tunnel.config import ExposeConfig
 from pt.tunnel.core.messages import PROTOCOL, PROTOCOL_V1, Code
 from pt.tunnel.exposer_session import ExposerSession
 from pt.tunnel.gate import Gate
+from pt.tunnel.invitation import invitation
 from pt.tunnel.media.stores import open_dht_of, open_stores
 from pt.tunnel.naming import keys_of
 from pt.tunnel.network import Network
@@ -52,8 +52,6 @@ IDLE_FOR: Final = 30.0
 """Seconds a session without path and connections is kept."""
 SWEEP: Final = 10.0
 """Seconds between two looks for connections of strangers."""
-RELAYS_TOLD: Final = 2
-"""Relayed addresses in the command for the other machine."""
 OPEN_STRENGTH: Final = "open: anyone who guesses the name can connect or impersonate you"
 
 
@@ -125,27 +123,8 @@ class Exposer:
     @property
     def bind_command(self) -> str:
         """The command for the other machine."""
-        forwards = []
-        for service in self.config.services:
-            port = service.port
-            local = port if port >= 1024 else 2000 + port if port < 100 else 8000 + port
-            if len(self.config.services) == 1:
-                forwards.append(f"--port {local}")
-            else:
-                forwards.append(f"-p {local}:{port}")
-        parts = ["pt bind", *forwards, f"--id {shlex.quote(self.name)}"]
-        if self.config.open:
-            parts.append("--open")
         media = self._publication.media if self._publication is not None else ()
-        if "overlay" in media and "amino" not in media:
-            parts += [f"--relay {each}" for each in self.config.overlay_seeds[:RELAYS_TOLD]]
-        elif "amino" not in media:
-            direct = [each for each in self.addresses if not each.is_circuit]
-            relayed = [each for each in self.addresses if each.is_circuit]
-            if "lan" not in media and direct:
-                parts.append(f"--peer {direct[0]}")
-            parts += [f"--peer {each}" for each in relayed[:RELAYS_TOLD]]
-        return " ".join(parts)
+        return invitation(self.config, self.name, self.addresses, media)
 
     # --- life ----------------------------------------------------------------------------------
 
@@ -376,19 +355,10 @@ class Exposer:
                 session.end("the exposer stopped")
         if self._open is not None:
             self._open.close("the exposer stopped")
-        if self._readiness is not None:
-            await self._readiness.close()
-        if self._publication is not None:
-            await self._publication.close()
-        if self._reversal is not None:
-            await self._reversal.close()
-        if self._punching is not None:
-            await self._punching.close()
-        if self._relays is not None:
-            await self._relays.close()
-        if self._running is not None:
-            await self._running.close()
-        await self._network.close()
+        parts = (self._readiness, self._publication, self._reversal, self._punching)
+        for part in (*parts, self._relays, self._running, self._network):
+            if part is not None:
+                await part.close()
         if self._hangups is not None:
             self._hangups.close()
         if self._stopped is not None and not self._stopped.done():
