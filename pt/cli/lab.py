@@ -19,7 +19,7 @@ from pt.cli.options import wants_json
 from pt.errors import PtError, UsageError
 
 if TYPE_CHECKING:
-    from pt.lab.lab import Remote
+    from pt.lab.remote import Remote
 
 __all__ = ["add_arguments", "run"]
 

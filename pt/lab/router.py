@@ -2,7 +2,7 @@
 
 One plain loop around `pt.lab.model.world`: packets in, packets out, commands in between. It makes
 the hosts' namespaces, too, and keeps them: they are `/proc/PID/fd/N` of this process and end with
-it. Started by `pt.lab.lab`; the orders, one JSON object a line on a Unix socket, are `ORDERS`.
+it. Started by `pt.lab.remote`; the orders, one JSON object a line on a Unix socket, are `ORDERS`.
 """
 
 from __future__ import annotations

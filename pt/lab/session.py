@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from pt.lab.lab import ANSWER_TIMEOUT, LabError, Remote, start_router
 from pt.lab.machine import TERM_GRACE
+from pt.lab.remote import ANSWER_TIMEOUT, LabError, Remote, start_router
 
 __all__ = ["NAME", "connect", "down", "names", "up"]
 
@@ -66,7 +66,14 @@ def up(
     if name in names():
         raise LabError(f"laboratory {name!r} is up already: `pt lab down` ends it")
     start_router(
-        words, engine=engine, seed=seed, trace=trace, pcap=pcap, socket_path=str(path), keep=True
+        Remote(),
+        words,
+        engine=engine,
+        seed=seed,
+        trace=trace,
+        pcap=pcap,
+        socket_path=str(path),
+        keep=True,
     )
     return connect(name)
 
@@ -76,8 +83,9 @@ def connect(name: str) -> Remote:
 
     Raises: LabError.
     """
+    remote = Remote()
     try:
-        remote = Remote(_dial(_socket_path(name)))
+        remote.attach(_dial(_socket_path(name)))
     except OSError as error:
         up_now = ", ".join(names()) or "none"
         raise LabError(
