@@ -119,9 +119,10 @@ def test_a_firewall_without_nat(filtering):
     assert told.filtering is FILTERINGS[filtering]
 
 
+@pytest.mark.parametrize("serve", ["alone", "pair"])
 @pytest.mark.parametrize("filtering", FILTERINGS)
-def test_an_ipv6_firewall(filtering):
-    told = facts(f"eim-apdf,v6={filtering}", six=True)
+def test_an_ipv6_firewall(filtering, serve):
+    told = facts(f"eim-apdf,v6={filtering}", six=True, serve=serve)
     assert (told.family, told.translated) == (6, False)
     assert told.filtering is FILTERINGS[filtering]
 
