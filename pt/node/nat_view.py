@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Final
 
 from pt.aio.udp import Address, UdpPort
 from pt.errors import LocalPortError, PtError
+from pt.node.nat_tcp import discover_tcp
 from pt.punch.aio import Probes
 from pt.punch.candidates import Candidate, Kind, Side
-from pt.stun.aio import Explorer, StunClient, bind_over_tcp, discover_tcp
+from pt.stun.aio import Explorer, StunClient, bind_over_tcp
 from pt.stun.discovery import Wishes
 from pt.stun.messages import is_stun
 from pt.wire.nat_facts import NatFacts, Protocol

@@ -9,7 +9,9 @@ from pt.wire.nat_facts import Dependence, NatFacts
 
 __all__ = ["Attempts", "Upkeep", "upkeep"]
 
-RETRY: Final = 60.0
+RETRIES: Final = (3.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+"""Seconds after failed attempts in a row: a network that comes back is met soon, one that lets
+nothing through is left alone."""
 MAX_RETRY: Final = 600.0
 UNKNOWN_INTERVAL: Final = 15.0
 """Seconds between packets where the lifetime of a mapping is not known (RFC 8445: 15 s)."""
@@ -22,8 +24,8 @@ _ROTATE: Final = 0.75
 class Attempts:
     """The schedule of attempts while a session is relayed.
 
-    The first is due at once, and so is one when the network has changed; after a failure the next
-    waits for a minute, then twice as long each time, up to ten.
+    The first is due at once, and so is one when the network has changed; after failures the next
+    waits for longer and longer, up to ten minutes.
     """
 
     def __init__(self, now: float) -> None:
@@ -33,8 +35,8 @@ class Attempts:
 
     def failed(self, now: float) -> None:
         """An attempt is over without a path."""
-        self.due = now + min(RETRY * 2**self._failed, MAX_RETRY)
-        self._failed = min(self._failed + 1, 16)
+        self.due = now + (RETRIES[self._failed] if self._failed < len(RETRIES) else MAX_RETRY)
+        self._failed = min(self._failed + 1, len(RETRIES))
 
     def succeeded(self) -> None:
         """There is a direct path."""

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import MIB, local_port, take_waiting
-from tests.e2e.relay_rig import RelayRig, relay_rig_at
+from tests.e2e.harness import MIB, local_port, soak, take_waiting
+from tests.e2e.relay_rig import GapTransfer, RelayRig, relay_rig_at
 from tests.e2e.transfer import Transfer
 
-pytestmark = [pytest.mark.netns, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.netns, pytest.mark.timeout(900 if soak() else 180)]
+MOVES = 10 if soak() else 2
 
 
 @pytest.fixture
@@ -37,3 +38,32 @@ def test_a_session_leaves_the_relay_through_both_nats(rig: RelayRig) -> None:
     both.finish(threads)
     assert not binder.matching("disconnected")
     assert exposer.wait("punched", ok=True)["strategy"] == punched["strategy"]
+
+
+def test_a_running_transfer_moves_from_relay_to_direct_and_back(rig: RelayRig) -> None:
+    """The direct path vanishes and comes back, again and again; the connection never notices."""
+    relay = rig.relay()
+    listener = rig.listen(rig.a)
+    exposer = rig.expose_through(listener.getsockname()[1], relay)
+    take_waiting(listener)
+    binder = rig.bind_through(exposer, relay)
+    client = rig.dial(local_port(binder))
+    both = GapTransfer(client, rig.accept(listener), 1 << 40)
+    threads = both.start()
+    outer = rig.net.router("a"), rig.net.router("b")
+    longest = 0.0
+    for move in range(1, MOVES + 1):
+        binder.wait("connected", count=2 * move)
+        assert str(binder.matching("connected")[-1]["path"]).startswith("direct/")
+        both.wait_for(sum(both.received.values()) + 4 * MIB)
+        both.watch()
+        rig.net.cut(*outer)
+        binder.wait("connected", count=2 * move + 1)
+        both.wait_for(sum(both.received.values()) + 4 * MIB)
+        longest = max(longest, both.gap)
+        assert str(binder.matching("connected")[-1]["path"]).startswith("relay/")
+        rig.net.restore(*outer)
+    both.stop()
+    both.finish(threads)
+    print(f"{MOVES} times there and back; at most {longest:.2f} s without a byte")
+    assert longest < 2.0

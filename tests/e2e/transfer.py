@@ -22,6 +22,8 @@ class Transfer:
     size: int
     received: dict[str, int] = field(default_factory=lambda: {"client": 0, "service": 0})
     failures: list[str] = field(default_factory=list)
+    sent: dict[str, int] = field(default_factory=dict)
+    _stopping: bool = False
     _moved: threading.Condition = field(default_factory=threading.Condition)
 
     def start(self) -> list[threading.Thread]:
@@ -50,10 +52,12 @@ class Transfer:
         # The two directions differ, so that bytes in the wrong one are seen.
         offset = 0 if name == "client" else 12_345
         end = offset + self.size
-        while offset < end:
+        start = offset
+        while offset < end and not self._stopping:
             piece = pattern(offset, min(CHUNK, end - offset))
             sock.sendall(piece)
             offset += len(piece)
+        self.sent[name] = offset - start
         sock.shutdown(socket.SHUT_WR)
 
     def _receive(self, name: str, sock: socket.socket) -> None:
@@ -74,8 +78,14 @@ class Transfer:
         assert not self.failures, self.failures
         assert arrived, f"stuck at {self.received}"
 
+    def stop(self) -> None:
+        """Send no more, on either side."""
+        self._stopping = True
+
     def finish(self, threads: list[threading.Thread]) -> None:
         for thread in threads:
             thread.join(PATIENCE)
         assert not self.failures, self.failures
-        assert self.received == {"client": self.size, "service": self.size}
+        assert self.received == {"client": self.sent["service"], "service": self.sent["client"]}
+        if not self._stopping:
+            assert set(self.sent.values()) == {self.size}

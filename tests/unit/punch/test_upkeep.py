@@ -13,15 +13,15 @@ def test_attempts_become_rare_and_the_network_starts_them_anew() -> None:
     attempts = Attempts(5.0)
     assert attempts.due == 5.0
     gaps = []
-    for _ in range(6):
+    for _ in range(8):
         attempts.failed(100.0)
         assert attempts.due is not None
         gaps.append(attempts.due - 100.0)
-    assert gaps == [60, 120, 240, 480, 600, 600]
+    assert gaps == [3, 10, 30, 60, 120, 300, 600, 600]
     attempts.changed(300.0)
     assert attempts.due == 300.0
     attempts.failed(301.0)
-    assert attempts.due == 361.0
+    assert attempts.due == 304.0
     attempts.succeeded()
     assert attempts.due is None
 
