@@ -27,9 +27,8 @@ from pt.quic.events import (
     HandshakeDone,
     PathChanged,
 )
-from pt.quic.initials import opens
 from pt.quic.muxer import FRAME, Session, Stream
-from pt.quic.reception import Reception, Reply
+from pt.quic.reception import Drop, Reception, Reply
 from pt.quic.routing import Routes, is_quic, runs
 
 __all__ = ["QuicLink", "QuicPort"]
@@ -415,20 +414,19 @@ class QuicPort:
     def _unknown(self, datagram: bytes, address: Address, now: float) -> QuicLink | None:
         accepting = self.accept is not None
         decision = self._reception.decide(datagram, address, now, accepting=accepting)
+        if isinstance(decision, Admission):
+            # Who has proved to be at an address does not wait for those who only say so.
+            proved = decision.validated
+            rivals = (link.address for link in self._half_open if link.proved >= proved)
+            if not self._admit(address, rivals):
+                self.counts["refused"] += 1
+                decision = self._reception.refuse(datagram, now)
         if isinstance(decision, Reply):
             self.counts["answered"] += 1
             self.udp.send(decision.datagram, address)
             return None
-        if not isinstance(decision, Admission):
+        if isinstance(decision, Drop):
             self.counts[decision.cause] += 1
-            return None
-        if not opens(datagram):
-            self.counts["broken Initial"] += 1
-            return None
-        # Who has proved to be at an address does not wait for those who only say so.
-        rivals = (link.address for link in self._half_open if link.proved >= decision.validated)
-        if not self._admit(address, rivals):
-            self.counts["refused"] += 1
             return None
         engine = self._choose(address).accept(self._config, decision, address, now)
         link = self._add(engine, self._accepted, proved=decision.validated)

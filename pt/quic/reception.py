@@ -2,7 +2,8 @@
 
 Clients that have proved neither their address nor themselves get a few places.  When half of them
 are taken, newcomers must bring back a Retry token first, which costs us no memory; when all are,
-Initials are dropped.  Every answer is shorter than what it answers, and answers are rationed.
+Initials are dropped.  Broken ones always are.  Every answer is shorter than what it answers, and
+answers are rationed.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, NamedTuple, TypeAlias
 
-from pt.quic import packets
+from pt.quic import initials, packets
 from pt.quic.engine import Admission
 from pt.quic.events import Address
 from pt.quic.packets import CID_LENGTH, MIN_INITIAL, Header, Kind
@@ -90,19 +91,24 @@ class Reception:
             )
         if header.kind is not Kind.INITIAL or len(header.destination) < CID_LENGTH:
             return Drop("unknown connection")
-        return self._initial(header, address, now)
+        return self._initial(datagram, header, address, now)
 
-    def _initial(self, header: Header, address: Address, now: float) -> Decision:
+    def refuse(self, datagram: bytes, now: float) -> Decision:
+        """What to do instead of an `Admission`, if the owner has no place for the client."""
+        return self._reply(initials.refusal(datagram), now)
+
+    def _initial(self, datagram: bytes, header: Header, address: Address, now: float) -> Decision:
         original = None
         if header.token:
             original = self._tokens.check(header.token, address, header.destination, now)
         if self.half_open >= self._limit:
             return Drop("too many handshakes")
-        if original is not None:
-            return Admission(original, header.destination, header.source, validated=True)
         # A token that is not ours, or too old: as if there was none (RFC 9000, section 8.1.3).
-        if self.half_open < self._retry_from:
-            return Admission(header.destination, header.destination, header.source, validated=False)
+        if original is not None or self.half_open < self._retry_from:
+            if not initials.opens(datagram):
+                return Drop("broken Initial")
+            first = header.destination if original is None else original
+            return Admission(first, header.destination, header.source, original is not None)
         ours = self._random(CID_LENGTH)
         token = self._tokens.create(address, header.destination, ours, now, self._random(12))
         return self._reply(packets.retry(header.source, ours, header.destination, token), now)

@@ -46,5 +46,5 @@ def default(name: str | None = None) -> EngineFactory:
     for each in NAMES:
         if name in (None, each) and (found := _load(each)) is not None:
             return found
-    here = ", ".join(factory.name for factory in factories())
-    raise UsageError(f"there is no QUIC engine {name!r} here; there is {here}")
+    here = " or ".join(factory.name for factory in factories())
+    raise UsageError(f"there is no QUIC engine {name!r} here: use {here}")

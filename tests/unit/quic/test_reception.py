@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import random
 
+from aioquic.quic.crypto import CryptoPair
+
 from pt.quic.engine import Admission
 from pt.quic.packets import Kind, parse_header, put_varint, reset_token
 from pt.quic.reception import Drop, Reception, Reply
@@ -20,7 +22,12 @@ def initial(
     packet = b"\xc0" + version.to_bytes(4, "big") + bytes([len(destination)]) + destination
     packet += b"\x06source" + put_varint(len(token)) + token
     left = size - len(packet) - 2
-    return packet + (left | 0x4000).to_bytes(2, "big") + bytes(left)
+    packet += (left | 0x4000).to_bytes(2, "big")
+    if version != 1:
+        return packet + bytes(left)
+    keys = CryptoPair()
+    keys.setup_initial(destination, is_client=True, version=1)
+    return keys.encrypt_packet(packet + b"\0", b"\x01" * (left - 17), 0)
 
 
 HANDSHAKE = b"\xe0\x00\x00\x00\x01\x08original\x06source\x44\xa0" + bytes(1200)
@@ -41,6 +48,7 @@ def test_what_is_dropped() -> None:
         (initial(size=1199, version=7), "too small for an Initial"),
         (initial(destination=b"7 bytes"), "unknown connection"),
         (initial(version=0), "unknown connection"),
+        (initial()[:-1] + b"!", "broken Initial"),
         (HANDSHAKE, "unknown connection"),
         (b"\x40" + bytes(20), "unknown connection"),  # too short to be answered with a reset
     ):
@@ -115,3 +123,13 @@ def test_answers_are_rationed() -> None:
     assert isinstance(desk.decide(alien, HERE, 0.11), Drop)
     later = [desk.decide(alien, HERE, 100.0) for _ in range(15)]
     assert sum(isinstance(answer, Reply) for answer in later) == 10
+
+
+def test_whoever_has_no_place_says_so() -> None:
+    desk = reception(replies_a_second=1)
+    reply = desk.refuse(initial(), 0)
+    assert isinstance(reply, Reply)
+    header = parse_header(reply.datagram)
+    assert header is not None
+    assert (header.kind, header.destination) == (Kind.INITIAL, b"source")
+    assert desk.refuse(initial(), 0) == Drop("too many answers")

@@ -19,7 +19,7 @@ def test_the_first_is_the_default() -> None:
 
 
 def test_an_engine_that_is_not_there() -> None:
-    with pytest.raises(UsageError, match=r"'quiche' here; there is .*aioquic"):
+    with pytest.raises(UsageError, match=r"'quiche' here: use .*aioquic"):
         select.default("quiche")
 
 
