@@ -14,7 +14,7 @@ from pt.aio import tcp
 from pt.aio.keep_alive import KeepAlive
 from pt.aio.muxed import MuxedStream
 from pt.aio.scope import Scope
-from pt.errors import ClosedError, LimitError, LocalPortError, PtError
+from pt.errors import ClosedError, LimitError, PtError
 from pt.identity.keys import PrivateKey
 from pt.identity.peer_id import PeerId
 from pt.multistream.negotiation import accept_reply, lazy_open
@@ -24,7 +24,7 @@ from pt.node.diagnosis import DialLog
 from pt.node.limits import NodeLimits
 from pt.node.link import Link
 from pt.node.listeners import SUFFIXES, Listeners
-from pt.node.quic import QUIC, Quic
+from pt.node.quic import QUIC, Quic, listen_point
 from pt.node.resolve import Resolver
 from pt.node.route import Route, source_of
 from pt.node.upgrade import PT_SECURITY, SECURITY, upgrade
@@ -143,28 +143,18 @@ class Node:
             UsageError: one makes no sense, or is of a transport without a handler in `prefaces`.
 
         """
-        transports = {"tcp"} | {
+        transports = frozenset({"tcp"}) | {
             name for byte, name in PREFACE_TRANSPORTS.items() if byte in self.prefaces
         }
         over_udp = [each for each in addresses if each.transport == QUIC]
-        over_tcp = [each for each in addresses if each not in over_udp]
-        self._listeners.open(over_tcp, frozenset(transports))
-        if over_udp:
-            self._listen_udp(over_udp)
-
-    def _listen_udp(self, addresses: Sequence[Multiaddr]) -> None:
-        """Where the system may choose, UDP gets the number that TCP has, if it is free."""
-        points = [(host[1], each.udp_port or 0) for each in addresses if (host := each.host)]
-        number = next((port for _, port in self._listeners.points), 0)
-        if number and not any(port for _, port in points):
-            with contextlib.suppress(LocalPortError):
-                self.quic.listen([(host, number) for host, _ in points])
-                return
-        try:
-            self.quic.listen(points)
-        except LocalPortError:
-            self._listeners.close()
-            raise
+        points = [listen_point(each) for each in over_udp]
+        self._listeners.open([each for each in addresses if each not in over_udp], transports)
+        if points:
+            try:
+                self.quic.listen(points, next((port for _, port in self._listeners.points), 0))
+            except PtError:
+                self._listeners.close()
+                raise
 
     def unlisten(self) -> None:
         """Listen no more; connections stay."""

@@ -7,6 +7,7 @@ gets what is not QUIC.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import socket
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from pt.quic.engine import EngineFactory
     from pt.quic.events import HandshakeDone
 
-__all__ = ["QUIC", "Quic"]
+__all__ = ["QUIC", "Quic", "listen_point"]
 
 QUIC: Final = "quic-v1"
 """The transport's name, as `Multiaddr.transport` says it."""
@@ -69,16 +70,23 @@ class Quic:
         """The UDP port, once there is one."""
         return None if self._port is None else self._port.udp
 
-    def listen(self, points: Sequence[Address]) -> None:
+    def listen(self, points: Sequence[Address], number: int = 0) -> None:
         """Take connections, too; a port that dials already keeps the address it has.
+
+        `number` is the port to have if the system may choose and it is free: TCP's.
 
         Raises:
             LocalPortError: an address cannot be listened on.
+            UsageError: PT_QUIC_ENGINE names no engine that there is.
 
         """
+        if number and not any(port for _, port in points):
+            with contextlib.suppress(LocalPortError):
+                self.listen([(host, number) for host, _ in points])
+                return
         if self._port is None or not self._port.links:
             self._close_port()
-            self._open(_bind(points))
+            self._open(lambda: _bind(points))
         elif any(port for _, port in points):
             raise LocalPortError(
                 "this process uses another UDP port already: give --listen when it starts"
@@ -88,14 +96,14 @@ class Quic:
     def share(self, udp: UdpPort) -> None:
         """Take connections at a UDP port that somebody else has opened, and closes."""
         self._close_port()
-        self._open(udp)
+        self._open(lambda: udp)
         self._own_udp = False
         self._accept()
 
     def ready(self) -> UdpPort:
         """The UDP port, opened to dial from if there is none yet."""
         if self._port is None:
-            self._open(_bind(_ANY))
+            self._open(lambda: _bind(_ANY))
         assert self._port is not None
         return self._port.udp
 
@@ -150,7 +158,7 @@ class Quic:
         points = self._port.udp.addresses
         return dialable((host, partial(_at, port)) for host, port in points)
 
-    def _open(self, udp: UdpPort) -> QuicPort:
+    def _open(self, udp: Callable[[], UdpPort]) -> QuicPort:
         from pt.quic import select  # noqa: PLC0415  # costs what only QUIC's users should pay
         from pt.quic.aio import QuicPort  # noqa: PLC0415
         from pt.quic.certificate import ENTROPY_SIZE, Certificate  # noqa: PLC0415
@@ -161,9 +169,8 @@ class Quic:
         try:
             usual = select.default(self._engine)
             robust = usual if self._engine else select.default("aioquic")
-        except UsageError:
-            udp.close()
-            raise
+        except UsageError as error:
+            raise UsageError(f"PT_QUIC_ENGINE: {error}") from error
 
         def choose(address: Address) -> EngineFactory:
             return robust if self._lossy.get(address[0], 0.0) > _now() else usual
@@ -181,7 +188,7 @@ class Quic:
             trace=self._qlog.trace if self._node.tracer.path else None,
         )
         self._make = lambda each: QuicPort(each, config, choose, admit=self._admit)
-        self._port = self._make(udp)
+        self._port = self._make(udp())
         self._own_udp = True
         return self._port
 
@@ -310,6 +317,21 @@ def _at(port: int, host: str) -> list[Multiaddr]:
     return [Multiaddr.quic(host, port)]
 
 
+def listen_point(address: Multiaddr) -> Address:
+    """Host and port of an address to listen on.
+
+    Raises:
+        UsageError: it makes no sense for that.
+
+    """
+    host = address.host
+    if host is None or host[0] not in ("ip4", "ip6") or address.peer_id_bytes is not None:
+        raise UsageError(
+            f"cannot listen on {address}: give an address like /ip4/0.0.0.0/udp/4001/quic-v1"
+        )
+    return host[1], address.udp_port or 0
+
+
 def _bind(points: Sequence[Address]) -> UdpPort:
     """A port at all of `points`; a kernel without IPv6 serves with the others."""
     try:
@@ -332,12 +354,10 @@ def _has_six() -> bool:
 
 def _local(udp: UdpPort, remote: Multiaddr) -> Multiaddr:
     """Our end, as far as a socket that serves everybody knows it."""
-    host = remote.host
-    six = host is not None and host[0] == "ip6"
-    for each, port in udp.addresses:
-        if (":" in each) is six:
-            return Multiaddr.quic(each, port)
-    return Multiaddr.quic("::" if six else "0.0.0.0", 0)
+    host, port = remote.host, remote.udp_port
+    assert host is not None
+    at = udp.local_address((host[1], port or 0))
+    return Multiaddr.quic(*(at or ("::" if host[0] == "ip6" else "0.0.0.0", 0)))
 
 
 def _congestion() -> str:
