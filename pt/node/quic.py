@@ -59,7 +59,7 @@ class Quic:
         self._lossy: OrderedDict[str, float] = OrderedDict()
         self._qlog = QlogFiles(node.tracer)
         self._make: Callable[[UdpPort], QuicPort]
-        self._more: set[QuicPort] = set()
+        self._more: dict[QuicPort, None] = {}
         self._listening = False
         node.dialers[QUIC] = self.dial
 
@@ -111,6 +111,10 @@ class Quic:
         """Take connections at a port that a hole was punched from, whether we listen or not.
 
         Another one than the shared port is ours now, and closed when it has no connection any more.
+
+        Raises:
+            LimitError: there are too many of these; it is closed already.
+
         """
         if udp is self.ready():
             assert self._port is not None
@@ -120,10 +124,14 @@ class Quic:
 
     def _side_port(self, udp: UdpPort) -> QuicPort:
         self.ready()
+        while len(self._more) >= MAX_PORTS:
+            unused = next((each for each in self._more if not each.links), None)
+            if unused is None:
+                udp.close()
+                raise LimitError(f"{MAX_PORTS} paths with a UDP port of their own are in use")
+            self._drop(unused)
         port = self._make(udp)
-        self._more.add(port)
-        if len(self._more) > MAX_PORTS:
-            self._drop(next(iter(self._more)))
+        self._more[port] = None
         self._watch_unused(port)
         return port
 
@@ -140,7 +148,7 @@ class Quic:
         asyncio.get_running_loop().call_later(UNUSED, look)
 
     def _drop(self, port: QuicPort) -> None:
-        self._more.discard(port)
+        self._more.pop(port, None)
         port.close()
         port.udp.close()
 
@@ -282,14 +290,13 @@ class Quic:
         node = self._node
         if node.closed:
             raise ClosedError("this node shuts down")
-        assert self._port is not None
         connection = Connection(
             node,
             peer_id=event.peer,
             suite=None,
             handshake_hash=event.binding,
             route=Route(remote, path="direct/quic"),
-            local_addr=_local(self._port.udp, remote),
+            local_addr=_local(link.port.udp, remote),
             initiator=initiator,
         )
         link.session.limits.streams = node.limits.inbound_streams

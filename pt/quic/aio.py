@@ -63,7 +63,7 @@ class QuicLink:
         """Told when the peer has proved to be at another address."""
         self.failed: Callable[[Exception], None] | None = None
         """Told instead when the connection ends before the peer is known."""
-        self._port = port
+        self.port = port
         self._established = established
         self._known = False
         self._address: Address = (engine.address[0], engine.address[1])
@@ -130,7 +130,7 @@ class QuicLink:
             self._timer.arm()
 
     def _drive(self) -> None:
-        engine, port = self.engine, self._port
+        engine, port = self.engine, self.port
         while not self._stopped:
             while (event := self._next()) is not None:
                 self._handle(event)
@@ -214,25 +214,25 @@ class QuicLink:
     def _handle(self, event: Event) -> None:
         match event:
             case HandshakeDone():
-                self._port.settled(self)
+                self.port.settled(self)
                 self._known = True
                 self._established(self, event)
             case ConnectionIdIssued(cid):
-                self._port.routes.issued(self, cid)
+                self.port.routes.issued(self, cid)
             case ConnectionIdRetired(cid):
-                self._port.routes.retired(self, cid)
+                self.port.routes.retired(self, cid)
             case PathChanged(address):
                 self._moved((address[0], address[1]))
             case Closed():
-                self._port.settled(self)
+                self.port.settled(self)
                 self._over(event)
             case _:
                 self.session.handle(event)
 
     def _moved(self, address: Address) -> None:
-        self._port.routes.left(self, self._address)
+        self.port.routes.left(self, self._address)
         self._address = address
-        self._port.routes.at(self, address)
+        self.port.routes.at(self, address)
         if self.on_moved is not None:
             self.on_moved(address)
 
@@ -259,7 +259,7 @@ class QuicLink:
         """Forget the connection without another datagram."""
         self._stopped = True
         self._timer.close()
-        self._port.forget(self)
+        self.port.forget(self)
 
     def set_keep_alive(self, keep_alive: KeepAlive) -> None:
         """Ask more often than the engine does by itself."""

@@ -19,6 +19,7 @@ from pt.errors import (
     ClosedError,
     ConnectError,
     DialOutcome,
+    LimitError,
     LocalPortError,
     UsageError,
 )
@@ -222,6 +223,51 @@ def test_a_port_of_somebody_else_is_used_and_left_to_him() -> None:
         assert heard[1:] == [b"\x00\x01again"]
         raw.close()
         udp.close()
+
+    check(body)
+
+
+def test_a_punched_port_serves_its_connection_and_no_longer() -> None:
+    async def body() -> None:
+        one, two = quic_node(1), quic_node(2)
+        near, far = UdpPort(("127.0.0.1", 0)), UdpPort(("127.0.0.1", 0))
+        async with started(one, two):
+            two.unlisten()
+            two.quic.accept_at(far)
+            there = Multiaddr.quic(*far.address)
+            connection = await one.quic.dial_from(near, there, two.peer_id)
+            theirs = await met(two)
+            assert connection.local_addr == theirs.remote_addr == Multiaddr.quic(*near.address)
+            assert theirs.local_addr == connection.remote_addr == there
+            await asyncio.sleep(100)
+            assert await connection.ping() < 1
+            connection.close()
+            await asyncio.sleep(50)
+            assert near.addresses == far.addresses == []
+            assert len(one.addresses) == 1  # the shared one is still there
+
+    check(body)
+
+
+def test_punched_ports_are_few() -> None:
+    async def body() -> None:
+        one, two = quic_node(1), quic_node(2)
+        async with started(one, two):
+            (there,) = two.addresses
+            used = UdpPort(("127.0.0.1", 0))
+            connection = await one.quic.dial_from(used, there, two.peer_id)
+            spare = [UdpPort(("127.0.0.1", 0)) for _ in range(30)]
+            for port in spare:
+                one.quic.accept_at(port)
+            assert [bool(port.addresses) for port in spare] == [False] * 15 + [True] * 15
+            assert await connection.ping() < 1
+            for port in spare[15:]:
+                await two.connect(Multiaddr.quic(*port.address))
+            more = UdpPort(("127.0.0.1", 0))
+            with pytest.raises(LimitError, match="16 paths"):
+                one.quic.accept_at(more)
+            assert more.addresses == []
+            assert len(one.connections) == 16
 
     check(body)
 
