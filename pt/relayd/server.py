@@ -20,6 +20,7 @@ from pt.relay.raw import Notice, secret_key
 from pt.relay.registry import Circuit, Grade, Registry, Slot
 from pt.relay.shaper import Shaper, Share
 from pt.relayd import events
+from pt.relayd.autonat import serve_autonat
 from pt.relayd.config import RelayConfig
 from pt.relayd.guests import Guests
 from pt.relayd.hop import Hop
@@ -178,6 +179,7 @@ class RelayServer:
             self._serve_websockets(node)
         try:
             await node.start()
+            serve_autonat(node)
             if config.overlay or config.stun:
                 self._serve_udp(node)
             if config.http is not None:
