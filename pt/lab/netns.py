@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -69,6 +70,8 @@ table inet lab {
 
 def unavailable() -> str | None:
     """Tell why this machine cannot run a laboratory, or None when it can."""
+    if platform.system() != "Linux":
+        return "network namespaces need Linux"
     if os.geteuid() != 0:
         return "network namespaces need root"
     if missing := [tool for tool in TOOLS if shutil.which(tool) is None]:

@@ -29,6 +29,7 @@ _UNABLE: Final = {
     "maximum": ("max", 0),
     "pool": ("pool", 1),
     "noise": ("noise", 0.0),
+    "pmp": ("pmp", "off"),
     "box": ("box", ""),
 }
 

@@ -73,7 +73,17 @@ class Session:
 class Binding:
     """An inner endpoint and the outer one that stands for it."""
 
-    __slots__ = ("born", "expires", "external", "hosts", "internal", "keys", "protocol", "sessions")
+    __slots__ = (
+        "born",
+        "expires",
+        "external",
+        "hosts",
+        "internal",
+        "keys",
+        "open_until",
+        "protocol",
+        "sessions",
+    )
 
     def __init__(self, protocol: int, internal: Endpoint, external: Endpoint, now: float) -> None:
         self.protocol = protocol
@@ -81,6 +91,8 @@ class Binding:
         self.external = external
         self.born = now
         self.expires = now
+        self.open_until = 0.0
+        """Until when anybody may send in, because the inside has asked for it."""
         self.keys: list[Hashable] = []
         self.sessions: dict[Endpoint, Session] = {}
         self.hosts: dict[bytes, float] = {}
@@ -144,6 +156,12 @@ class Table:
             self._by_key[key] = binding
             binding.keys.append(key)
 
+    def lease(self, binding: Binding, until: float) -> None:
+        """Let anybody send in by a binding until then; a time that is over takes that away."""
+        binding.open_until = until
+        binding.expires = max([until, *(each.expires for each in binding.sessions.values())])
+        self._push(binding)
+
     def refresh(self, binding: Binding, remote: Endpoint, session: Session, now: float) -> None:
         """Start a session's timer anew, and with it the binding's."""
         session.expires = now + session.lifetime(binding.protocol, self._spec)
@@ -154,7 +172,8 @@ class Table:
         if session.expires > binding.expires:
             binding.expires = session.expires
         elif session.closing:
-            binding.expires = max(each.expires for each in binding.sessions.values())
+            lasts = [each.expires for each in binding.sessions.values()]
+            binding.expires = max([binding.open_until, *lasts])
             self._push(binding)
 
     def expire(self, now: float) -> None:

@@ -62,6 +62,8 @@ class Box:
     ) -> None:
         self.spec = spec
         self.addresses = tuple(addresses)
+        self.booted: float | None = None
+        """When it came up: the epoch of its answers counts from there. None until the first one."""
         self._rng = rng
         self._note = note
         self._table = Table(spec, self._ended)
@@ -121,7 +123,8 @@ class Box:
         found = self._table.at(protocol, external)
         if not found:
             return self._unsolicited(packet, external, remote, now, "no mapping")
-        binding = next((each for each in found if self.admits(each, remote, now)), None)
+        allowed = (e for e in found if e.open_until > now or self.admits(e, remote, now))
+        binding = next(allowed, None)
         if binding is None:
             return self._unsolicited(packet, external, remote, now, "filtered")
         known = remote in binding.sessions
@@ -141,6 +144,37 @@ class Box:
         packet.set_target(*binding.internal)
         self._remember_fragment(ident, packet.target, now, is_source=False)
         return PASS
+
+    def lease(
+        self, protocol: int, internal: Endpoint, wanted: int, lifetime: float, now: float
+    ) -> int | None:
+        """Map a port for an inside host that asks for it, and let anybody in; 0 s ends that.
+
+        Return the outer port, None if there is none left.
+        """
+        self._table.expire(now)
+        key = (protocol, internal, "leased")
+        binding = self._table.find(key)
+        if binding is None:
+            if not lifetime:
+                return 0
+            address = self._outer_address(internal[0])
+            external = (address, wanted or internal[1])
+            if self._table.at(protocol, external):
+                port = self._allocator(protocol, address).elsewhere(
+                    lambda port: bool(self._table.at(protocol, (address, port)))
+                )
+                if port is None:
+                    return None
+                external = (address, port)
+            binding = Binding(protocol, internal, external, now)
+            self._table.add(key, binding)
+            if self.spec.mapping == "eim":
+                self._table.alias(self.key(protocol, internal, (b"", 0)), binding)
+            if self._note is not None:
+                self._note("map", now, {**self._facts(binding), "remote": "any"})
+        self._table.lease(binding, now + lifetime)
+        return binding.external[1]
 
     # --- what makes a NAT what it is -----------------------------------------------------------
 
@@ -190,11 +224,7 @@ class Box:
         if not self.spec.translates:
             return internal
         address = self._outer_address(internal[0])
-        allocator = self._allocators.get((protocol, address))
-        if allocator is None:
-            allocator = Allocator(self.spec, self._rng)
-            self._allocators[protocol, address] = allocator
-
+        allocator = self._allocator(protocol, address)
         allocator.others(now)
 
         def taken(port: int) -> bool:
@@ -211,6 +241,12 @@ class Box:
         else:
             port = allocator.choose(internal[0], internal[1], taken)
         return None if port is None else (address, port)
+
+    def _allocator(self, protocol: int, address: bytes) -> Allocator:
+        found = self._allocators.get((protocol, address))
+        if found is None:
+            found = self._allocators[protocol, address] = Allocator(self.spec, self._rng)
+        return found
 
     def _outer_address(self, inside: bytes) -> bytes:
         if self.spec.pooling == "arbitrary":
@@ -325,6 +361,7 @@ class Box:
     def flush(self, now: float, addresses: Sequence[bytes] | None = None) -> None:
         """Reboot: forget everything, and come back with other outer addresses if given."""
         self._table.clear(now)
+        self.booted = now
         self._allocators.clear()
         self._paired.clear()
         self._occupied.clear()

@@ -55,7 +55,8 @@ class NatSpec:
     sender. udp, tcp: remote ports that may be reached, None = all. maximum: mappings an inside
     host may hold, 0 = unlimited. overload: one outer port for several remote endpoints, as Linux.
     block: ports in an inside host's block when allocation is `block`. noise: mappings a second that
-    other hosts make, which move a sequence on. box: MODULE:CLASS of a `Box`
+    other hosts make, which move a sequence on. pmp: whether it grants
+    port mappings, by NAT-PMP, PCP or both. box: MODULE:CLASS of a `Box`
     that behaves in its own way.
     """
 
@@ -86,6 +87,7 @@ class NatSpec:
     pooling: Literal["paired", "arbitrary"] = "paired"
     overload: bool = False
     noise: float = 0.0
+    pmp: Literal["off", "on", "pmp", "pcp"] = "off"
     v6: V6 = "off"
     box: str = ""
 
@@ -198,6 +200,7 @@ NAT_OPTIONS: Final[dict[str, _Option]] = {
     "pooling": ("pooling", _word("paired", "arbitrary"), "paired or arbitrary"),
     "overload": ("overload", _flag, "0 or 1"),
     "noise": ("noise", _seconds, "mappings a second"),
+    "pmp": ("pmp", _word("off", "on", "pmp", "pcp"), "off, on, pmp or pcp"),
     "v6": ("v6", _word("off", "open", *FILTERINGS), "off, open, eif, adf or apdf"),
     "box": ("box", _class_name, "MODULE:CLASS"),
 }

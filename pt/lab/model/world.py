@@ -14,9 +14,10 @@ from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 from typing import Any, Final, TypeVar
 
+from pt.lab.model import portmap
 from pt.lab.model.box import Box
-from pt.lab.model.builder import Reason, echo_reply, fragments, icmp_error, may_answer
-from pt.lab.model.packet import ICMP, ICMP6, MalformedError, Packet, address_text
+from pt.lab.model.builder import Reason, echo_reply, fragments, icmp_error, may_answer, udp
+from pt.lab.model.packet import ICMP, ICMP6, UDP, MalformedError, Packet, address_text
 from pt.lab.model.pipe import Pipe, Randomness
 from pt.lab.model.plan import CORE, HostPlan, NatPlan, Network, Plan
 from pt.lab.model.spec import LinkSpec, NatSpec
@@ -307,10 +308,34 @@ class World:
             self._route(net, came, answer, now)
 
     def _ask_router(self, net: _Net, came: _Attachment, packet: Packet, now: float) -> None:
+        middle = net.gateway6 if packet.v6 else net.gateway4
         if packet.protocol in (ICMP, ICMP6) and packet.icmp_type in (8, 128):
             self._route(net, came, echo_reply(packet), now)
+        elif (
+            middle is not None
+            and (packet.protocol, packet.dport) == (UDP, portmap.PORT)
+            and middle.box.spec.pmp != "off"
+        ):
+            self._grant(net, came, middle.box, packet, now)
         else:
             self._drop(net.name, "the router offers no service", packet, now)
+
+    def _grant(self, net: _Net, came: _Attachment, box: Box, packet: Packet, now: float) -> None:
+        """Let a router answer a request for a port mapping."""
+        box.booted = now if box.booted is None else box.booted
+        reply = portmap.answer(
+            packet.payload,
+            packet.source,
+            box.addresses[0],
+            int(now - box.booted),
+            lambda protocol, inner, port, lasts: box.lease(protocol, inner, port, lasts, now),
+            speaks=box.spec.pmp,
+        )
+        if reply is None:
+            self._drop(net.name, "not a request for a port mapping", packet, now)
+            return
+        ends = ((packet.target, packet.dport), (packet.source, packet.sport))
+        self._route(net, came, udp(*ends, reply), now)
 
     def _drop(self, place: str, why: str, packet: Packet | None, now: float) -> None:
         self.drops[place, why] += 1

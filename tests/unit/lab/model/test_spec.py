@@ -45,6 +45,8 @@ boxes = st.builds(
     pooling=st.sampled_from(["paired", "arbitrary"]),
     overload=st.booleans(),
     box=st.sampled_from(["", "lab.nat:Mine"]),
+    pmp=st.sampled_from(["off", "on", "pmp", "pcp"]),
+    noise=st.sampled_from([0.0, 2.5]),
 )
 
 
