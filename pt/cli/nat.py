@@ -12,7 +12,7 @@ from typing import Final
 
 from pt.cli.jsonlines import VERSION
 from pt.cli.nat_text import as_json, as_text
-from pt.cli.options import add_relay, configure_logging, relays_from, wants_json
+from pt.cli.options import configure_logging, relays_from, wants_json
 from pt.cli.output import use_colour
 from pt.errors import NetworkError, UsageError
 from pt.node.nat import MAX_SERVERS, StunServer, Survey, survey
@@ -37,7 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.epilog = EPILOG
     group = parser.add_argument_group("whom to ask")
-    add_relay(group)
+    group.add_argument(
+        "--relay",
+        metavar="MULTIADDR",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="pt relays, as they print their addresses (env PT_RELAY)",
+    )
     group.add_argument(
         "--stun",
         metavar="HOST:PORT",

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
 from typing import Final
 
 from pt.errors import PtError
@@ -21,6 +22,7 @@ from pt.stun.binding import Binding, read_binding
 from pt.stun.ports import Ports, PortSample
 from pt.stun.probing import Ask, Prober, Script, ask, pause
 from pt.stun.transactions import Outcome, Schedule
+from pt.wire.ipranges import is_public
 from pt.wire.nat_facts import Allocation, Dependence
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "hairpin",
     "largest",
     "mapping",
+    "may_write",
     "noise",
     "patient",
     "port_samples",
@@ -67,6 +70,8 @@ class Places:
         other = binding.other
         if other is None or other[0] == primary[0] or other[1] == primary[1]:
             return cls(primary)
+        if not may_write(primary, other):
+            return cls(primary)
         return cls(primary, (other[0], primary[1]), (primary[0], other[1]), other)
 
     def also(self, servers: Iterable[Address]) -> Places:
@@ -75,6 +80,14 @@ class Places:
             return self
         extra = next((each for each in servers if each[0] != self.primary[0]), None)
         return replace(self, same_port=extra)
+
+
+def may_write(server: Address, told: Address) -> bool:
+    """Whether packets go to an address that a server told.
+
+    One on the Internet has no business with private addresses, which mean somebody else here.
+    """
+    return is_public(ip_address(told[0])) or not is_public(ip_address(server[0]))
 
 
 def patient(rtt: float) -> Schedule:
@@ -250,7 +263,8 @@ def hairpin(prober: Prober, server: Address) -> Script[Hairpin]:
     outcomes = yield from ask(Ask(sock=each, to=server) for each in (one, two))
     seen = [read_binding(each) for each in outcomes]
     first, second = seen
-    if first is None or second is None:
+    told = [each.mapped for each in seen if each is not None and may_write(server, each.mapped)]
+    if first is None or second is None or len(told) < 2:
         prober.close_socket(one)
         prober.close_socket(two)
         return Hairpin()

@@ -273,15 +273,16 @@ def test_answers_from_elsewhere_that_are_not_count_for_nothing():
     assert told.filtering is not Dependence.INDEPENDENT
 
 
-def lie(answer: Answer, mapped: Address) -> Answer:
-    """The answer with another address in it."""
+def lie(answer: Answer, mapped: Address, *, what: int = 0x0020) -> Answer:
+    """The answer with another address in it, as ours (0x0020) or as the server's other one."""
     data = bytearray(answer.data)
     at = 20
     while at < len(data) - 8:
         kind, length = struct.unpack_from("!HH", data, at)
-        if kind == 0x0020:
-            port = mapped[1] ^ 0x2112
-            ip = bytes(int(a) ^ b for a, b in zip(mapped[0].split("."), data[4:8], strict=True))
+        if kind == what:
+            mask = data[4:8] if what == 0x0020 else bytes(4)
+            port = mapped[1] ^ int.from_bytes(mask[:2])
+            ip = bytes(int(a) ^ b for a, b in zip(mapped[0].split("."), mask, strict=True))
             data[at + 6 : at + 12] = port.to_bytes(2) + ip
         at += 4 + length + -length % 4
     import zlib  # noqa: PLC0415
@@ -291,22 +292,39 @@ def lie(answer: Answer, mapped: Address) -> Answer:
     return replace(answer, data=bytes(data))
 
 
-def test_a_server_that_lies_about_our_address_is_not_written_to_it_without_end():
-    victim = ("11.1.1.99", 53)
-    world = StunWorld("eim-apdf", public=2)
-    hits = []
+def hits(victim: Address, what: int, wishes: Wishes = FAST) -> list[int]:
+    """Bytes of the packets that a client sends to a victim that a lying server names."""
+    world = StunWorld("eim-apdf")
+    found = []
     send = world.datagram
 
     def watch(name, source, to, data) -> None:
         if to[0] == victim[0]:
-            hits.append(len(data))
+            found.append(len(data))
         send(name, source, to, data)
 
     world.datagram = watch
-    world.answers = lambda answer, _: lie(answer, victim)
-    world.run(discover(world.prober, [world.address("s1")], Wishes(mtu=False, cliffs=(10.0,))))
-    assert 0 < len(hits) <= 10  # the hairpin test: two sockets, five times
-    assert sum(hits) <= 400
+    world.answers = lambda answer, _: lie(answer, victim, what=what)
+    world.run(discover(world.prober, [world.address("s1")], wishes))
+    return found
+
+
+def test_a_server_that_lies_about_our_address_is_not_written_to_it_without_end():
+    found = hits(("11.1.1.99", 53), 0x0020, Wishes(mtu=False, cliffs=(10.0,)))
+    assert 0 < len(found) <= 10  # the hairpin test: two sockets, five times
+    assert sum(found) <= 280
+
+
+def test_a_server_that_lies_about_its_other_address_is_not_written_there_without_end():
+    found = hits(("11.1.1.99", 53), 0x802C)
+    assert 0 < len(found) <= 8  # two places at that address, four times
+    assert sum(found) <= 224
+
+
+@pytest.mark.parametrize("victim", ["192.168.1.1", "10.0.0.1", "127.0.0.1"])
+@pytest.mark.parametrize("what", [0x0020, 0x802C])
+def test_a_server_on_the_internet_cannot_send_us_to_private_addresses(victim, what):
+    assert hits((victim, 53), what) == []
 
 
 def test_a_whole_discovery_stays_within_what_one_source_may_ask():

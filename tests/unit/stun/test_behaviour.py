@@ -32,6 +32,24 @@ def test_places_of_a_server():
     assert Places.of(P11, binding(P21)) == Places(P11)
 
 
+@pytest.mark.parametrize(
+    ("server", "told", "wanted"),
+    [
+        ("11.0.0.1", "11.0.0.2", True),
+        ("11.0.0.1", "192.168.1.1", False),
+        ("11.0.0.1", "127.0.0.1", False),
+        ("11.0.0.1", "224.0.0.251", False),
+        ("11.0.0.1", "255.255.255.255", False),
+        ("192.168.1.9", "192.168.1.1", True),
+        ("2a00::1", "fe80::1", False),
+    ],
+)
+def test_where_a_server_may_send_us(server, told, wanted):
+    assert behaviour.may_write((server, 1), (told, 2)) is wanted
+    found = Places.of((server, 1), binding((told, 2)))
+    assert (found.other is not None) is wanted
+
+
 def test_other_servers_stand_in_for_another_address():
     assert Places(P11).also([P11, P12, P22]) == Places(P11, same_port=P22)
     assert Places(P11).also([P12]) == Places(P11)
