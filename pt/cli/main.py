@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "bind": "reach a name's ports through local ones",
     "relay": "let machines behind NATs reach each other through this one",
     "nat": "find out what kind of NAT and firewall this machine is behind",
+    "explain": "say why a tunnel is relayed, and what would cure it",
     "key": "show or change this machine's identity",
     "demo": "see it work: everything on this machine, nothing leaves it",
     "selftest": "check that a tunnel on this machine carries TCP exactly",

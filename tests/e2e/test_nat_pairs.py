@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pt.lab.lab import Lab
-from tests.e2e.harness import PtProcess, Rig, ask_echo, local_port
+from tests.e2e.harness import NAME, PtProcess, Rig, ask_echo, local_port
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(180)]
 LISTEN = ["--listen", "/ip4/0.0.0.0/tcp/4001", "/ip4/0.0.0.0/udp/4001/quic-v1"]
@@ -84,3 +84,10 @@ def test_where_there_is_none_the_relay_is_explained(tmp_path: Path) -> None:
         assert not punched["ok"]
         assert "random" in str(punched["detail"])
         ask_echo(rig.dial(local_port(binder)), b"still there")
+        peers = [str(each) for each in binder.argv if "p2p-circuit" in str(each)]
+        for home, argv in (("c", ["--json"]), ("d", [])):
+            told = rig.pt("explain", "--id", NAME, "--no-lan", "--peer", *peers, *argv, home=home)
+            assert told.exit_code() == 0
+            text = told.output.decode()
+            assert "relayed" in text
+            assert "random" in text
