@@ -35,6 +35,7 @@ from pt.node.dht_connections import DhtConnections, Trouble
 from pt.node.dht_seeds import DEFAULT_BOOTSTRAP, Seeds
 from pt.node.diagnosis import outcome_of
 from pt.node.files import damaged, make_directory, read_file, replace_file
+from pt.node.interfaces import own_addresses
 from pt.node.node import Node
 from pt.node.relays import hop_addresses
 from pt.wire.multiaddr import Multiaddr
@@ -46,6 +47,8 @@ REFRESH: Final = 600.0
 RETRY_FIRST: Final = 1.0
 RETRY_MOST: Final = 60.0
 JITTER: Final = 0.1
+WATCH: Final = 5.0
+"""Seconds between two looks at our own addresses."""
 SETTLE: Final = 0.5
 """Seconds that the owner's first look-ups have before ours: they fill the table as well."""
 SETTLE_TIMES: Final = 10
@@ -101,8 +104,10 @@ class Amino:
     """The DHT for `node`.
 
     `cache` is the file of servers that answered before, None for none. `public_only` is false where
-    the bootstrap peers have private addresses. `on_hop` is told of servers that relay, a few;
-    `on_change` of every change of what `facts` says but its numbers.
+    the bootstrap peers have private addresses. When `addresses` gives others, we are in another
+    network: what connections wait there are of no use, and who was silent may answer. `on_hop` is
+    told of servers that relay, a few; `on_change` of every change of what `facts` says but its
+    numbers.
 
     Raises:
         UsageError: a bootstrap address does not say who is there.
@@ -120,6 +125,7 @@ class Amino:
         on_hop: Callable[[PeerId, tuple[Multiaddr, ...]], None] | None = None,
         on_change: Callable[[AminoFacts], None] | None = None,
         resolver: TxtResolver | None = None,
+        addresses: Callable[[], frozenset[str]] = own_addresses,
     ) -> None:
         self.on_hop = on_hop
         self._node = node
@@ -127,6 +133,7 @@ class Amino:
         self._cache = cache
         self._public_only = public_only
         self._on_change = on_change
+        self._addresses = addresses
         self._connections = DhtConnections(
             node, public_only=public_only, on_reply=self._replied, curious=self._curious
         )
@@ -153,6 +160,7 @@ class Amino:
         self.client.seeding = True
         self._node.on_identified.append(self._identified)
         self._scope.start(self._run())
+        self._scope.start(self._watch())
 
     async def close(self) -> None:
         """Write down who answered, and close the connections that nobody else uses."""
@@ -220,6 +228,15 @@ class Amino:
                     retry = RETRY_FIRST
             if self._state != "online" and seeding.done():
                 seeding = self._scope.start(self._seed())
+
+    async def _watch(self) -> None:
+        before = None
+        while True:
+            now = self._addresses()
+            if before not in (None, now):
+                self.poke()
+            before = now
+            await asyncio.sleep(WATCH)
 
     async def _settle(self) -> bool:
         """Let the owner's look-ups go first; whether they have made ours needless."""

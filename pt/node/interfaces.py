@@ -8,7 +8,7 @@ import socket
 import struct
 from typing import Final
 
-__all__ = ["expand"]
+__all__ = ["expand", "own_addresses"]
 
 _SIOCGIFFLAGS: Final = 0x8913  # linux/sockios.h
 _IFF_RUNNING: Final = 0x40
@@ -40,6 +40,11 @@ def expand(host: str) -> list[str]:
                 continue
             (loopback if text.startswith("127.") or text == "::1" else usual).append(text)
     return usual or loopback
+
+
+def own_addresses() -> frozenset[str]:
+    """All that this machine has now: when they are others, it is in another network."""
+    return frozenset((*expand("0.0.0.0"), *expand("::")))
 
 
 def _is_running(name: str) -> bool:

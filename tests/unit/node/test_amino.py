@@ -478,23 +478,47 @@ def test_it_is_tried_again_ever_later(monkeypatch: pytest.MonkeyPatch) -> None:
     run(main())
 
 
-@pytest.mark.parametrize("how", ["poke", "offer"])
+@pytest.mark.parametrize("how", ["another network", "offer"])
 def test_it_is_tried_again_at_once_when_there_is_a_reason(
     how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "RETRY_FIRST", 3600.0)
     monkeypatch.setattr(module, "RETRY_MOST", 3600.0)
+    monkeypatch.setattr(module, "WATCH", 0.01)
+    here = {"192.0.2.1"}
 
     async def main() -> None:
-        async with servers(2) as (one, two), amino(one) as dht:
+        look = lambda: frozenset(here)  # noqa: E731
+        async with servers(2) as (one, two), amino(one, addresses=look) as dht:
             one.serve = dht_lab.reset
             await dht.state("offline")
-            if how == "poke":
+            if how == "another network":
                 one.serve = None
-                dht.amino.poke()
+                asked = one.asked
+                await asyncio.sleep(0.05)
+                assert one.asked == asked, "it is the same one yet"
+                here.add("192.0.2.77")
             else:
                 dht.amino.offer([two.info])
             await dht.state("online")
+
+    run(main())
+
+
+def test_connections_of_another_network_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WATCH", 0.01)
+    here = {"192.0.2.1"}
+
+    async def main() -> None:
+        look = lambda: frozenset(here)  # noqa: E731
+        async with servers(4) as many, amino(many[0], addresses=look) as dht:
+            await dht.client.put_value(KEY, VALUE)
+            assert dht.amino.facts.sockets == 4
+            before = links(many)
+            here.clear()
+            await until(lambda: not any(link in links(many) for link in before))
+            here.add("198.51.100.1")
+            assert len(await values(dht)) == 4
 
     run(main())
 

@@ -7,7 +7,7 @@ import pytest
 
 from pt.node import interfaces as module
 from pt.node import listeners
-from pt.node.interfaces import expand
+from pt.node.interfaces import expand, own_addresses
 
 
 def adapter(*ips: object, name: str = "unknown") -> SimpleNamespace:
@@ -64,3 +64,11 @@ def test_an_interface_that_is_down_has_no_addresses(monkeypatch) -> None:
     monkeypatch.setattr(ifaddr, "get_adapters", lambda: [LO, ETH])
     monkeypatch.setattr(module, "_is_running", lambda name: name == "lo")
     assert expand("0.0.0.0") == ["127.0.0.1"]
+
+
+def test_own_addresses_change_with_the_network(monkeypatch) -> None:
+    monkeypatch.setattr(ifaddr, "get_adapters", lambda: [LO, ETH])
+    before = own_addresses()
+    assert before == {"192.168.1.5", "fd00::5", "2001:db8::5"}
+    monkeypatch.setattr(ifaddr, "get_adapters", lambda: [LO])
+    assert own_addresses() == {"127.0.0.1", "::1"}
