@@ -20,7 +20,7 @@ from pt.punch.aio import PROTOCOL as PUNCH
 from pt.relay.raw import secret_key
 from pt.rendezvous.name import NameKeys, estimate_strength, generate_name
 from pt.trace import NO_TRACE, Tracer
-from pt.tunnel import events
+from pt.tunnel import events, streams
 from pt.tunnel.config import ExposeConfig
 from pt.tunnel.core.messages import PROTOCOL, PROTOCOL_V1, Code
 from pt.tunnel.exposer_session import ExposerSession
@@ -422,15 +422,7 @@ class Exposer:
 
     def _forgot(self, pump: TunnelPump, reason: str) -> None:
         if pump.connected:
-            self._emit(
-                events.StreamClosed(
-                    stream=pump.id,
-                    sent=pump.bytes_in,
-                    received=pump.bytes_out,
-                    seconds=round(asyncio.get_running_loop().time() - pump.started, 3),
-                    reason=reason,
-                )
-            )
+            self._emit(streams.closed(pump, reason))
         if self._draining:
             self._check_idle()
 

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Final
 
 from pt.errors import IdentityChangedError, PtError, RefusedError
-from pt.node.connection import Connection
+from pt.tunnel.answer import Answer
 from pt.tunnel.lookup import Candidate
 
 __all__ = ["AT_ONCE", "HEAD_START", "OPEN_AT_ONCE", "OPEN_HEAD_START", "hunt", "worse"]
@@ -27,25 +27,25 @@ OPEN_HEAD_START: Final = 0.05
 OPEN_AT_ONCE: Final = 32
 """The same for an open tunnel: many say to offer it, and most of them are gone."""
 
-Result = Connection | PtError | OSError | TimeoutError
+Result = Answer | PtError | OSError | TimeoutError
 
 
 async def hunt(
     choose: Callable[[], list[Candidate]],
-    dial: Callable[[Candidate], Awaitable[Connection]],
+    dial: Callable[[Candidate], Awaitable[Answer]],
     news: asyncio.Event,
     *,
     head_start: float = HEAD_START,
     at_once: int = AT_ONCE,
 ) -> AsyncGenerator[tuple[Candidate, Result], None]:
-    """Each candidate with its connection, or why there is none; ends when all were tried.
+    """Each candidate with its answer, or why there is none; ends when all were tried.
 
-    To be closed (`contextlib.aclosing`): connections that come later are closed then. `choose`
+    To be closed (`contextlib.aclosing`): answers that come later are closed then. `choose`
     gives the candidates, the best first, and is asked again whenever `news` is set.
     """
     loop = asyncio.get_running_loop()
     tried: set[Candidate] = set()
-    running: dict[asyncio.Task[Connection], Candidate] = {}
+    running: dict[asyncio.Task[Answer], Candidate] = {}
     next_at = 0.0
     try:
         while True:
@@ -84,15 +84,13 @@ def _attempt(candidate: Candidate) -> Candidate:
     return Candidate(candidate.peer_id, candidate.addresses, "")
 
 
-async def _dial(
-    dial: Callable[[Candidate], Awaitable[Connection]], candidate: Candidate
-) -> Connection:
+async def _dial(dial: Callable[[Candidate], Awaitable[Answer]], candidate: Candidate) -> Answer:
     return await dial(candidate)
 
 
 async def _first(
-    running: dict[asyncio.Task[Connection], Candidate], news: asyncio.Event, timeout: float | None
-) -> list[asyncio.Task[Connection]]:
+    running: dict[asyncio.Task[Answer], Candidate], news: asyncio.Event, timeout: float | None
+) -> list[asyncio.Task[Answer]]:
     """The dials that are over, once one is, or there is news, or the time is up."""
     waiter = asyncio.get_running_loop().create_task(news.wait())
     try:

@@ -35,6 +35,17 @@ class Pinning:
         known = self._state.pinned(config.name) or self._unsaved
         return frozenset() if known is None else frozenset({known})
 
+    def check(self, peer: PeerId) -> None:
+        """Accept a peer.
+
+        Raises:
+            IdentityChangedError: it is not the one that is remembered or pinned.
+
+        """
+        allowed = self.allowed()
+        if allowed and peer not in allowed:
+            raise self.changed(peer)
+
     def changed(self, actual: PeerId | None) -> IdentityChangedError:
         """Somebody else answers: what to tell the user."""
         allowed = ", ".join(sorted(str(peer) for peer in self.allowed()))

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Final
 
 from pt.errors import (
     ClosedError,
-    CryptoFailure,
     IdentityChangedError,
     NotFoundError,
     PtError,
@@ -25,9 +24,8 @@ from pt.errors import (
 )
 from pt.node.state import StateDir
 from pt.trace import Tracer
-from pt.tunnel import events
+from pt.tunnel import events, streams
 from pt.tunnel.config import BindConfig
-from pt.tunnel.core.messages import Code
 from pt.tunnel.pinning import Pinning
 
 if TYPE_CHECKING:
@@ -37,6 +35,7 @@ if TYPE_CHECKING:
     from pt.node.connection import Connection
     from pt.node.node import Node
     from pt.rendezvous.name import NameKeys
+    from pt.tunnel.answer import Answer, Turns
     from pt.tunnel.lookup import Candidate
     from pt.tunnel.network import Network
     from pt.tunnel.open_binder import OpenTunnel
@@ -105,6 +104,7 @@ class Reach:
         self._lost_at = 0.0
         self._redials = 0
         self._dialed = False
+        self._turns: Turns
         self._pinning = Pinning(config, state, emit)
         self._was_up = False
         self._closed = False
@@ -243,6 +243,7 @@ class Reach:
     async def _prepare(self) -> None:
         """Load what the search and the session need, while the ports already listen."""
         from pt.node.circuits import Circuits  # noqa: PLC0415  # listening does not wait for it
+        from pt.tunnel.answer import Turns  # noqa: PLC0415
         from pt.tunnel.naming import keys_of  # noqa: PLC0415
         from pt.tunnel.network import Network  # noqa: PLC0415
         from pt.tunnel.seeker import Seeker  # noqa: PLC0415
@@ -250,6 +251,7 @@ class Reach:
 
         config = self.config
         self._security = security()
+        self._turns = Turns()
         given = (*config.peers, *config.relays, *config.bootstrap)
         network = self._network = Network(self._state, given, self._emit, self._tracer)
         self._emit = network.emit
@@ -324,7 +326,10 @@ class Reach:
         )
         self._on_up()
 
-    async def _dial(self, candidate: Candidate) -> Connection:
+    async def _dial(self, candidate: Candidate) -> Answer:
+        """Have a candidate answer, and prove the name if there is no session to go on with."""
+        from pt.tunnel.answer import Answer, prove  # noqa: PLC0415
+
         assert self._node is not None
         redial = self._session is not None or self._open is not None
         hurry = redial and self._redials % PATIENT
@@ -343,22 +348,38 @@ class Reach:
             await check_offered(connection)
         if self._seeker is not None:
             self._seeker.answered(candidate, time.monotonic() - started)
-        return connection
-
-    async def _use(self, candidate: Candidate, connection: Connection) -> None:
+        if self.config.open or self._goes_on(connection):
+            return Answer(connection)
+        assert self._keys is not None
         try:
-            allowed = self._pinning.allowed()
-            if allowed and connection.peer_id not in allowed:
-                raise self._pinning.changed(connection.peer_id)
-            if self._still_wanted() not in (None, connection.peer_id):
-                raise ClosedError("somebody else answers than who has the open connections")
-            async with asyncio.timeout(SESSION_TIMEOUT):
-                if self.config.open:
-                    self._use_raw(connection)
-                else:
-                    await self._use_session(connection, self._addresses(candidate))
+            self._check_wanted(connection)
+            async with asyncio.timeout(SESSION_TIMEOUT), self._turns.one():
+                return await prove(connection, self._keys.membership)
         except (PtError, OSError, TimeoutError, asyncio.CancelledError):
             connection.close("no session")
+            raise
+
+    def _goes_on(self, connection: Connection) -> bool:
+        """Whether our session is with this peer, and may go on over the connection."""
+        session = self._session
+        return session is not None and not session.ended and session.remote == connection.peer_id
+
+    def _check_wanted(self, connection: Connection) -> None:
+        """Raise what is to be said to whoever is not the one to talk to."""
+        self._pinning.check(connection.peer_id)
+        if self._still_wanted() not in (None, connection.peer_id):
+            raise ClosedError("somebody else answers than who has the open connections")
+
+    async def _use(self, candidate: Candidate, answer: Answer) -> None:
+        try:
+            self._check_wanted(answer.connection)
+            async with asyncio.timeout(SESSION_TIMEOUT):
+                if self.config.open:
+                    self._use_raw(answer.connection)
+                else:
+                    await self._use_session(answer, self._addresses(candidate))
+        except (PtError, OSError, TimeoutError, asyncio.CancelledError):
+            answer.close("no session")
             raise
 
     def _addresses(self, candidate: Candidate) -> tuple[Multiaddr, ...]:
@@ -372,34 +393,30 @@ class Reach:
                 found[relay.through_circuit()] = None
         return tuple(found)
 
-    async def _use_session(self, connection: Connection, addresses: tuple[Multiaddr, ...]) -> None:
-        from pt.multistream.negotiation import UnsupportedError  # noqa: PLC0415
-        from pt.tunnel import authenticate  # noqa: PLC0415
+    async def _use_session(self, answer: Answer, addresses: tuple[Multiaddr, ...]) -> None:
+        from pt.tunnel.answer import prove  # noqa: PLC0415
         from pt.tunnel.paths import Paths  # noqa: PLC0415
 
         assert self._keys is not None
         assert self._node is not None
+        connection = answer.connection
         old, paths = self._session, self._paths
         if old is not None and paths is not None and not old.ended:
             same = connection.peer_id == old.remote
-            if same and await paths.move(connection):
+            if same and answer.stream is None and await paths.move(connection):
                 self._resumed(old)
                 return
             old.end("the exposer was restarted" if same else "another exposer took over")
             self._session = None
-        try:
-            stream, secret = await authenticate.ask_session(connection, self._keys.membership)
-        except UnsupportedError as error:
-            raise RefusedError(
-                "the peer offers no tunnel of this kind; if it is a Go PeerTunnel, use --open"
-            ) from error
-        except CryptoFailure as error:
-            raise RefusedError(str(error)) from error
+        if answer.stream is None:
+            answer = await prove(connection, self._keys.membership)
+        stream = answer.stream
+        assert stream is not None
         if paths is not None:
             await paths.close()
         connection.check_open()  # from here on nothing is waited for
         self._pinning.remember(connection.peer_id)
-        session = self._new_session(secret, connection.peer_id)
+        session = self._new_session(answer.secret, connection.peer_id)
         self._session = session
         self._paths = Paths(
             self._node,
@@ -476,25 +493,8 @@ class Reach:
 
     def _answered(self, pump: BinderPump, code: int, reason: str) -> None:
         assert self._session is not None
-        if code == Code.OK:
-            self._emit(
-                events.StreamOpened(stream=pump.id, peer_id=self._session.remote, port=pump.port)
-            )
-            return
-        try:
-            word = Code(code).name.lower()
-        except ValueError:
-            word = "failed"
-        self._emit(events.StreamRefused(stream=pump.id, port=pump.port, code=word, reason=reason))
+        self._emit(streams.answered(pump, self._session.remote, code, reason))
 
     def _forgot(self, pump: TunnelPump, reason: str) -> None:
-        self._emit(
-            events.StreamClosed(
-                stream=pump.id,
-                sent=pump.bytes_in,
-                received=pump.bytes_out,
-                seconds=round(asyncio.get_running_loop().time() - pump.started, 3),
-                reason=reason,
-            )
-        )
+        self._emit(streams.closed(pump, reason))
         self._on_idle()

@@ -10,10 +10,10 @@ from typing import Final
 
 from pt.errors import IdentityChangedError, NotFoundError
 from pt.identity.peer_id import PeerId
-from pt.node.connection import Connection
 from pt.node.state import StateDir
 from pt.rendezvous.name import NameKeys
 from pt.tunnel import events
+from pt.tunnel.answer import Answer
 from pt.tunnel.config import BindConfig
 from pt.tunnel.hunt import OPEN_AT_ONCE, OPEN_HEAD_START, Result, hunt
 from pt.tunnel.lookup import LAN, Candidate, Lookup
@@ -129,7 +129,7 @@ class Seeker:
         return [one for one in everybody if one.peer_id is None or one.peer_id in allowed]
 
     def hunt(
-        self, dial: Callable[[Candidate], Awaitable[Connection]]
+        self, dial: Callable[[Candidate], Awaitable[Answer]]
     ) -> AsyncGenerator[tuple[Candidate, Result], None]:
         """Dial them; see `pt.tunnel.hunt`."""
         if not self._config.open:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from pt.errors import PtError, RefusedError
+from pt.identity.keys import PrivateKey
 from pt.node.connection import Connection
 from pt.node.node import Node
 from pt.node.state import StateDir
 from pt.rendezvous.name import NameKeys
 from pt.tunnel import authenticate, events, reach
+from pt.tunnel.answer import PATIENCE
 from pt.tunnel.binder import Binder
 from pt.tunnel.config import BindConfig, Forward
-from pt.tunnel.core.messages import PROTOCOL_V1
+from pt.tunnel.core.messages import PROTOCOL, PROTOCOL_V1
 from pt.wire.multiaddr import Multiaddr
 from tests.unit.tunnel.loopback import Loopback, listener, loopback, tcp_pair, until
 
@@ -269,6 +272,32 @@ def test_who_had_the_session_is_dialed_on_whatever_others_were_tried_meanwhile(
             await until(lambda: any(isinstance(event, events.Retrying) for event in seen))
             assert seeker.last == known
             await binder.close()
+
+    asyncio.run(asyncio.wait_for(main(), 10))
+
+
+def test_a_member_who_stalls_the_proof_holds_up_nobody(tmp_path: Path) -> None:
+    """Who is first in the list takes the stream of the proof, and says nothing."""
+
+    async def main() -> None:
+        async with loopback() as rig:
+            staller = Node(
+                identity=PrivateKey.generate(b"s" * 32), listen=(Multiaddr.tcp("127.0.0.1", 0),)
+            )
+            asked = []
+            staller.handle_raw(PROTOCOL, lambda *_: asked.append(time.monotonic()))
+            await staller.start()
+            first = staller.addresses[0].with_peer(staller.peer_id.raw)
+            binder, seen = binder_to(tmp_path, first, open_to(rig), any_exposer=True)
+            await binder.start()
+            await binder.ready()
+            took = time.monotonic() - asked[0]
+            assert PATIENCE - 0.1 < took < PATIENCE + 2
+            connected = [each for each in seen if isinstance(each, events.Connected)]
+            assert [each.peer_id for each in connected] == [rig.exposer.peer_id]
+            await until(lambda: not staller.connections)
+            await binder.close()
+            await staller.close()
 
     asyncio.run(asyncio.wait_for(main(), 10))
 
