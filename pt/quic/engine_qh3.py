@@ -186,6 +186,7 @@ class Qh3Engine(Base):
                 self._peer_stopped(stream, code, now)
             case ("stream_finished", stream):
                 self._credit.close(stream)
+                self._sender.fins.close(stream)
                 self._ended(stream)
             case ("stream_credit", stream, limit):
                 self._sender.outbox.allow(stream, limit)
@@ -282,11 +283,12 @@ class Qh3Engine(Base):
         if room is not None:
             most = min(most, room // self._sizes.size)
         own: list[bytes] = []
-        idle = not self._credit.due and moves.validated and self._sizes.surveyed
+        due = self._credit.due or self._sender.fins.due
+        idle = not due and moves.validated and self._sizes.surveyed
         if not idle and self._closed is None and self._conn.done:
             own = self._own_packets(now)
         try:
-            datagrams = self._sender.poll(now, most)
+            datagrams = self._sender.poll(now, most, max(self._pto(), 0.05))
         except FaultError as error:
             self._failure = error
             self._gone(error.code or TransportCode.INTERNAL_ERROR, str(error), by_peer=False)
@@ -305,7 +307,7 @@ class Qh3Engine(Base):
         return group((datagram, address) for datagram in datagrams)
 
     def _own_packets(self, now: float) -> list[bytes]:
-        """What the core does not send: window updates, path challenges."""
+        """What the core does not send: window updates, path challenges, FINs that it would lose."""
         packets: list[bytes | None] = []
         conn = self._conn
         moves = self._moves
@@ -314,8 +316,9 @@ class Qh3Engine(Base):
             room = moves.room() or 0
             packets.append(conn.seal(b"\x1a" + challenge, size=min(BASE_DATAGRAM, room)))
         if moves.validated:
-            while frames := self._credit.frames(_FRAME_ROOM):
-                packets.append(conn.seal(frames))
+            for source in (self._credit, self._sender.fins):
+                while frames := source.frames(_FRAME_ROOM):
+                    packets.append(conn.seal(frames))
             interval = max(self._pto(), 0.05)
             for size, data in self._sizes.probes(now, interval, self._config.random):
                 packets.append(conn.seal(b"\x1a" + data, size=size))
@@ -333,7 +336,8 @@ class Qh3Engine(Base):
             self._moves.next_timeout(),
         ]
         if self._closed is None and self._moves.validated:
-            deadlines += [self._sizes.next_timeout(), self._credit.next_timeout()]
+            own = (self._sizes, self._credit, self._sender.fins)
+            deadlines += [each.next_timeout() for each in own]
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def _core_timeout(self) -> float | None:
@@ -368,6 +372,7 @@ class Qh3Engine(Base):
             self._handled = (now, min(2 * pause, _MAX_SPIN) or _SPIN)
             self._sizes.timeout()
         self._credit.expire(now)
+        self._sender.fins.expire(now)
         self._moves.expire(now)
         self._after(now)
 

@@ -39,6 +39,8 @@ class Outbox:
     def __init__(self) -> None:
         self._queues: dict[int, _Queue] = {}
         self._turns: deque[int] = deque()
+        self.end = 0
+        """The offset in its stream at which what `take` yielded ends."""
 
     def open(self, stream: int, limit: int) -> None:
         """A stream begins; the peer takes bytes up to the offset `limit`."""
@@ -102,6 +104,7 @@ class Outbox:
             if queue.start == len(piece):
                 queue.pieces.popleft()
                 queue.start = 0
+        self.end = queue.offset
         fin = queue.fin and not queue.size
         if fin:
             del self._queues[stream]

@@ -392,6 +392,9 @@ class Connection:
             if self.confirmed:
                 raise FaultError(str(error)) from error
         self._note_sent(datagrams)
+        if self.is_client and len(datagrams) == 2 and not self.core.received_authenticated_packet:
+            # Probes: the ClientHello and a PING, which is nothing that a server may hear first.
+            datagrams[1] = datagrams[0]
         return datagrams
 
     def is_dry(self, size: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from pt.quic.fins import Fins
 from pt.quic.outbox import Outbox
 from pt.quic.qh3_connection import Connection
 from pt.quic.qh3_sizes import Sizes
@@ -22,6 +23,7 @@ class Sender:
 
     def __init__(self, connection: Connection, sizes: Sizes) -> None:
         self.outbox = Outbox()
+        self.fins = Fins()
         self._conn = connection
         self._sizes = sizes
         self._feeding: set[int] = set()  # streams whose bytes the core has
@@ -36,10 +38,11 @@ class Sender:
     def close(self, stream: int) -> None:
         """A stream was reset."""
         self.outbox.close(stream)
+        self.fins.close(stream)
         self._feeding.discard(stream)
 
-    def poll(self, now: float, most: int) -> list[bytes]:
-        """Datagrams to send, at most `most`.
+    def poll(self, now: float, most: int, interval: float) -> list[bytes]:
+        """Datagrams to send, at most `most`; FINs are repeated after `interval`.
 
         Raises:
             FaultError: the core cannot build what it has to.
@@ -50,7 +53,9 @@ class Sender:
             fed = self._feed()
             datagrams += self._conn.poll(now, most - len(datagrams))
             more = fed and self.outbox.waiting
-            if not more and len(datagrams) < most and not self._sizes.settle():
+            if more or len(datagrams) >= most or self._sizes.settle():
+                continue
+            if not self._finish(now, interval):
                 break
         return datagrams
 
@@ -71,9 +76,30 @@ class Sender:
             stream, data, fin = turn
             # After one that is not short nobody else: all that is given now must fit together.
             room = min(room, SHORT) - len(data)
-            self._give(stream, data, fin=fin)
+            if fin and not data and self.outbox.end:
+                self.fins.add(stream, self.outbox.end)
+            else:
+                self._give(stream, data, fin=fin)
             fed = True
         return fed
+
+    def _finish(self, now: float, interval: float) -> bool:
+        """Send FINs that stand alone; True: the core has got some."""
+        core = self._conn.core
+        gave = False
+        for stream in self.fins.held():
+            if core.get_send_buffer_size(stream):
+                continue
+            if core.bytes_in_flight == 0 and self._conn.is_dry(self._sizes.size):
+                self.fins.close(stream)
+            elif self.fins.patient(stream):
+                self.fins.tell(stream, now, interval)
+                continue
+            else:
+                self.fins.given(stream)
+            self._give(stream, memoryview(b""), fin=True)
+            gave = True
+        return gave
 
     def _give(self, stream: int, data: memoryview, *, fin: bool) -> None:
         try:

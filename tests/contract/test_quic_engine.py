@@ -121,6 +121,44 @@ def test_handshake_with_loss(pair: Pair, seed: int) -> None:
     transfer(world, ours, theirs, payload(20_000), 20)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_ends_that_stand_alone_are_not_lost(pair: Pair, seed: int) -> None:
+    world = World(Network(seed=seed, delay=0.02))
+    ours, theirs = connected(world, pair)
+    world.run(1)
+    world.network.loss = 0.2
+    rng = random.Random(seed)
+    streams = []
+    for _ in range(60):
+        stream = ours.open()
+        streams.append(stream.id)
+        for size in rng.choices((24, 32, 1000, 1500), k=rng.randrange(1, 6)):
+            stream.send(bytes(size))
+            world.poke(ours.port)
+            world.settle()
+        stream.send(b"", fin=True)
+        world.poke(ours.port)
+        world.run(rng.random() * 0.1)
+    world.run(120, lambda: all(n in theirs.streams and theirs.streams[n].fin for n in streams))
+    for number in streams:
+        theirs.streams[number].send(b"", fin=True)
+    world.poke(theirs.port)
+    world.run(120, lambda: all(ours.streams[n].ended and theirs.streams[n].ended for n in streams))
+
+
+@pytest.mark.parametrize("lost", range(4))
+def test_handshake_when_the_client_s_first_datagrams_are_lost(pair: Pair, lost: int) -> None:
+    world = World()
+    count = [0]
+
+    def drop(data: bytes, source: object, target: object) -> bool:
+        count[0] += source == CLIENT
+        return source != CLIENT or count[0] > lost
+
+    world.network.filter = drop
+    joined(world, *ports(world, pair))
+
+
 def test_handshake_after_a_retry(pair: Pair) -> None:
     world = World()
     kinds: Counter[Kind] = Counter()
