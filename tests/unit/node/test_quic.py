@@ -9,7 +9,7 @@ import io
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -24,6 +24,7 @@ from pt.errors import (
     UsageError,
 )
 from pt.identity.peer_id import PeerMismatchError
+from pt.lab.netns import Lan
 from pt.node.connection import Connection
 from pt.node.limits import NodeLimits
 from pt.node.node import Node
@@ -561,3 +562,53 @@ def test_nobody_gets_in_while_the_node_goes() -> None:
                 await client.connect(addresses, timeout=3)
 
     check(body)
+
+
+# --- a network of one's own --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lan() -> Iterator[Lan]:
+    with Lan(hosts=1) as made:
+        yield made
+
+
+@pytest.mark.netns
+def test_where_no_route_leads_the_dial_ends_at_once(lan: Lan) -> None:
+    async def body() -> None:
+        node = quic_node(1, listen=())
+        async with started(node):
+            began = now()
+            with pytest.raises(ConnectError) as caught:
+                await node.connect(Multiaddr.quic("2001:db8::1", 9))
+            assert now() - began < 1
+            assert caught.value.attempts[0].outcome is DialOutcome.NO_ROUTE
+
+    with lan.hosts[0].inside():
+        check(body)
+
+
+@pytest.mark.netns
+def test_a_wildcard_stands_for_all_addresses_and_each_connection_knows_its_own(lan: Lan) -> None:
+    host = lan.hosts[0]
+
+    async def body() -> None:
+        node = quic_node(1, listen=(Multiaddr.quic("0.0.0.0", 0), Multiaddr.quic("::", 0)))
+        dialer = quic_node(2, listen=())
+        async with started(node, dialer):
+            assert {"ip4", "ip6"} == {
+                address.host[0] for address in node.addresses if address.host is not None
+            }
+            for address in node.addresses:
+                connection = await dialer.connect(address)
+                theirs = await met(node)
+                assert connection.remote_addr == theirs.local_addr == address
+                assert await connection.ping() < 1
+                assert (await connection.identify()).observed == theirs.remote_addr
+                connection.close()
+                while node.connections:
+                    await asyncio.sleep(0.001)
+            assert dialer.addresses == ()
+
+    with host.inside():
+        check(body)

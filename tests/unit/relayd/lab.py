@@ -32,17 +32,23 @@ E = TypeVar("E", bound=Event)
 class Guest:
     """A peer of the relay."""
 
-    def __init__(self, relay: RelayServer, key: PrivateKey | None = None) -> None:
+    def __init__(
+        self, relay: RelayServer, key: PrivateKey | None = None, *, over: str = "tcp"
+    ) -> None:
         self.relay = relay
+        self.over = over
         self.node = Node(
-            identity=key or PrivateKey.generate(os.urandom(32)), listen=(LOOPBACK,), congestion=""
+            identity=key or PrivateKey.generate(os.urandom(32)),
+            listen=(LOOPBACK,) if over == "tcp" else (LOOPBACK, Multiaddr.quic("127.0.0.1", 0)),
+            congestion="",
         )
         self.circuits = Circuits(self.node, accepts=lambda _: True)
         self.connection: Connection
 
     async def __aenter__(self) -> Self:
         await self.node.start()
-        self.connection = await self.circuits.relay_connection(self.relay.addresses[0])
+        address = next(each for each in self.relay.addresses if each.transport == self.over)
+        self.connection = await self.circuits.relay_connection(address)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -103,8 +109,8 @@ class Lab:
         except TimeoutError:
             raise AssertionError(self.said) from None
 
-    def guest(self) -> Guest:
-        return Guest(self.relay)
+    def guest(self, over: str = "tcp") -> Guest:
+        return Guest(self.relay, over=over)
 
 
 @contextlib.asynccontextmanager

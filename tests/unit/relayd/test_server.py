@@ -149,6 +149,30 @@ def test_bytes_pass_exactly_and_are_told(tmp_path: Path, kind: str) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize(
+    ("near", "far"), [("quic-v1", "tcp"), ("tcp", "quic-v1"), ("quic-v1", "quic-v1")]
+)
+def test_users_may_come_over_quic(tmp_path: Path, near: str, far: str) -> None:
+    """What passes is a circuit of libp2p's: the kernel moves bytes between TCP connections only."""
+
+    async def main() -> None:
+        async with (
+            lab(tmp_path, strangers=FREE) as made,
+            made.guest(near) as source,
+            made.guest(far) as target,
+        ):
+            assert source.connection.path == "direct/" + near.removesuffix("-v1")
+            assert (await target.reserve()).status == Status.OK
+            assert await target.prove(None) is AuthAnswer.STRANGER
+            connection = await through(made.relay, source, target, raw=True)
+            assert connection.path == "relay/circuit"
+            assert connection.peer_id == target.peer_id
+            data = noise(1, 300_000)
+            assert await answer_to(connection, data) == data
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("raw", [True, False])
 def test_limits_of_strangers_end_circuits_and_users_have_none(tmp_path: Path, raw: bool) -> None:
     async def main() -> None:
