@@ -111,12 +111,16 @@ class MuxedStream:
             self._carrier.flush()
 
     async def read(self, max_len: int) -> bytes:
-        """Return 1 to `max_len` bytes, or b"" at the end."""
+        """Return 1 to `max_len` bytes, or b"" at the end.
+
+        An end counts although the stream was lost after it: go-libp2p closes a QUIC stream by FIN
+        together with STOP_SENDING, which is a reset of the other direction alone.
+        """
         while not self._buffer:
-            if self._ended:
-                raise self._error()
             if self._eof:
                 return b""
+            if self._ended:
+                raise self._error()
             self._readable = asyncio.get_running_loop().create_future()
             try:
                 await self._readable

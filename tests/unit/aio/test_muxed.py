@@ -256,3 +256,17 @@ def test_frames_on_the_wire() -> None:
         assert bytes(left.session.outgoing) == frame(WINDOW_UPDATE, RST, 1, 8)
 
     asyncio.run(scenario())
+
+
+def test_what_came_before_the_end_is_read_although_a_loss_follows() -> None:
+    async def scenario() -> None:
+        ours, theirs, _, _ = await pair()
+        await theirs.write(b"answer")
+        await theirs.close_write()
+        ours.stream_lost(0)
+        assert await ours.read(100) == b"answer"
+        assert await ours.read(100) == b""
+        with pytest.raises(ResetError):
+            await ours.write(b"x")
+
+    asyncio.run(scenario())
