@@ -29,6 +29,7 @@ from interop.rig import (
     BIN,
     FOREIGN,
     OUR_RELAYS,
+    OURS,
     ROOT,
     TESTS,
     Dialer,
@@ -46,6 +47,7 @@ from interop.rig import (
     version,
 )
 from pt.lab.netns import Lan, unavailable
+from pt.quic.select import default
 
 RESULTS: Final = ROOT / "interop" / "RESULTS.md"
 IDLE_SECONDS: Final = 40.0
@@ -57,17 +59,19 @@ CONTRACT_PEERS: Final = ("pt", "go")
 HEAD: Final = """\
 {date}: {green} of {total} green. Written by `make interop` (`python -m interop.matrix`).
 
-Linux {kernel}, Python {python}; two network namespaces joined by a veth pair. TCP, Noise and yamux
-throughout. The peers are our own, built from the package registries (`interop/peers`,
-`interop/build.sh`).
+Linux {kernel}, Python {python}; two network namespaces joined by a veth pair. TCP with Noise and
+yamux throughout, but for the second table of the matrix, which is QUIC. The peers are our own,
+built from the package registries (`interop/peers`, `interop/build.sh`).
 """
 LEGEND: Final = """\
 - ping: 5 pings. identify: agent, protocols, public key, our observed address, signed peer record
   (rust-libp2p's own record is of a form nobody else reads, so its peer sends none).
 - echo64: 64 MiB there and back at once, SHA-256 equal. streams1000: 1,000 streams open together,
-  each used twice, each ended cleanly.
+  each used twice, each ended cleanly; 200 over QUIC, since go-libp2p takes 256.
 - halfclose: 128 KiB sent, write side closed, all of it read back. reset: the peer's reset arrives
-  as one, and ours at the peer.
+  as one, and ours at the peer. On QUIC rust-libp2p gives up a stream by an end of file together
+  with STOP_SENDING, and js-libp2p shows a reset as an end of file; both are told from a mere end of
+  file by the other direction.
 - idle: a stream still works after {idle:g} silent seconds.
 """
 CONTRACT: Final = """\
@@ -77,13 +81,15 @@ CONTRACT: Final = """\
 """
 
 
-def run_tests(lan: Lan, pairs: Sequence[Pair], tests: Sequence[str], idle: float) -> list[Outcome]:
+def run_tests(
+    lan: Lan, pairs: Sequence[Pair], tests: Sequence[str], idle: float, *, quic: bool = False
+) -> list[Outcome]:
     """Run every test of every pair; the silent ones run beside the others."""
     far, near = lan.hosts
     outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory() as logs:
         listeners = [
-            Listener(pair[0], far, Path(logs) / f"{number}.log")
+            Listener(pair[0], far, Path(logs) / f"{number}.log", quic=quic)
             for number, pair in enumerate(pairs)
         ]
         addresses = [listener.address() for listener in listeners]
@@ -167,9 +173,12 @@ def document(
             [[peer, *said] for peer, said in versions.items()],
         ),
         "## Matrix\n",
-        table(
-            ["listener", "dialer", *dict.fromkeys(outcome.test for outcome in tests)],
-            cells(tests, mark),
+        *(
+            table(
+                ["listener", "dialer", *dict.fromkeys(outcome.test for outcome in part)],
+                cells(part, mark),
+            )
+            for part in ([one for one in tests if not one.quic], [one for one in tests if one.quic])
         ),
         LEGEND.format(idle=IDLE_SECONDS),
     ]
@@ -186,7 +195,7 @@ def document(
     if failed:
         parts.append("## Failures\n")
         for one in failed:
-            via = f" through {one.relay}" if one.relay else ""
+            via = f" through {one.relay}" if one.relay else " over QUIC" if one.quic else ""
             parts.append(f"- {one.dialer} dials {one.listener}{via}, {one.test}: {one.detail}\n")
     return "\n".join(parts)
 
@@ -223,6 +232,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         whole = not (args.quick or args.only or args.test or args.self_check)
         with Lan(subnet="11.2.0.0/24", direct=True, congestion="reno") as lan:
             outcomes = run_tests(lan, pairs, tests, idle)
+            outcomes += run_tests(lan, pairs, tests, idle, quic=True)
+            if not args.self_check and default().name != "aioquic":
+                outcomes += run_tests(lan, pairs_with_us(there, OURS[1]), tests, idle, quic=True)
             if not args.self_check and not args.test:
                 if reason := missing_for_contract():
                     print(f"interop: transport contract skipped: {reason}", file=sys.stderr)

@@ -1,6 +1,6 @@
 """The interop peer that is us: the same `listen` and `dial` that the other peers answer.
 
-    python -m interop.ptpeer listen --ip A [--no-listen] [--relay MULTIADDR,…]
+    python -m interop.ptpeer listen --ip A [--quic | --no-listen] [--relay MULTIADDR,…]
     python -m interop.ptpeer dial --to MULTIADDR --test NAME
 
 Our relay is the command `pt relay` itself.
@@ -94,7 +94,8 @@ class Watched:
 
     The opener sends one command byte and a token of 16 bytes: `R` asks for a reset, `W` (answered
     `k`) makes us note how the opener ends the stream, and `Q` asks what was noted: `r` a reset, `e`
-    an end of file, `p` nothing yet.
+    an end of file, `p` nothing yet.  rust-libp2p resets a QUIC stream by an end of file together
+    with STOP_SENDING; after a mere end of file the other direction still takes data.
     """
 
     outcomes: dict[bytes, bytes] = field(default_factory=dict)
@@ -117,6 +118,7 @@ class Watched:
             await stream.write(b"k")
             while await stream.read(BLOCK):
                 pass
+            await stream.write(b"?")
         except ResetError:
             self.outcomes[token] = b"r"
             return
@@ -124,8 +126,9 @@ class Watched:
         await stream.close_write()
 
 
-async def listen(ip: str, through: Sequence[Multiaddr]) -> None:
-    node = new_node((Multiaddr.tcp(ip, 0),) if ip else ())
+async def listen(ip: str, through: Sequence[Multiaddr], *, quic: bool = False) -> None:
+    at = Multiaddr.quic(ip, 0) if quic else Multiaddr.tcp(ip, 0)
+    node = new_node((at,) if ip else ())
     node.handle(ECHO, echo, limited=True)
     node.handle(RESET, Watched().serve, limited=True)
     relays: Relays | None = None
@@ -192,7 +195,7 @@ async def identify(connection: Connection, options: Options) -> str:
         if not (said.observed is None or said.observed.is_circuit or said.observed == alone):
             raise UnexpectedError(f"observed {said.observed}, although we came by a relay")
     # js-libp2p appends our own peer id to the address it observed.
-    elif said.observed is None or said.observed.without_peer() != connection.local_addr:
+    elif said.observed is None or not ours(said.observed.without_peer(), connection.local_addr):
         raise UnexpectedError(f"observed {said.observed} is not ours, {connection.local_addr}")
     if not said.listen_addresses:
         raise UnexpectedError("no listen address")
@@ -206,6 +209,13 @@ async def identify(connection: Connection, options: Options) -> str:
         f"agent {said.agent_version}, {len(said.protocols)} protocols, "
         f"{len(said.listen_addresses)} addresses, signed record: {bool(said.signed_record)}"
     )
+
+
+def ours(observed: Multiaddr, local: Multiaddr) -> bool:
+    """Whether this is our own address, of which QUIC on every interface knows the port alone."""
+    if local.host is not None and local.host[1] == "0.0.0.0":
+        return observed.udp_port == local.udp_port
+    return observed == local
 
 
 async def echo64(connection: Connection, options: Options) -> str:
@@ -312,6 +322,7 @@ async def reset(connection: Connection, options: Options) -> str:
     try:
         asked = await ask(connection, b"R", token)
         rest = await asked.read(1)
+        await asked.write(b"?")
     except ResetError:
         pass
     else:
@@ -380,6 +391,7 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     server = commands.add_parser("listen")
     server.add_argument("--ip", default="127.0.0.1")
+    server.add_argument("--quic", action="store_true")
     server.add_argument("--no-listen", action="store_true")
     server.add_argument("--relay", default="")
     client = commands.add_parser("dial")
@@ -397,7 +409,7 @@ def main() -> int:
         return 0
     if args.command == "listen":
         through = [Multiaddr.parse(text) for text in args.relay.split(",") if text]
-        asyncio.run(listen("" if args.no_listen else args.ip, through))
+        asyncio.run(listen("" if args.no_listen else args.ip, through, quic=args.quic))
         return 0
     options = Options(
         bytes=args.bytes, streams=args.streams, idle=args.idle, unsigned=args.unsigned

@@ -30,8 +30,15 @@ OUR_RELAYS: Final = ("pt", "pt/ws")
 SLACK: Final = 20.0
 """Seconds a dialer gets beyond its own time limit: to start, to say that it failed, and to end."""
 
+QUIC_STREAMS: Final = 200
+"""Streams of the test of many: go-libp2p lets a peer have 256 on a QUIC connection."""
+
 Pair = tuple[str, str]
 """Listener and dialer."""
+
+
+OURS: Final = ("pt", "pt/aioquic")
+"""As it is, and with the engine of QUIC that is in Python."""
 
 
 class RigError(Exception):
@@ -49,13 +56,20 @@ class Outcome:
     detail: str
     seconds: float
     relay: str = ""
+    quic: bool = False
 
 
 def argv(peer: str) -> list[str]:
     """The command of a peer, without its subcommand."""
-    if peer == "pt":
+    if peer in OURS:
         return [sys.executable, "-m", "interop.ptpeer"]
     return [str(BIN / f"{peer}-peer")]
+
+
+def setting(peer: str) -> dict[str, str]:
+    """What a peer has in its environment."""
+    _, _, engine = peer.partition("/")
+    return {**os.environ, **({"PT_QUIC_ENGINE": engine} if engine else {})}
 
 
 def version(peer: str) -> tuple[str, str]:
@@ -75,15 +89,26 @@ def version(peer: str) -> tuple[str, str]:
 class Server:
     """A process that says where it serves, one JSON line a fact, until its host is closed."""
 
-    def __init__(self, peer: str, host: Host, log: Path, words: Sequence[str]) -> None:
+    def __init__(
+        self,
+        peer: str,
+        host: Host,
+        log: Path,
+        words: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.peer: Final = peer
         self._log = log
         self._facts: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         # go-libp2p says why it has no reservation in its log only.
-        environment = {**os.environ, "GOLOG_LOG_LEVEL": "error,autorelay=debug"}
+        logged = {"GOLOG_LOG_LEVEL": "error,autorelay=debug"}
         with log.open("wb") as sink:
             self._process = host.popen(
-                words, stdout=subprocess.PIPE, stderr=sink, cwd=ROOT, env=environment
+                words,
+                stdout=subprocess.PIPE,
+                stderr=sink,
+                cwd=ROOT,
+                env={**setting(peer), **logged, **(environment or {})},
             )
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -134,9 +159,12 @@ class Server:
 class Listener(Server):
     """A peer that serves the interop protocols: on a host, or through the relay at `relay` only."""
 
-    def __init__(self, peer: str, host: Host, log: Path, relay: str = "") -> None:
-        through = ["--no-listen", "--relay", relay] if relay else []
-        super().__init__(peer, host, log, [*argv(peer), "listen", "--ip", host.ip, *through])
+    def __init__(
+        self, peer: str, host: Host, log: Path, relay: str = "", *, quic: bool = False
+    ) -> None:
+        self.quic: Final = quic
+        how = ["--no-listen", "--relay", relay] if relay else ["--quic"] if quic else []
+        super().__init__(peer, host, log, [*argv(peer), "listen", "--ip", host.ip, *how])
 
 
 class Relay(Server):
@@ -188,6 +216,10 @@ class Dialer:
         self._test = test
         self._began = time.monotonic()
         unsigned = ["--unsigned"] if listener.peer in UNSIGNED else []
+        if listener.quic and test == "streams1000":
+            flags = [*flags, "--streams", str(QUIC_STREAMS)]
+        if listener.quic and test == "echo64" and OURS[1] in (peer, listener.peer):
+            flags = [*flags, "--bytes", str(SLOW_BYTES)]
         self._process = host.popen(
             [
                 *argv(peer), "dial", "--to", to, "--test", test,
@@ -196,6 +228,7 @@ class Dialer:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=ROOT,
+            env=setting(peer),
         )  # fmt: skip
 
     def outcome(self) -> Outcome:
@@ -218,7 +251,8 @@ class Dialer:
         return Outcome(
             listener=self._listener.peer,
             dialer=self._peer,
-            test=self._test,
+            test=shown(self._test, quic=self._listener.quic),
+            quic=self._listener.quic,
             ok=ok,
             detail=detail,
             seconds=time.monotonic() - self._began,
@@ -237,10 +271,19 @@ def build(wanted: Sequence[str]) -> list[str]:
     return there
 
 
-def pairs_with_us(foreign: Iterable[str]) -> list[Pair]:
-    pairs = [("pt", "pt")]
+SLOW_BYTES: Final = 8 << 20
+"""Bytes of the echo with the engine in Python."""
+
+
+def shown(test: str, *, quic: bool) -> str:
+    """What the tables call a test."""
+    return f"streams{QUIC_STREAMS}" if quic and test == "streams1000" else test
+
+
+def pairs_with_us(foreign: Iterable[str], ours: str = "pt") -> list[Pair]:
+    pairs = [(ours, ours)]
     for peer in foreign:
-        pairs += [(peer, "pt"), ("pt", peer)]
+        pairs += [(peer, ours), (ours, peer)]
     return pairs
 
 
@@ -251,8 +294,8 @@ def pairs_among(foreign: Sequence[str]) -> list[Pair]:
 def say(outcome: Outcome) -> None:
     mark = "ok  " if outcome.ok else "FAIL"
     pair = f"{outcome.dialer} dials {outcome.listener}"
-    via = f" via {outcome.relay}" if outcome.relay else ""
-    print(f"{mark} {pair + via:16} {outcome.test:22} {outcome.detail}", flush=True)
+    via = f" via {outcome.relay}" if outcome.relay else " on QUIC" if outcome.quic else ""
+    print(f"{mark} {pair + via:24} {outcome.test:22} {outcome.detail}", flush=True)
 
 
 def table(title: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

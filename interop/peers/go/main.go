@@ -31,6 +31,9 @@ const usage = `usage: peer COMMAND [flags]
                                                    baseline forwarder, the side of the service
   forward-bind --listen HOST:PORT --peer MA        baseline forwarder, the side of the client
   check-metrics                                    parse the Prometheus text on standard input
+  quic-serve --ip A [--retry]                      quic-go itself, for interop.quic
+  quic-fetch --to MULTIADDR [--sizes N,…] [--connections N]
+                                                   the same
   transport-test                                   libp2p's transport interop contract (environment)
   version`
 
@@ -49,6 +52,8 @@ func main() {
 		"forward-bind":   forwardBind,
 		"check-metrics":  checkMetrics,
 		"transport-test": transportTest,
+		"quic-serve":     quicServe,
+		"quic-fetch":     quicFetch,
 		"version":        version,
 	}
 	command, known := commands[os.Args[1]]

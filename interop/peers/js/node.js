@@ -16,7 +16,8 @@ export const ECHO = '/interop/echo/1.0.0'
 export const RESET = '/interop/reset/1.0.0'
 export const TOKEN_SIZE = 16
 
-const REFUSED_WITHIN = 200 // ms; a stream's first `onDrain` says nothing about later writes
+const PROBES = 4 // STOP_SENDING may come after the end
+const REFUSED_WITHIN = 50 // ms; a stream's first `onDrain` says nothing about later writes
 const PAUSE_ABOVE = 1024 * 1024 // unread bytes
 
 // More streams and connections than any test makes: limits are not what is tested.
@@ -69,8 +70,10 @@ export async function endedByReset (stream, reader) {
     const lost = new Promise((resolve, reject) => {
       stream.addEventListener('close', ({ error }) => { if (error != null) reject(error) })
     })
-    stream.send(Buffer.from('?'))
-    await Promise.race([lost, sleep(REFUSED_WITHIN)])
+    for (let attempt = 0; attempt < PROBES; attempt++) {
+      stream.send(Buffer.from('?'))
+      await Promise.race([lost, sleep(REFUSED_WITHIN)])
+    }
     return false
   } catch (error) {
     return true
