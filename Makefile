@@ -42,10 +42,12 @@ e2e: $(STAMP)
 
 interop: $(STAMP)
 	$(BIN)/python -m interop.matrix
+	$(BIN)/python -m interop.quic
 
 bench: $(STAMP)
 	$(BIN)/python -m pip install -q --group bench
 	$(BIN)/python -m bench.run
+	$(BIN)/python -m bench.quic
 	$(BIN)/python -m bench.relays
 
 soak: $(STAMP)

@@ -10,7 +10,7 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -18,7 +18,19 @@ from typing import Any
 
 from pt.lab.link import Shape
 
-__all__ = ["facts", "write"]
+__all__ = [
+    "MACHINE",
+    "Target",
+    "draw",
+    "facts",
+    "listed",
+    "main_table",
+    "pair",
+    "table",
+    "verdicts",
+    "write",
+    "written",
+]
 
 BASE = "go-libp2p"
 OURS = ("pt", "pt chacha")
@@ -114,6 +126,14 @@ def _socat_version() -> str:
     return lines[0].split(" on ")[0] if lines else "unknown"
 
 
+def written(fact: Mapping[str, Any]) -> str:
+    """When, how and from what the numbers come."""
+    return (
+        f"Written by `{fact['command'].strip()}` on {fact['date']} at commit {fact['commit']}; "
+        f"{fact['rounds']} interleaved rounds in {fact['minutes']} minutes, medians. Do not edit."
+    )
+
+
 Medians = Mapping[str, Mapping[str, float]]
 
 
@@ -129,17 +149,17 @@ def _cell(value: float | None, digits: int = 1) -> str:
     return "–" if value is None else f"{value:,.{digits}f}"
 
 
-def _pair(row: Mapping[str, float], first: str, second: str, digits: int, scale: float = 1) -> str:
+def pair(row: Mapping[str, float], first: str, second: str, digits: int, scale: float = 1) -> str:
     values = [row.get(key) for key in (first, second)]
     return " / ".join(_cell(None if v is None else v * scale, digits) for v in values)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
-def _list(entries: Mapping[str, object]) -> str:
+def listed(entries: Mapping[str, object]) -> str:
     def text(value: object) -> str:
         if isinstance(value, dict):
             return ", ".join(f"{key} {part}" for key, part in value.items())
@@ -148,9 +168,9 @@ def _list(entries: Mapping[str, object]) -> str:
     return "\n".join(f"- {key.replace('_', ' ')}: {text(value)}" for key, value in entries.items())
 
 
-def _verdicts(medians: Medians) -> list[list[str]]:
+def verdicts(medians: Medians, promises: Sequence[Target]) -> list[list[str]]:
     rows = []
-    for target in _targets():
+    for target in promises:
         value = medians.get(target.row, {}).get(target.metric)
         base = medians.get(target.base, {}).get(target.metric) if target.base else 1.0
         sign, unit = "≥" if target.at_least else "≤", " ×" if target.base else ""
@@ -166,32 +186,33 @@ def _verdicts(medians: Medians) -> list[list[str]]:
     return rows
 
 
-def _main_table(medians: Medians) -> str:
-    head = ["", "1 stream Gbit/s →/←", "× go", "CPU s/GB →/←", "8 streams Gbit/s →/←", "× go",
+def main_table(medians: Medians, base: str = BASE, ours: Collection[str] = OURS) -> str:
+    times = f"× {base}"
+    head = ["", "1 stream Gbit/s →/←", times, "CPU s/GB →/←", "8 streams Gbit/s →/←", times,
             "CPU s/GB →/←", "echo µs p50/p99", "connections/s 1/50",
             "CPU µs a connection 1/50"]  # fmt: skip
-    base = medians.get(BASE, {})
+    against = medians.get(base, {})
     rows = []
     for name, row in medians.items():
-        cells = [f"**{name}**" if name in OURS else name]
+        cells = [f"**{name}**" if name in ours else name]
         for n in (1, 8):
             ratios = {
-                key: row[key] / base[key]
+                key: row[key] / against[key]
                 for key in (f"fwd{n}.gbit", f"rev{n}.gbit")
-                if key in row and base.get(key)
+                if key in row and against.get(key)
             }
             cells += [
-                _pair(row, f"fwd{n}.gbit", f"rev{n}.gbit", 1),
-                _pair(ratios, f"fwd{n}.gbit", f"rev{n}.gbit", 2),
-                _pair(row, f"fwd{n}.cpu_gb", f"rev{n}.cpu_gb", 2),
+                pair(row, f"fwd{n}.gbit", f"rev{n}.gbit", 1),
+                pair(ratios, f"fwd{n}.gbit", f"rev{n}.gbit", 2),
+                pair(row, f"fwd{n}.cpu_gb", f"rev{n}.cpu_gb", 2),
             ]
         cells += [
-            _pair(row, "echo.p50_us", "echo.p99_us", 0),
-            _pair(row, "conns1.per_s", "conns50.per_s", 0),
-            _pair(row, "conns1.cpu_us", "conns50.cpu_us", 0),
+            pair(row, "echo.p50_us", "echo.p99_us", 0),
+            pair(row, "conns1.per_s", "conns50.per_s", 0),
+            pair(row, "conns1.cpu_us", "conns50.cpu_us", 0),
         ]
         rows.append(cells)
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _ends_table(medians: Medians) -> str:
@@ -202,7 +223,7 @@ def _ends_table(medians: Medians) -> str:
         if not any(key.startswith(("start.", "rss.", "load.")) for key in row):
             continue
         memory = [
-            _pair(row, f"rss.exposer.{step}", f"rss.binder.{step}", 0, 1e-6)
+            pair(row, f"rss.exposer.{step}", f"rss.binder.{step}", 0, 1e-6)
             for step in ("idle", "1000", "10000")
         ]
         rows.append(
@@ -211,17 +232,17 @@ def _ends_table(medians: Medians) -> str:
                 _cell(row.get("start.listen_ms"), 0),
                 _cell(row.get("start.first_byte_ms"), 0),
                 *memory,
-                _pair(row, "rss.exposer.stream", "rss.binder.stream", 2, 1 / 1024),
-                _pair(row, "load.rss.exposer", "load.rss.binder", 0, 1e-6),
+                pair(row, "rss.exposer.stream", "rss.binder.stream", 2, 1 / 1024),
+                pair(row, "load.rss.exposer", "load.rss.binder", 0, 1e-6),
             ]
         )
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _cc_tables(medians: Medians) -> tuple[str, str]:
     default = [
-        [name, _pair(row, "default-cc.fwd1.gbit", "default-cc.rev1.gbit", 1),
-         _pair(row, "default-cc.fwd1.cpu_gb", "default-cc.rev1.cpu_gb", 2)]
+        [name, pair(row, "default-cc.fwd1.gbit", "default-cc.rev1.gbit", 1),
+         pair(row, "default-cc.fwd1.cpu_gb", "default-cc.rev1.cpu_gb", 2)]
         for name, row in medians.items() if "default-cc.fwd1.gbit" in row
     ]  # fmt: skip
     wan = []
@@ -230,10 +251,10 @@ def _cc_tables(medians: Medians) -> tuple[str, str]:
             if f"wan.{cc}.fwd1.gbit" in row:
                 label = "its own choice, " + cc + " elsewhere" if name == "pt" else cc
                 keys = (f"wan.{cc}.fwd1.gbit", f"wan.{cc}.rev1.gbit")
-                wan.append([name, label, _pair(row, *keys, 0, 1000), _pair(row, *keys, 2, 5)])
+                wan.append([name, label, pair(row, *keys, 0, 1000), pair(row, *keys, 2, 5)])
     return (
-        _table(["", "Gbit/s →/←", "CPU s/GB →/←"], default),
-        _table(["", "congestion control", "Mbit/s →/←", "of the link"], wan),
+        table(["", "Gbit/s →/←", "CPU s/GB →/←"], default),
+        table(["", "congestion control", "Mbit/s →/←", "of the link"], wan),
     )
 
 
@@ -286,19 +307,15 @@ def write(document: dict[str, Any], out: Path) -> None:
         f"trip, {shape['loss'] * 100:g} % loss each way, {shape['queue'] // 1000} kB queue, "
         "one stream"
     )
-    written = (
-        f"Written by `{fact['command'].strip()}` on {fact['date']} at commit {fact['commit']}; "
-        f"{fact['rounds']} interleaved rounds in {fact['minutes']} minutes, medians. Do not edit."
-    )
     sections = [
         "# Benchmark",
-        written,
+        written(fact),
         intro,
         "![results](results.png)",
         "## Targets",
-        _table(["", "target", "measured", ""], _verdicts(medians)),
+        table(["", "target", "measured", ""], verdicts(medians, _targets())),
         "## Throughput, latency, connections",
-        _main_table(medians),
+        main_table(medians),
         "## Start-up and memory (exposer / binder)",
         ends,
         _ends_table(medians),
@@ -308,24 +325,16 @@ def write(document: dict[str, Any], out: Path) -> None:
         "An emulated link in user space (pt.lab.link). Headers take 3.5 % of the link.",
         wan,
         "## Rows",
-        _list(notes),
+        listed(notes),
     ]
     if problems:
         sections += ["## Problems of this run", "\n".join(f"- {text}" for text in problems)]
-    sections += ["## Machine", _list(machine)]
+    sections += ["## Machine", listed(machine)]
     (out / "RESULTS.md").write_text("\n\n".join(part for part in sections if part) + "\n")
     _plot(medians, out / "results.png")
 
 
 def _plot(medians: Medians, path: Path) -> None:
-    try:
-        import matplotlib as mpl  # noqa: PLC0415 # only the group `bench` has it
-    except ImportError:
-        print("bench: no plot: pip install --group bench", file=sys.stderr)
-        return
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415
-
     panels = (
         ("1 stream, Gbit/s (more is better)", ("fwd1.gbit", "rev1.gbit"), 1.0),
         ("8 streams, Gbit/s (more is better)", ("fwd8.gbit", "rev8.gbit"), 1.0),
@@ -335,23 +344,43 @@ def _plot(medians: Medians, path: Path) -> None:
         ("RSS MB at 10,000 idle streams (less is better)",
          ("rss.exposer.10000", "rss.binder.10000"), 1e-6),
     )  # fmt: skip
+    title = "pt beside other forwarders (upper bar: → or exposer, lower: ← or binder)"
+    draw(medians, path, panels, OURS, title)
+
+
+Panel = tuple[str, tuple[str, ...], float]
+"""Title, metrics, scale."""
+
+
+def draw(
+    medians: Medians, path: Path, panels: Sequence[Panel], ours: Collection[str], title: str
+) -> None:
+    """Six panels of bars, if matplotlib is here."""
+    try:
+        import matplotlib as mpl  # noqa: PLC0415 # only the group `bench` has it
+    except ImportError:
+        print("bench: no plot: pip install --group bench", file=sys.stderr)
+        return
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415
+
     figure, axes = plt.subplots(2, 3, figsize=(15, 7.5), layout="constrained")
-    for axis, (title, keys, scale) in zip(axes.flat, panels, strict=True):
+    for axis, (heading, keys, scale) in zip(axes.flat, panels, strict=True):
         names = [name for name, row in medians.items() if any(key in row for key in keys)]
-        if title.startswith(("1 stream", "8 streams")):
+        if heading.startswith(("1 stream", "8 streams")):
             names = [name for name in names if name != "raw TCP"]
         height = 0.8 / len(keys)
         for index, key in enumerate(keys):
             values = [medians[name].get(key, 0.0) * scale for name in names]
             places = [place + index * height for place in range(len(names))]
-            colours = ["#0b7285" if name in OURS else "#adb5bd" for name in names]
+            colours = ["#0b7285" if name in ours else "#adb5bd" for name in names]
             bars = axis.barh(places, values, height * 0.95, color=colours, alpha=1 - index * 0.35)
             axis.bar_label(bars, fmt="%.3g", padding=2, fontsize=8)
         axis.set_yticks([place + 0.4 - height / 2 for place in range(len(names))], names)
         axis.invert_yaxis()
         axis.margins(x=0.15)
-        axis.set_title(title, fontsize=10)
+        axis.set_title(heading, fontsize=10)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.suptitle("pt beside other forwarders (upper bar: → or exposer, lower: ← or binder)")
+    figure.suptitle(title)
     figure.savefig(path, dpi=110)
     plt.close(figure)

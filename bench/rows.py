@@ -186,6 +186,7 @@ class Ssh(Socat):
 
 
 class Go(Forwarder):
+    program = str(GO_PEER)
     name = "go-libp2p"
     note = "go-libp2p forwarder, TCP + Noise + yamux, defaults (interop/peers/go)"
 
@@ -195,11 +196,11 @@ class Go(Forwarder):
     def exposer_argv(self) -> list[str]:
         target = f"127.0.0.1:{SERVICE_PORT}"
         listen = f"/ip4/{self.far_ip}/tcp/{self.port + 1000}"
-        return [str(GO_PEER), "forward-expose", "--listen", listen, "--target", target]
+        return [self.program, "forward-expose", "--listen", listen, "--target", target]
 
     def binder_argv(self, port: int, home: str = "near") -> list[str]:
         return [
-            str(GO_PEER), "forward-bind", "--peer", self.peer, "--listen", f"127.0.0.1:{port}",
+            self.program, "forward-bind", "--peer", self.peer, "--listen", f"127.0.0.1:{port}",
         ]  # fmt: skip
 
     @property
@@ -219,6 +220,8 @@ class Pt(Forwarder):
     name = "pt"
     note = "as shipped: AES-GCM suite between two pt"
     suite = ""
+    transport = "tcp"
+    """Over which the binder dials."""
     program = Path(sys.executable).with_name("pt")
 
     def missing(self) -> str | None:
@@ -228,16 +231,24 @@ class Pt(Forwarder):
         suite = {"PT_SUITE": self.suite} if self.suite else {}
         return {**super().environment(), **suite}
 
+    def command(self) -> list[str]:
+        return [str(self.program)]
+
+    def listen(self) -> str:
+        """Multiaddrs, comma between them."""
+        return f"/ip4/{self.far_ip}/tcp/{self.port + 1000}"
+
     def exposer_argv(self) -> list[str]:
+        listening = [word for at in self.listen().split(",") for word in ("--listen", at)]
         return [
-            str(self.program), "tcp", "--port", str(SERVICE_PORT), "--id", NAME,
+            *self.command(), "tcp", "--port", str(SERVICE_PORT), "--id", NAME,
             "--no-lan", "--no-public", "--json", "--home", str(self.home / "far"),
-            "--listen", f"/ip4/{self.far_ip}/tcp/{self.port + 1000}",
+            *listening,
         ]  # fmt: skip
 
     def binder_argv(self, port: int, home: str = "near") -> list[str]:
         return [
-            str(self.program), "bind", "-p", f"{port}:{SERVICE_PORT}", "--id", NAME,
+            *self.command(), "bind", "-p", f"{port}:{SERVICE_PORT}", "--id", NAME,
             "--no-lan", "--no-public", "--json", "--home", str(self.home / home),
             "--peer", self.peer,
         ]  # fmt: skip
@@ -254,8 +265,12 @@ class Pt(Forwarder):
     def peer(self) -> str:
         event = self.ready("exposer") or {}
         addresses = event.get("addresses")
-        wanted = f"/ip4/{self.far_ip}/"
-        found = [a for a in addresses if wanted in a] if isinstance(addresses, list) else []
+        wanted, over = f"/ip4/{self.far_ip}/", f"/{self.transport}/"
+        found = (
+            [a for a in addresses if wanted in a and over in a]
+            if isinstance(addresses, list)
+            else []
+        )
         return found[0] if found else ""
 
     def start_exposer(self) -> None:
