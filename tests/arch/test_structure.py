@@ -27,6 +27,7 @@ PROTOCOLS = (
     "websocket",
     "quic",
     "stun",
+    "portmap",
 )
 CORES = ("wire", "identity", "lab/model", *PROTOCOLS)
 SHELLS = {"aio", "lan"}  # move bytes for a core; tested with a loop, often by the contract tests
