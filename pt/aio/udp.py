@@ -106,6 +106,9 @@ class UdpPort:
             raise LocalPortError(
                 f"UDP port {address[1]} on {address[0]} cannot be used: {error.strerror or error}"
             ) from error
+        except BaseException:
+            self.close()
+            raise
         wildcard = address[0] in _WILDCARDS
         if wildcard:
             with contextlib.suppress(OSError):  # a kernel that cannot: it chooses the address

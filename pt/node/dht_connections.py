@@ -280,24 +280,30 @@ class DhtConnections:
     def _attempts(self, info: PeerInfo) -> list[Attempt]:
         """IPv4 first: every server has it, and a network without it says so at once.
 
+        TCP before QUIC, whose hand-shake takes twice the bytes.
+
         Raises:
             ConnectError: no address can be dialed.
 
         """
         usable = public(info.addresses) if self._public_only else info.addresses
-        by_family: dict[str, list[Multiaddr]] = {"ip4": [], "ip6": []}
-        for address in usable:
-            bare, host = address.without_peer(), address.host
-            if address.transport != "tcp" or host is None or bare is None:
-                continue
-            if host[0] in by_family and bare.tcp_port:  # of names, anybody's host might be behind
-                by_family[host[0]].append(bare)
-        four, six = by_family.values()
-        mixed = [each for pair in zip(four, six, strict=False) for each in pair]
-        rest = four[len(six) :] + six[len(four) :]
-        chosen = list(dict.fromkeys(mixed + rest))[:MAX_DIALED]
+        found: list[Multiaddr] = []
+        for transport in ("tcp", "quic-v1"):
+            by_family: dict[str, list[Multiaddr]] = {"ip4": [], "ip6": []}
+            for address in usable:
+                bare, host = address.without_peer(), address.host
+                if address.transport != transport or host is None or bare is None:
+                    continue
+                if host[0] in by_family and bare.port:  # behind a name might be anybody's host
+                    by_family[host[0]].append(bare)
+            four, six = by_family.values()
+            mixed = [each for pair in zip(four, six, strict=False) for each in pair]
+            rest = four[len(six) :] + six[len(four) :]
+            kind = list(dict.fromkeys(mixed + rest))
+            found += kind[: MAX_DIALED - 1 if transport == "tcp" else MAX_DIALED]
+        chosen = found[:MAX_DIALED]
         if not chosen:
-            raise ConnectError("the server has no address that is dialed here: only TCP is")
+            raise ConnectError("the server has no address that is dialed here: TCP and QUIC are")
         return [Attempt(number * PUBLIC_STAGGER, each) for number, each in enumerate(chosen)]
 
     async def dial_one(

@@ -117,7 +117,7 @@ class Seeds:
         peers: dict[PeerId, list[Multiaddr]] = {}
         for each in found:
             raw, bare = each.peer_id_bytes, each.without_peer()
-            if raw is not None and bare is not None and each.transport == "tcp":
+            if raw is not None and bare is not None and each.transport in ("tcp", "quic-v1"):
                 peers.setdefault(PeerId(raw), []).append(bare)
         offer([self._merged(peer, addresses) for peer, addresses in peers.items()])
 

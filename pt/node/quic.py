@@ -60,6 +60,8 @@ class Quic:
         self._qlog = QlogFiles(node.tracer)
         self._make: Callable[[UdpPort], QuicPort]
         self._more: dict[QuicPort, None] = {}
+        self.brief = False
+        """Connections carry little: larger datagrams than every path takes are not tried."""
         self._listening = False
         node.dialers[QUIC] = self.dial
 
@@ -171,7 +173,11 @@ class Quic:
         from pt.quic.aio import QuicPort  # noqa: PLC0415
         from pt.quic.certificate import ENTROPY_SIZE, Certificate  # noqa: PLC0415
         from pt.quic.engine import Config  # noqa: PLC0415
-        from pt.quic.limits import Limits  # noqa: PLC0415
+        from pt.quic.limits import (  # noqa: PLC0415
+            BASE_DATAGRAM,
+            MAX_DATAGRAM_IPV4,
+            Limits,
+        )
 
         identity = self._node.identity
         try:
@@ -183,6 +189,7 @@ class Quic:
         def choose(address: Address) -> EngineFactory:
             return robust if self._lossy.get(address[0], 0.0) > _now() else usual
 
+        largest = BASE_DATAGRAM if self.brief else MAX_DATAGRAM_IPV4
         config = Config(
             certificate=Certificate.create(
                 identity, now=time.time(), entropy=os.urandom(ENTROPY_SIZE)
@@ -191,7 +198,7 @@ class Quic:
             reset_key=hashlib.sha256(b"pt quic reset " + identity.to_protobuf()).digest(),
             random=os.urandom,
             unix_time=time.time,
-            limits=Limits(streams=STREAMS),
+            limits=Limits(streams=STREAMS, max_datagram=largest),
             congestion=_congestion(),
             trace=self._qlog.trace if self._node.tracer.path else None,
         )

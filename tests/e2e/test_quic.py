@@ -7,6 +7,7 @@ import select
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -100,10 +101,10 @@ def test_each_engine_carries_a_tunnel(
 class Rebinder:
     """A NAT between a client and a server that changes the client's port when it is told to."""
 
-    def __init__(self, host: Host, server: tuple[str, int]) -> None:
+    def __init__(self, host: Host, server: tuple[str, int], inner: str = "") -> None:
         with host.inside():
             self._inner = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-            self._inner.bind((host.ip, 0))
+            self._inner.bind((inner or host.ip, 0))
         self._host = host
         self._server = server
         self._client: tuple[str, int] | None = None
@@ -263,4 +264,35 @@ def test_a_path_that_loses_packets_is_left_for_one_that_bears_it(rig: Rig, way: 
         again = binder.wait("connected", count=2)
         assert again["path"] == f"direct/{way}"
         both.finish(threads)
+        assert not binder.matching("disconnected")
+
+
+@pytest.mark.soak
+def test_loss_and_rebindings_during_a_transfer_of_a_gibibyte_each_way(rig: Rig) -> None:
+    """1 % loss, 50 ms, a NAT that rebinds 20 times; ssh goes on beside it."""
+    shape = Shape(rate=200e6, delay=0.025, loss=0.01)
+    directory = start_sshd(rig)
+    rig.b.link_down()
+    with (
+        Link(rig.c, rig.b, shape, seed=9) as link,
+        closing(Rebinder(rig.c, (rig.a.ip, 4001), inner=link.a_ip)) as nat,
+    ):
+        listener = rig.listen(rig.a)
+        port = listener.getsockname()[1]
+        exposer = rig.expose("--listen", UDP_LISTEN, "--port", str(port), "--port", str(SSH_PORT))
+        take_waiting(listener)
+        to = quic_address(exposer, nat.at)
+        binder = rig.bind("-p", f"0:{port}", "-p", f"0:{SSH_PORT}", to=to)
+        client = rig.dial(local_port(binder))
+        both = Transfer(client, rig.accept(listener), SIZE)
+        began = time.monotonic()
+        threads = both.start()
+        for number in range(1, REBINDINGS + 1):
+            both.wait_for(2 * SIZE * number // (REBINDINGS + 2))
+            nat.rebind()
+        ssh = Ssh(rig, directory, local_port(binder, 1))
+        assert rig.b.run(ssh.command("echo still here"), check=False).stdout == b"still here\n"
+        both.finish(threads)
+        took = time.monotonic() - began
+        print(f"{SIZE >> 20} MiB each way in {took:.0f} s: {16 * SIZE / took / 1e6:.0f} Mbit/s")
         assert not binder.matching("disconnected")

@@ -53,6 +53,7 @@ class AminoPeer:
         self._own: Node | None = None
         if node is None:
             self._own = node = network.make_node(PrivateKey.generate(secrets.token_bytes(32)))
+            node.quic.brief = True
         meter = Meter(self.medium, network.emit, self._most_sockets, time.monotonic)
         self._public_only = not any(each.is_private or each.is_loopback for each in bootstrap)
         self._amino = Amino(

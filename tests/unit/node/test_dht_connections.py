@@ -226,7 +226,7 @@ def test_a_request_that_is_given_up_early_says_nothing_about_the_server() -> Non
 @pytest.mark.parametrize(
     "address",
     [
-        "/ip4/127.0.0.1/udp/4001/quic-v1",
+        "/ip4/127.0.0.1/udp/4001/quic",
         "/ip4/127.0.0.1/tcp/4001/ws",
         "/ip4/127.0.0.1/tcp/4001/p2p/12D3KooWKnDdG3iXw9eTFijk3EWSunZcFi54Zka4wmtqtt6rPxc8/p2p-circuit",
         "/dns4/localhost/tcp/4001",
@@ -273,7 +273,7 @@ def test_the_order_of_addresses() -> None:
                 "/ip4/11.0.0.1/tcp/1",
                 "/ip6/2a00::1/tcp/1",
                 "/ip4/11.0.0.2/tcp/1",
-                "/ip6/2a00::2/tcp/1",
+                "/ip4/11.0.0.1/udp/1/quic-v1",
             ]
 
     run(main())
@@ -542,5 +542,21 @@ def test_a_dial_that_nobody_waits_for_any_more_is_given_up() -> None:
             await until(lambda: not dht._waiting and not dht._dialing)
             busy.cancel()
             await asyncio.wait([busy])
+
+    run(main())
+
+
+def test_a_server_that_has_quic_alone() -> None:
+    async def main() -> None:
+        own = fresh_node()
+        own.quic.brief = True
+        own.quic.listen([("127.0.0.1", 0)])
+        async with servers(2) as (one, _), asking(own) as dht:
+            one.node.listen([Multiaddr.quic("127.1.0.1", 0)])
+            over_udp = [each for each in one.node.addresses if each.transport == "quic-v1"]
+            reply = await dht.ask(PeerInfo(one.node.peer_id, tuple(over_udp)), FIND)
+            assert len(reply.closer) == 1
+            assert [each.path for each in own.connections] == ["direct/quic"]
+            assert reply.overhead < 16_000  # the server looks for larger datagrams
 
     run(main())
