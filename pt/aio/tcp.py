@@ -24,6 +24,7 @@ __all__ = [
     "address_of",
     "close_in_order",
     "dial",
+    "dial_from",
     "ip_family",
     "listen",
     "peek",
@@ -150,21 +151,31 @@ async def dial(host: str, port: int, *, local_port: int | None = None) -> socket
     """
     if local_port:
         try:
-            return await _dial_from(host, port, local_port)
+            return await dial_from(host, port, (_wildcard(host), local_port))
         except OSError as error:
             if error.errno not in FRESH_PORT_ERRORS:
                 raise
-    return await _dial_from(host, port, None)
+    return await dial_from(host, port, None)
 
 
-async def _dial_from(host: str, port: int, local_port: int | None) -> socket.socket:
+def _wildcard(host: str) -> str:
+    return "::" if ip_family(host) == socket.AF_INET6 else "0.0.0.0"
+
+
+async def dial_from(host: str, port: int, local: tuple[str, int] | None) -> socket.socket:
+    """Connect from `local`, an address and a port, and no other; None: from a fresh port.
+
+    Raises:
+        OSError: the connection failed.
+
+    """
     family = ip_family(host)
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
-        if local_port and _SO_REUSEPORT is not None:
+        if local is not None and _SO_REUSEPORT is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.setsockopt(socket.SOL_SOCKET, _SO_REUSEPORT, 1)
-            sock.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", local_port))
+            sock.bind(local)
         await asyncio.get_running_loop().sock_connect(sock, (host, port))
     except (OSError, asyncio.CancelledError):
         sock.close()

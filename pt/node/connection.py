@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from pt.aio.muxed import MuxedStream
 from pt.errors import ClosedError, LimitedError, PtError, RemoteProtocolError
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pt.noise.handshake import Suite
     from pt.relay.messages import Limit
 
-__all__ = ["Connection", "RawHandler", "StreamCallback"]
+__all__ = ["Connection", "Negotiation", "RawHandler", "StreamCallback"]
 
 NEGOTIATION_TIMEOUT: Final = 10.0
 """Seconds a stream may take to agree on a protocol (go-libp2p)."""
@@ -33,6 +33,19 @@ StreamCallback = Callable[[MuxedStream, "Connection"], Coroutine[object, object,
 RawHandler = Callable[["Connection", Stream, bytes, bytes], None]
 """(connection, stream, reply, data): called in the receive path with the first `data` after an
 optimistic negotiation; sets the stream's handler and sends `reply` before anything else."""
+
+
+class Negotiation(Protocol):
+    """A stream that has not said what it wants."""
+
+    @property
+    def pending(self) -> bool:
+        """Whether that is still so."""
+        ...
+
+    def expire(self) -> None:
+        """Its time is over."""
+        ...
 
 
 class Connection:

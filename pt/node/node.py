@@ -8,7 +8,7 @@ import secrets
 import socket
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 from pt.aio import tcp
 from pt.aio.keep_alive import KeepAlive
@@ -19,7 +19,7 @@ from pt.identity.keys import PrivateKey
 from pt.identity.peer_id import PeerId
 from pt.multistream.negotiation import accept_reply, lazy_open
 from pt.node import dialing, standard
-from pt.node.connection import Connection, RawHandler, StreamCallback
+from pt.node.connection import Connection, Negotiation, RawHandler, StreamCallback
 from pt.node.diagnosis import DialLog
 from pt.node.limits import NodeLimits
 from pt.node.link import Link
@@ -46,19 +46,6 @@ PrefaceHandler = Callable[[socket.socket, Multiaddr], Awaitable[socket.socket | 
 """(socket, remote): the socket to go on with as libp2p, or None when it was taken over.  The first
 byte was only looked at; when it raises, the node closes the socket."""
 Dialer = Callable[[Multiaddr, "PeerId | None", Sequence[str]], Awaitable[Connection]]
-
-
-class Negotiation(Protocol):
-    """A stream that has not said what it wants."""
-
-    @property
-    def pending(self) -> bool:
-        """Whether that is still so."""
-        ...
-
-    def expire(self) -> None:
-        """Its time is over."""
-        ...
 
 
 class Node:
@@ -105,6 +92,8 @@ class Node:
         """What inbound connections with another first byte than libp2p's are for."""
         self.dialers: dict[str, Dialer] = {}
         """How transports other than TCP are dialed, by `Multiaddr.transport`."""
+        self.meetings: dict[Multiaddr, Callable[[socket.socket], None]] = {}
+        """Who takes over what comes from an address that is being dialed at the same time."""
         self._listen = tuple(listen)
         self._security = tuple(security)
         self._congestion = congestion
@@ -299,7 +288,9 @@ class Node:
         try:
             remote = tcp.address_of(sock.getpeername())
             async with asyncio.timeout(self.limits.handshake_timeout):
-                if self.prefaces:
+                if remote in self.meetings:
+                    self.meetings[remote](sock)
+                elif self.prefaces:
                     await self._by_preface(sock, remote)
                 else:
                     await self.adopt(sock, Route(remote), initiator=False)

@@ -1,5 +1,5 @@
 // Command peer is our own go-libp2p peer: TCP or WebSocket with Noise and yamux, QUIC, and circuit
-// relay v2, nothing else.
+// relay v2, and DCUtR, nothing else.
 //
 // It answers the contract every peer of the interop matrix answers (listen, dial, relay, version),
 // is the baseline forwarder of the benchmark (forward-expose, forward-bind), answers libp2p's
@@ -25,11 +25,13 @@ const usage = `usage: peer COMMAND [flags]
   listen --ip A [--ws | --quic] [--no-listen] [--relay MA,…]
                                                    serve the interop protocols
   dial --to MULTIADDR --test NAME                  run one test
-  relay --ip A [--port P] [--unlimited | --duration S --data BYTES]
+  relay --ip A [--port P] [--quic] [--unlimited | --duration S --data BYTES]
                                                    relay server
   forward-expose --target HOST:PORT --listen MA [--relay MA,…]
                                                    baseline forwarder, the side of the service
   forward-bind --listen HOST:PORT --peer MA        baseline forwarder, the side of the client
+  punch --relay MA [--quic] [--to MULTIADDR] [--timeout S]
+                                                   punch holes (DCUtR), for interop.dcutr
   check-metrics                                    parse the Prometheus text on standard input
   quic-serve --ip A [--retry]                      quic-go itself, for interop.quic
   quic-fetch --to MULTIADDR [--sizes N,…] [--connections N]
@@ -50,6 +52,7 @@ func main() {
 		"relay":          relay,
 		"forward-expose": forwardExpose,
 		"forward-bind":   forwardBind,
+		"punch":          punch,
 		"check-metrics":  checkMetrics,
 		"transport-test": transportTest,
 		"quic-serve":     quicServe,

@@ -31,6 +31,7 @@ func relay(ctx context.Context, args []string) error {
 	port := flags.Int("port", 0, "port to listen on")
 	duration := flags.Int("duration", 120, "seconds a circuit may last")
 	data := flags.Int64("data", 128<<10, "bytes a circuit may carry in each direction")
+	quic := flags.Bool("quic", false, "listen for QUIC, too")
 	unlimited := flags.Bool("unlimited", false, "circuits without limits")
 	_ = flags.Parse(args)
 	h, err := newHost(fmt.Sprintf("/ip4/%s/tcp/%d", *ip, *port))
@@ -38,6 +39,15 @@ func relay(ctx context.Context, args []string) error {
 		return err
 	}
 	defer h.Close()
+	if *quic {
+		over, err := multiaddr.NewMultiaddr(fmt.Sprintf("/ip4/%s/udp/%d/quic-v1", *ip, *port))
+		if err != nil {
+			return err
+		}
+		if err := h.Network().Listen(over); err != nil {
+			return err
+		}
+	}
 	resources := service.DefaultResources()
 	resources.MaxReservations = manyReservations
 	resources.MaxReservationsPerIP = manyReservations
@@ -59,7 +69,11 @@ func relay(ctx context.Context, args []string) error {
 		return err
 	}
 	defer server.Close()
-	report(map[string]any{"multiaddr": fullAddress(h)})
+	for _, address := range h.Network().ListenAddresses() {
+		if !isCircuit(address) {
+			report(map[string]any{"multiaddr": fmt.Sprintf("%s/p2p/%s", address, h.ID())})
+		}
+	}
 	<-ctx.Done()
 	return nil
 }

@@ -42,28 +42,28 @@ def test_a_taken_port_is_refused_even_if_ports_are_shared(share: bool) -> None:
 def test_a_dial_from_a_port_that_is_taken_uses_a_fresh_one(monkeypatch) -> None:
     calls = []
 
-    async def from_port(host: str, port: int, local_port: int | None) -> str:
-        calls.append(local_port)
-        if local_port:
+    async def from_port(host: str, port: int, local: tuple[str, int] | None) -> str:
+        calls.append(local)
+        if local:
             raise OSError(errno.EADDRNOTAVAIL, "taken")
         return "socket"
 
-    monkeypatch.setattr(tcp, "_dial_from", from_port)
+    monkeypatch.setattr(tcp, "dial_from", from_port)
     assert asyncio.run(tcp.dial("127.0.0.1", 1, local_port=5)) == "socket"
-    assert calls == [5, None]
+    assert calls == [("0.0.0.0", 5), None]
 
 
 def test_a_refusal_is_not_tried_twice(monkeypatch) -> None:
     calls = []
 
-    async def from_port(host: str, port: int, local_port: int | None) -> None:
-        calls.append(local_port)
+    async def from_port(host: str, port: int, local: tuple[str, int] | None) -> None:
+        calls.append(local)
         raise ConnectionRefusedError(errno.ECONNREFUSED, "refused")
 
-    monkeypatch.setattr(tcp, "_dial_from", from_port)
+    monkeypatch.setattr(tcp, "dial_from", from_port)
     with pytest.raises(ConnectionRefusedError):
         asyncio.run(tcp.dial("127.0.0.1", 1, local_port=5))
-    assert calls == [5]
+    assert calls == [("0.0.0.0", 5)]
 
 
 def test_an_abort_arrives_as_a_reset() -> None:

@@ -301,7 +301,7 @@ def test_dials_leave_from_the_listening_port(monkeypatch) -> None:
             socket.create_server(("127.0.0.1", 0)) as other,
         ):
             port = ours.getsockname()[1]
-            monkeypatch.setattr(module.tcp, "_dial_from", _from_loopback(module.tcp._dial_from))
+            monkeypatch.setattr(module.tcp, "dial_from", _from_loopback(module.tcp.dial_from))
             sock = await tcp.dial("127.0.0.1", other.getsockname()[1], local_port=port)
             with sock, other.accept()[0]:
                 assert sock.getsockname()[1] == port
@@ -311,16 +311,16 @@ def test_dials_leave_from_the_listening_port(monkeypatch) -> None:
 
 
 def _from_loopback(original):
-    """`_dial_from` bound to 127.0.0.1: these tests may not bind the wildcard address."""
+    """`dial_from` bound to 127.0.0.1: these tests may not bind the wildcard address."""
 
     class Loopback(socket.socket):
         def bind(self, address):
             super().bind(("127.0.0.1", address[1]))
 
-    async def dial(host, port, local_port):
+    async def dial(host, port, local):
         real, tcp.socket.socket = tcp.socket.socket, Loopback
         try:
-            return await original(host, port, local_port)
+            return await original(host, port, local)
         finally:
             tcp.socket.socket = real
 

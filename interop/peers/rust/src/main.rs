@@ -1,9 +1,10 @@
-//! Our own rust-libp2p peer: TCP with Noise and yamux, QUIC, and circuit relay v2, nothing else.
+//! Our own rust-libp2p peer: TCP with Noise and yamux, QUIC, circuit relay v2, and DCUtR, nothing else.
 //!
 //! It answers the contract every peer of the interop matrix answers: `listen`, `dial`, `relay` and
-//! `version`.
+//! `version`; `punch` is asked for by interop.dcutr.
 //! Standard output carries one JSON line for each fact; everything else goes to standard error.
 
+mod punch;
 mod serve;
 mod streams;
 mod tests;
@@ -31,6 +32,7 @@ const USAGE: &str = "usage: peer listen --ip A [--quic] [--no-listen] [--relay M
                      | dial --to MULTIADDR --test NAME [--bytes N] [--streams N] [--idle S] \
                      [--timeout S] [--unsigned] \
                      | relay --ip A [--port P] [--unlimited | --duration S --data BYTES] \
+                     | punch --relay MA [--quic] [--to MULTIADDR] [--timeout S] \
                      | version";
 
 /// More streams, reservations and circuits than any test makes: limits are not what is tested.
@@ -94,6 +96,7 @@ async fn main() -> ExitCode {
         (Some("listen"), Ok(flags)) => listen(&flags).await,
         (Some("dial"), Ok(flags)) => dial(&flags).await,
         (Some("relay"), Ok(flags)) => serve_relay(&flags).await,
+        (Some("punch"), Ok(flags)) => punch::run(&flags).await,
         (Some("version"), Ok(_)) => {
             println!(
                 "{}",
@@ -234,7 +237,7 @@ fn flags(args: &[String]) -> Result<HashMap<String, String>, Failure> {
     Ok(found)
 }
 
-fn number<T>(flags: &HashMap<String, String>, name: &str, default: T) -> Result<T, Failure>
+pub fn number<T>(flags: &HashMap<String, String>, name: &str, default: T) -> Result<T, Failure>
 where
     T: std::str::FromStr<Err: Error + Send + Sync + 'static>,
 {
