@@ -1,4 +1,4 @@
-"""A gateway's answers to requests for port mappings: NAT-PMP (RFC 6886) and PCP (RFC 6887, MAP).
+"""What a gateway answers who asks for port mappings: NAT-PMP (RFC 6886), PCP (RFC 6887).
 
 NAT-PMP  00 OP 0000 internal:2 external:2 lifetime:4
 →  00 80|OP result:2 epoch:4 (address:4 | internal:2 external:2 lifetime:4)
@@ -72,6 +72,8 @@ def _pcp(data: bytes, client: bytes, outer: bytes, epoch: int, grant: Map) -> by
 
     if len(data) < 24:
         return refuse(3)  # MALFORMED_REQUEST
+    if operation == 0:  # ANNOUNCE, which asks for the epoch
+        return struct.pack(">BBBBII12x", 2, 0x80, 0, 0, 0, epoch)
     if operation != 1:
         return refuse(4)  # UNSUPP_OPCODE
     if len(data) < 60:

@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 from pt.lab.model import portmap
 from pt.lab.model.builder import udp
 from pt.lab.model.packet import TCP, UDP
+from pt.portmap import natpmp, pcp
+from pt.portmap.mapping import Wanted
+from pt.wire.nat_facts import Protocol
 from tests.unit.lab.model.test_world import Net
 
 GATEWAY = (ip_address("192.168.1.1").packed, portmap.PORT)
@@ -33,7 +36,7 @@ def pmp(op: int, internal: int, wanted: int, lifetime: int) -> bytes:
     return struct.pack(">BBHHHI", 0, op, 0, internal, wanted, lifetime)
 
 
-def pcp(net: Net, internal: int, wanted: int, lifetime: int, protocol: int = UDP) -> bytes:
+def pcp_map(net: Net, internal: int, wanted: int, lifetime: int, protocol: int = UDP) -> bytes:
     client = MAPPED + net.address("a")
     head = struct.pack(">BBHI", 2, 1, 0, lifetime) + client
     body = b"nonce nonce!" + struct.pack(">BxxxHH", protocol, internal, wanted)
@@ -83,7 +86,7 @@ def test_a_taken_port_and_a_long_lifetime() -> None:
 @pytest.mark.parametrize("protocol", [UDP, TCP])
 def test_pcp(protocol) -> None:
     net = Net(a="symmetric,pmp=pcp")
-    answer = ask(net, pcp(net, 4000, 5000, 600, protocol))
+    answer = ask(net, pcp_map(net, 4000, 5000, 600, protocol))
     assert answer is not None
     assert answer[:12] == struct.pack(">BBBBII", 2, 0x81, 0, 0, 600, 0)
     assert answer[24:36] == b"nonce nonce!"
@@ -95,13 +98,13 @@ def test_pcp(protocol) -> None:
 
 def test_what_pcp_refuses() -> None:
     net = Net(a="eim,pmp=pcp")
-    good = pcp(net, 4000, 5000, 600)
+    good = pcp_map(net, 4000, 5000, 600)
     for data, result in (
         (good[:20], 3),
         (good[:40], 3),
         (b"\2\2" + good[2:], 4),
         (good[:8] + bytes(16) + good[24:], 12),
-        (pcp(net, 0, 0, 600, 0), 5),
+        (pcp_map(net, 0, 0, 600, 0), 5),
         (b"\0\0", 1),
         (b"\1" + good[1:], 1),
     ):
@@ -114,7 +117,7 @@ def test_what_pcp_refuses() -> None:
 
 def test_who_speaks_nat_pmp_alone_says_so() -> None:
     net = Net(a="eim,pmp=pmp")
-    assert ask(net, pcp(net, 4000, 5000, 600)) == struct.pack(">BBHI", 0, 0x81, 1, 0)
+    assert ask(net, pcp_map(net, 4000, 5000, 600)) == struct.pack(">BBHI", 0, 0x81, 1, 0)
     assert ask(net, b"\0\3") == struct.pack(">BBHI", 0, 131, 5, 0)
     assert ask(net, b"\0\1\0\0") is None
 
@@ -135,6 +138,30 @@ def test_behind_a_carrier_the_router_tells_what_it_knows() -> None:
     answer = ask(net, b"\0\0")
     assert answer is not None
     assert ip_address(answer[8:]) == ip_address("100.64.0.1")
+
+
+def test_pts_own_client_understands_it() -> None:
+    net = Net(a="symmetric,pmp=on")
+    local, wanted = "192.168.1.10", Wanted(Protocol.UDP, 4000)
+    announced = pcp.decode_response(ask(net, pcp.announce_request(local)) or b"")
+    assert (announced.result, announced.opcode) == (0, pcp.ANNOUNCE)
+    nonce = b"n" * pcp.NONCE
+    request = pcp.map_request(local, wanted, nonce, lifetime=600, external=("0.0.0.0", 5000))
+    mapped = pcp.decode_response(ask(net, request) or b"")
+    assert (mapped.result, mapped.external, mapped.lifetime) == (0, ("11.100.0.1", 5000), 600)
+    assert (mapped.wanted, mapped.nonce) == (wanted, nonce)
+    assert reaches(net, 5000)
+    gone = pcp.map_request(local, wanted, nonce, lifetime=0, external=("0.0.0.0", 0))
+    assert pcp.decode_response(ask(net, gone) or b"").result == 0
+    assert not reaches(net, 5000)
+    outer = natpmp.decode_response(ask(net, natpmp.external_request()) or b"")
+    assert outer.body == natpmp.External("11.100.0.1")
+    granted = natpmp.decode_response(
+        ask(net, natpmp.map_request(wanted, lifetime=600, port=6000)) or b""
+    )
+    # The mapping that still has a session is granted again, whatever port is suggested.
+    assert granted.body == natpmp.Granted(wanted, 5000, 600)
+    assert reaches(net, 5000)
 
 
 @given(st.binary(max_size=80), st.sampled_from(["on", "pmp", "pcp"]))
