@@ -18,12 +18,12 @@ from typing import Final
 
 from pt.aio import tcp
 from pt.aio.scope import Scope
+from pt.aio.timer import Timer
 from pt.aio.udp import Address, UdpPort
 from pt.errors import LocalPortError, PtError
 from pt.node.interfaces import expand
 from pt.relayd import events
 from pt.relayd.config import STUN_PORT, RelayConfig
-from pt.stun.aio import Timer
 from pt.stun.framing import Deframer
 from pt.stun.limits import BACK_BURST, BACK_RATE, Allowance
 from pt.stun.messages import BINDING, MAX_MESSAGE, Kind, decode, encode, is_stun
@@ -263,13 +263,14 @@ class Stun:
             connections=self._connections,
         )
 
-        def ask(now: float) -> None:
+        def ask() -> None:
+            now = self._loop.time()
             for data in partner.handle_timeout(now):
                 self._first.send_from(site.hosts[0], data, partner.address)
             self._look_at_partner(site, partner, now)
 
         site.timer = Timer(partner.next_timeout, ask)
-        ask(self._loop.time())
+        ask()
         site.timer.arm()
 
     def _look_at_partner(self, site: _Site, partner: Partner, now: float) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from pt.aio.tcp import ip_family
+from pt.aio.timer import Timer
 from pt.errors import LimitError, NetworkError, PtError, RefusedError, WaitTimeoutError
 from pt.stun.attributes import Address
 from pt.stun.binding import Binding, read_binding
@@ -24,7 +25,6 @@ from pt.stun.transactions import ONCE, QUICK, Outcome, Schedule, Transactions
 __all__ = [
     "Explorer",
     "StunClient",
-    "Timer",
     "ask_over_stream",
     "bind_over_tcp",
     "binding_of",
@@ -38,36 +38,6 @@ _IPV6_MTU_DISCOVER: Final = 23
 _PMTUDISC_PROBE: Final = 3
 
 
-class Timer:
-    """Calls `fire` when `when` says so; `arm` after what may have changed that."""
-
-    def __init__(self, when: Callable[[], float | None], fire: Callable[[float], None]) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._when = when
-        self._fire = fire
-        self._handle: asyncio.TimerHandle | None = None
-        self._closed = False
-
-    def arm(self) -> None:
-        """Look again when there is something to do."""
-        at = None if self._closed else self._when()
-        if self._handle is not None:
-            if at is not None and self._handle.when() <= at:
-                return  # fires early, which does no harm
-            self._handle.cancel()
-        self._handle = None if at is None else self._loop.call_at(at, self._fired)
-
-    def _fired(self) -> None:
-        self._handle = None
-        self._fire(self._loop.time())
-        self.arm()
-
-    def close(self) -> None:
-        """Never fire again."""
-        self._closed = True
-        self.arm()
-
-
 class StunClient:
     """Asks STUN servers from a socket of somebody else's.
 
@@ -77,7 +47,9 @@ class StunClient:
     def __init__(self, send: Callable[[bytes, Address], None]) -> None:
         self._table = Transactions(send, secrets.token_bytes)
         self._loop = asyncio.get_running_loop()
-        self._timer = Timer(self._table.next_timeout, self._table.handle_timeout)
+        self._timer = Timer(
+            self._table.next_timeout, lambda: self._table.handle_timeout(self._loop.time())
+        )
 
     def received(self, data: bytes, source: Address) -> bool:
         """Take a datagram; whether it was an answer to us."""
@@ -341,7 +313,9 @@ class Explorer:
         self._own = send is None
         self._sockets = _UdpSockets(self._came, send, port)
         self._prober = Prober(self._sockets, secrets.token_bytes)
-        self._timer = Timer(self._prober.next_timeout, self._prober.handle_timeout)
+        self._timer = Timer(
+            self._prober.next_timeout, lambda: self._prober.handle_timeout(self._loop.time())
+        )
 
     async def discover(self, servers: Sequence[Address], wishes: Wishes) -> Discovery:
         """Ask servers of one IP version, the first that answers for all the rest.
