@@ -4,7 +4,8 @@ Happy Eyeballs (RFC 8305) over libp2p addresses: families alternate, the next at
 the previous one has failed or has had its head start.  Loopback and LAN addresses come first with a
 short stagger: they answer at once or not at all.  TCP and QUIC race, TCP a little ahead.  Relays
 come last, and soon: the first byte goes through one while direct paths are still being tried, and a
-direct path replaces it later.
+direct path replaces it later. Those that are reached over TCP are before others: only their
+circuits are raw.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ PUBLIC_STAGGER: Final = 0.25
 """RFC 8305 section 5: "Connection Attempt Delay" of 250 ms."""
 QUIC_AFTER: Final = 0.1
 """Seconds that TCP is ahead of QUIC at the same distance: where both get through it is faster."""
+QUIC_RELAY_AFTER: Final = 1.5
+"""Seconds that relays on TCP have before the first one on QUIC, if there are any."""
 RELAY_AFTER: Final = 0.4
 """Seconds after which the first relay is tried, however many direct addresses still wait."""
 
@@ -72,7 +75,12 @@ def plan(
                 end = max(end, first + (index + 1) * stagger)
         delay = end
     delay = min(delay, RELAY_AFTER if relay_after is None else relay_after)
-    for address in relayed:
+    over_tcp = [address for address in relayed if address.udp_port is None]
+    over_udp = [address for address in relayed if address.udp_port is not None]
+    late = delay + QUIC_RELAY_AFTER if over_tcp else delay
+    for address in (*over_tcp, *over_udp):
+        if address in over_udp:
+            delay = max(delay, late)
         attempts.append(Attempt(round(delay, 3), address))
         delay += PUBLIC_STAGGER
     attempts.sort(key=lambda attempt: attempt.delay)

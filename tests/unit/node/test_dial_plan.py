@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pt.node.dial_plan import LAN_STAGGER, MAX_ADDRESSES, PUBLIC_STAGGER, plan
+from pt.node.dial_plan import LAN_STAGGER, MAX_ADDRESSES, PUBLIC_STAGGER, QUIC_RELAY_AFTER, plan
 from pt.wire.multiaddr import Multiaddr
 
 PEER = "/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"
@@ -100,3 +100,16 @@ def test_transports_nobody_can_dial_are_left_out() -> None:
     assert [str(a.address) for a in plan(map(Multiaddr.parse, given))] == [given[2]]
     taken = plan(map(Multiaddr.parse, given), frozenset({"ws"}))
     assert {str(a.address) for a in taken} == {given[0], given[2]}
+
+
+def test_relays_are_reached_over_tcp_first() -> None:
+    """Two relays with an address of each kind: only circuits of those on TCP are raw."""
+    over_quic = [f"/ip4/11.0.0.{n}/udp/4001/quic-v1{PEER}/p2p-circuit" for n in (8, 9)]
+    over_tcp = [f"/ip4/11.0.0.{n}/tcp/4001{PEER}/p2p-circuit" for n in (8, 9)]
+    given = [over_quic[0], over_tcp[0], over_quic[1], over_tcp[1]]
+    attempts = plan(map(Multiaddr.parse, given), frozenset({"circuit", "quic-v1"}), 0.0)
+    assert [str(attempt.address) for attempt in attempts] == over_tcp + over_quic
+    late = QUIC_RELAY_AFTER + PUBLIC_STAGGER
+    assert [each.delay for each in attempts] == [0.0, PUBLIC_STAGGER, QUIC_RELAY_AFTER, late]
+    alone = plan(map(Multiaddr.parse, over_quic), frozenset({"circuit", "quic-v1"}), 0.0)
+    assert [each.delay for each in alone] == [0.0, PUBLIC_STAGGER]
