@@ -36,6 +36,8 @@ IDLE: Final = 20.0
 """Seconds for which a connection waits for the next request."""
 MAX_DIALED: Final = 4
 """Addresses of one server that are tried."""
+QUIC_AFTER: Final = 1.5
+"""Seconds that a server's addresses of TCP have before those of QUIC, unless they fail."""
 DIAL_TIMEOUT: Final = 15.0
 _NO_ROUTE: Final = frozenset(
     {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL, errno.EACCES}
@@ -280,7 +282,8 @@ class DhtConnections:
     def _attempts(self, info: PeerInfo) -> list[Attempt]:
         """IPv4 first: every server has it, and a network without it says so at once.
 
-        TCP before QUIC, whose hand-shake takes twice the bytes.
+        QUIC only if TCP has not come through for a while: its hand-shake takes several times the
+        bytes, and whoever is far away would be dialed over both.
 
         Raises:
             ConnectError: no address can be dialed.
@@ -304,7 +307,11 @@ class DhtConnections:
         chosen = found[:MAX_DIALED]
         if not chosen:
             raise ConnectError("the server has no address that is dialed here: TCP and QUIC are")
-        return [Attempt(number * PUBLIC_STAGGER, each) for number, each in enumerate(chosen)]
+        late = QUIC_AFTER if chosen[0].udp_port is None else 0.0
+        return [
+            Attempt(number * PUBLIC_STAGGER + (late if each.udp_port is not None else 0.0), each)
+            for number, each in enumerate(chosen)
+        ]
 
     async def dial_one(
         self, address: Multiaddr, expected: PeerId | None, security: Sequence[str]

@@ -275,6 +275,10 @@ def test_the_order_of_addresses() -> None:
                 "/ip4/11.0.0.2/tcp/1",
                 "/ip4/11.0.0.1/udp/1/quic-v1",
             ]
+            tcp, quic = dht._attempts(info)[-2:]
+            assert tcp.delay < module.QUIC_AFTER < quic.delay, "only if TCP does not come through"
+            alone = PeerInfo(info.id, (Multiaddr.parse(told[2]),))
+            assert [each.delay for each in dht._attempts(alone)] == [0.0]
 
     run(main())
 
