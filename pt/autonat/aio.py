@@ -8,6 +8,7 @@ opens a stream for DIAL_BACK and calls `deliver` on it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
@@ -105,7 +106,7 @@ async def ask(
                 for part in client.data_to_send():
                     await stream.write(part)
                 verdict = client.receive_data(await _read(stream))
-            await stream.close_write()
+            await _end(stream)
     except BaseException:
         await stream.reset()
         raise
@@ -185,15 +186,32 @@ async def _dial(
 
 
 async def deliver(stream: ByteStream, nonce: int) -> DialStatus:
-    """Say the nonce on a dial-back stream of a connection that was made for it."""
+    """Say the nonce on a dial-back stream of a connection that was made for it.
+
+    The answer only shows that the nonce has arrived, and so does the stream's end: go-libp2p resets
+    a QUIC stream after its answer, which takes the answer with it.  The client knows what it saw.
+    """
     try:
         async with asyncio.timeout(DIAL_BACK_TIMEOUT):
             await stream.write(encode_dial_back(nonce))
-            taken = decode_dial_back_response(await _one(stream))
             await stream.close_write()
+            try:
+                taken = decode_dial_back_response(await _one(stream))
+            except ClosedError:
+                taken = True
     except (PtError, OSError, TimeoutError):
         return DialStatus.DIAL_BACK_ERROR
     return DialStatus.OK if taken else DialStatus.DIAL_BACK_ERROR
+
+
+async def _end(stream: ByteStream) -> None:
+    """End a stream on which all has been said.
+
+    go-libp2p closes by FIN and STOP_SENDING over QUIC, which counts as a reset of what we have not
+    ended yet.
+    """
+    with contextlib.suppress(ClosedError):
+        await stream.close_write()
 
 
 async def _one(stream: ByteStream) -> bytes:

@@ -124,7 +124,35 @@ def test_an_address_that_cannot_be_dialed() -> None:
 def test_a_nonce_that_nobody_gave_gets_no_answer() -> None:
     async def test(world: World) -> None:
         ours, theirs = world.streams()
+        world.backs.expect(98, seen.append)
         world.tasks.append(asyncio.ensure_future(world.backs.answer(theirs, INSIDE)))
+        await deliver(ours, 99)
+        assert seen == []
+
+    seen: list[Multiaddr] = []
+    run(test)
+
+
+def test_a_client_that_takes_the_nonce_and_resets_has_it() -> None:
+    async def test(world: World) -> None:
+        ours, theirs = world.streams()
+
+        async def take() -> None:
+            await theirs.read_exactly(10)
+            await theirs.reset()
+
+        task = asyncio.ensure_future(take())
+        assert await deliver(ours, 99) is DialStatus.OK
+        await task
+
+    run(test)
+
+
+def test_a_client_that_does_not_answer(monkeypatch) -> None:
+    monkeypatch.setattr(module, "DIAL_BACK_TIMEOUT", 0.02)
+
+    async def test(world: World) -> None:
+        ours, _ = world.streams()
         assert await deliver(ours, 99) is DialStatus.DIAL_BACK_ERROR
 
     run(test)
