@@ -37,8 +37,9 @@ __all__ = ["QUIC", "Quic", "listen_point"]
 
 QUIC: Final = "quic-v1"
 """The transport's name, as `Multiaddr.transport` says it."""
-STREAMS: Final = 4096
-"""Streams that a peer may have open at a time, however far it is trusted."""
+STREAMS: Final = 20_480
+"""Streams that a peer may have open at a time, however far it is trusted: a tunnel's, and some.
+Of those whom we do not trust, the session takes fewer."""
 LOSSY_FOR: Final = 600.0
 """Seconds for which a host is remembered as one that packets get lost on the way to."""
 MAX_LOSSY: Final = 256

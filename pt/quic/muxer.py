@@ -15,7 +15,7 @@ from typing import Final
 
 from pt.errors import ClosedError
 from pt.muxer import StreamHandler
-from pt.quic.codes import MAX_CODE
+from pt.quic.codes import MAX_CODE, ConnectionCode
 from pt.quic.engine import Engine
 from pt.quic.events import (
     Event,
@@ -32,6 +32,8 @@ __all__ = ["FRAME", "Limits", "Session", "Stream"]
 
 FRAME: Final = 64 * 1024
 """Bytes that senders pass at a time."""
+REFUSED_LIMIT: Final = 4096
+"""Streams refused for `Limits.streams` before the peer is taken for a flooder."""
 WINDOW: Final = 4 * FRAME
 """What a stream that takes anything says it takes."""
 
@@ -147,6 +149,7 @@ class Session:
         self._changed = changed
         self._streams: dict[int, Stream] = {}
         self._inbound = 0
+        self._refused = 0
 
     @property
     def rtt(self) -> float | None:
@@ -228,6 +231,10 @@ class Session:
         if full or self.on_stream is None:
             self.engine.reset(number, 0)
             self.engine.stop(number, 0)
+            self._refused += 1
+            if self._refused > REFUSED_LIMIT:
+                code, reason = ConnectionCode.RESOURCE_LIMIT_EXCEEDED, "a flood of streams"
+                self.engine.close(code, reason, self._clock())
             return
         self._streams[number] = stream
         self.churn += 1

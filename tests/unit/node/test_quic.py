@@ -25,12 +25,14 @@ from pt.errors import (
 )
 from pt.identity.peer_id import PeerMismatchError
 from pt.lab.netns import Lan
+from pt.muxer import Stream
 from pt.node.connection import Connection
 from pt.node.limits import NodeLimits
 from pt.node.node import Node
 from pt.trace import Tracer
+from pt.tunnel.session import MAX_STREAMS
 from pt.wire.multiaddr import Multiaddr
-from tests.contract.carriers import ENGINES, quic_node
+from tests.contract.carriers import ENGINES, End, accepting, over_quic, quic_node
 from tests.sim.loop import run
 from tests.unit.quic.shell import Endpoint, Raw, first_datagram
 
@@ -560,6 +562,49 @@ def test_nobody_gets_in_while_the_node_goes() -> None:
             assert "this node shuts down" in await told
             with pytest.raises(ConnectError):
                 await client.connect(addresses, timeout=3)
+
+    check(body)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_tunnel_has_as_many_streams_as_over_tcp(engine: str) -> None:
+    async def body() -> None:
+        async with over_quic(engine) as (ours, theirs):
+            theirs.link.session.limits.streams = MAX_STREAMS + 64
+            arrived: list[Stream] = []
+            accepting(theirs, arrived.append)
+            for number in range(MAX_STREAMS):
+                ours.link.send_small(ours.new_stream(), b"x")
+                if number % 100 == 99:
+                    ours.link.flush()
+                    await asyncio.sleep(0)
+            while len(arrived) < MAX_STREAMS:
+                await asyncio.sleep(0.001)
+            end = End(ours)  # one more, beside the idle ones
+            end.send(bytes(1 << 20), end=True)
+            while len(arrived) == MAX_STREAMS:
+                await asyncio.sleep(0.001)
+            their_end = End(theirs, arrived[-1])
+            their_end.read()
+            assert len(await their_end.hears_all()) > (1 << 20) - 65_536 * 4
+
+    check(body)
+
+
+def test_a_stranger_has_few_streams_and_a_flood_ends() -> None:
+    async def body() -> None:
+        async with over_quic("") as (ours, theirs):
+            accepting(theirs, lambda _: None)
+            ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+            ours.on_close.append(ended.set_result)
+            for number in range(6000):
+                if ours.link.session.can_open:
+                    ours.link.send_small(ours.new_stream(), b"x")
+                if number % 100 == 99:
+                    ours.link.flush()
+                    await asyncio.sleep(0)
+                    assert len(theirs.link.session.streams) <= 512
+            assert "a flood of streams" in await ended
 
     check(body)
 

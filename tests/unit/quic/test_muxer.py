@@ -15,7 +15,7 @@ from pt.quic.events import (
     StreamsAvailable,
     Writable,
 )
-from pt.quic.muxer import WINDOW, Limits, Session, Stream
+from pt.quic.muxer import REFUSED_LIMIT, WINDOW, Limits, Session, Stream
 
 
 class Engine:
@@ -56,6 +56,9 @@ class Engine:
 
     def ping(self) -> None:
         self.calls.append(("ping",))
+
+    def close(self, code: int, reason: str, now: float) -> None:
+        self.calls.append(("close", code, reason, now))
 
     def stats(self) -> Stats:
         return Stats(0.05, 1, 1, 1200, 0, 0, 0)
@@ -291,6 +294,34 @@ def test_more_streams_than_the_limit_are_reset() -> None:
     rig.session.limits.streams = 2
     rig.inbound(13)
     assert set(rig.session.streams) == {9, 13}
+
+
+def test_a_flood_of_streams_ends_the_connection() -> None:
+    rig = Rig(Limits(streams=1))
+    rig.inbound(1)
+    for number in range(REFUSED_LIMIT):
+        rig.session.handle(StreamOpened(5 + 4 * number))
+    assert len(rig.engine.taken()) == 2 * REFUSED_LIMIT
+    rig.session.handle(StreamOpened(5 + 4 * REFUSED_LIMIT))
+    assert rig.engine.taken()[2:] == [("close", 0x1001, "a flood of streams", 1.0)]
+
+
+def test_a_handler_that_raises_loses_its_stream() -> None:
+    rig = Rig()
+    theirs = rig.inbound()
+
+    def bug(data: memoryview) -> None:
+        raise RuntimeError("a bug")
+
+    theirs.data_received = bug  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="a bug"):
+        rig.session.handle(StreamData(1, b"abc", fin=False))
+    assert theirs.events == [("lost", 0)]
+    assert rig.engine.taken() == [("reset", 1, 0), ("stop", 1, 0), ("consumed", 1, 3)]
+    rig.session.on_stream = bug  # type: ignore[assignment]
+    with pytest.raises(RuntimeError, match="a bug"):
+        rig.session.handle(StreamOpened(5))
+    assert rig.session.streams == {}
 
 
 def test_the_end_of_the_connection_is_told_to_all_once() -> None:
