@@ -80,6 +80,8 @@ class Connection(QuicConnection):
         self._table = Streams()
         self._streams = self._table
         self._queued: set[QuicStream] = set()
+        self.moved: set[int] = set()
+        """Streams sent from, or whose window at the peer has moved; the owner takes them out."""
         self._key_since = 0  # the first packet under the present key
         self.probe_outcomes: list[tuple[int, bool]] = []
         first = self._new_id(0)
@@ -326,8 +328,11 @@ class Connection(QuicConnection):
         return stream
 
     def _adopt(self, stream: QuicStream) -> None:
-        sender = Sender(stream_id=stream.stream_id, writable=True)
+        number = stream.stream_id
+        assert number is not None
+        sender = Sender(stream_id=number, writable=True)
         sender.wake = lambda: self.wake(stream)
+        sender.sent = lambda: self.moved.add(number)
         stream.sender = sender
         self._queued.add(stream)
 
@@ -342,6 +347,14 @@ class Connection(QuicConnection):
         stream = self._table.get(stream_id)
         if stream is not None:
             self.wake(stream)
+
+    def _handle_max_stream_data_frame(
+        self, context: QuicReceiveContext, frame_type: int, buf: Buffer
+    ) -> None:
+        at = buf.tell()
+        self.moved.add(buf.pull_uint_var())
+        buf.seek(at)
+        super()._handle_max_stream_data_frame(context, frame_type, buf)
 
     def _handle_stream_frame(
         self, context: QuicReceiveContext, frame_type: int, buf: Buffer

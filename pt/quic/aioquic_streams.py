@@ -1,4 +1,4 @@
-"""aioquic's streams and recovery, with hooks: who has something to do, and how much was lost."""
+"""aioquic's streams and recovery, with hooks: who has something to do, was sent from, was lost."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from aioquic.quic.congestion.base import (
     QuicCongestionControlFactory,
     register_congestion_control,
 )
+from aioquic.quic.packet import QuicStreamFrame
 from aioquic.quic.packet_builder import QuicDeliveryState, QuicSentPacket
 from aioquic.quic.recovery import QuicPacketPacer, QuicPacketRecovery, QuicPacketSpace
 from aioquic.quic.stream import QuicStream, QuicStreamSender
@@ -22,6 +23,14 @@ class Sender(QuicStreamSender):
     """Says when an acknowledgement or a loss gives its stream something to do."""
 
     wake: Callable[[], None]
+    sent: Callable[[], None]
+
+    def get_frame(self, max_size: int, max_offset: int | None = None) -> QuicStreamFrame | None:
+        """See the library."""
+        frame = super().get_frame(max_size, max_offset)
+        if frame is not None:
+            self.sent()
+        return frame
 
     def on_data_delivery(
         self, delivery: QuicDeliveryState, start: int, stop: int, fin: bool

@@ -78,7 +78,8 @@ class Base(ABC):
         self._events: deque[Event] = deque()
         self._windows = Windows(config.limits)
         self._states: dict[int, StreamState] = {}
-        self._waiting: set[int] = set()  # streams with unsent bytes
+        self._changed: set[int] = set()  # streams sent from, or whose window at the peer has moved
+        self._crowded = False  # a stream is blocked for all streams' bytes together
         self._backlog = 0
         self._clients_id = None if admission is None else admission.destination
         self._ids = {self._clients_id} if self._clients_id is not None else set()
@@ -169,7 +170,7 @@ class Base(ABC):
         self._events.append(self._closed)
         self._states.clear()
         self._blocked.clear()
-        self._waiting.clear()
+        self._changed.clear()
         self._windows = Windows(self._limits)
         self._backlog = 0
 
@@ -269,6 +270,7 @@ class Base(ABC):
             self._note_unsent(stream, state)
         if not whole:
             self._blocked.add(stream)
+            self._crowded |= self._backlog >= self._limits.send_total
         elif fin:
             state.finished = True
             self._end_writing(stream, state)
@@ -356,21 +358,27 @@ class Base(ABC):
         unsent = self._unsent(stream)
         self._backlog += unsent - state.unsent
         state.unsent = unsent
-        if unsent:
-            self._waiting.add(stream)
-        else:
-            self._waiting.discard(stream)
 
     def _note_sent(self) -> None:
-        """After datagrams were built: whose bytes went, and who may write again."""
-        for stream in list(self._waiting):
-            self._note_unsent(stream, self._states[stream])
-        if self._blocked and self._backlog < self._limits.send_total:
-            for stream in list(self._blocked):
-                roomy = self._states[stream].unsent <= self._limits.send_buffer // 2
-                if roomy and self._allowed(stream) > 0:
-                    self._blocked.discard(stream)
-                    self._events.append(Writable(stream))
+        """After datagrams were built: whose bytes went, and who may write again.
+
+        Looks at streams of which that may have changed: there may be thousands that wait.
+        """
+        moved = set(self._changed)
+        self._changed.clear()
+        for stream in moved:
+            state = self._states.get(stream)
+            if state is not None:
+                self._note_unsent(stream, state)
+        if self._backlog >= self._limits.send_total:
+            self._crowded |= bool(self._blocked)
+            return
+        for stream in list(self._blocked) if self._crowded else moved & self._blocked:
+            roomy = self._states[stream].unsent <= self._limits.send_buffer // 2
+            if roomy and self._allowed(stream) > 0:
+                self._blocked.discard(stream)
+                self._events.append(Writable(stream))
+        self._crowded = False
 
     def _end_writing(self, stream: int, state: StreamState) -> None:
         state.writing = False
@@ -379,7 +387,6 @@ class Base(ABC):
     def _drop_unsent(self, stream: int, state: StreamState) -> None:
         self._backlog -= state.unsent
         state.unsent = 0
-        self._waiting.discard(stream)
 
     def _known_state(self, stream: int) -> StreamState | None:
         """The state of a stream; None: it is over."""

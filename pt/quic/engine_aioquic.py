@@ -89,6 +89,7 @@ class AioquicEngine(Base):
             supported_versions=[VERSION_1],
         )
         self._conn = Connection(configuration, config, self._verify, admission)
+        self._changed = self._conn.moved
         self._pmtu = PathMtu(self._ceiling)
         self._probes: list[tuple[bytes, Address]] = []
         self._last_close: list[tuple[bytes, Address]] = []

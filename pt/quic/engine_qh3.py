@@ -56,6 +56,7 @@ class Qh3Engine(Base):
         self._moves = Moves(address)
         self._sizes = Sizes(self._conn, self._ceiling)
         self._sender = Sender(self._conn, self._sizes)
+        self._changed = self._sender.moved
         self._credit = Credit(config.limits.stream_window)
         trace = None
         if config.trace is not None:
@@ -190,6 +191,7 @@ class Qh3Engine(Base):
                 self._ended(stream)
             case ("stream_credit", stream, limit):
                 self._sender.outbox.allow(stream, limit)
+                self._changed.add(stream)
             case ("peer_blocked", int(stream), limit):
                 self._credit.blocked(stream, limit)
             case _:

@@ -26,6 +26,8 @@ class Sender:
         self.fins = Fins()
         self._conn = connection
         self._sizes = sizes
+        self.moved: set[int] = set()
+        """Streams that were sent from; the owner takes them out."""
         self._feeding: set[int] = set()  # streams whose bytes the core has
 
     def unsent(self, stream: int) -> int:
@@ -49,6 +51,7 @@ class Sender:
 
         """
         datagrams: list[bytes] = []
+        self.moved |= self._feeding
         while len(datagrams) < most:
             fed = self._feed()
             datagrams += self._conn.poll(now, most - len(datagrams))
@@ -74,6 +77,7 @@ class Sender:
         fed = False
         while room > 0 and (turn := self.outbox.take(room)) is not None:
             stream, data, fin = turn
+            self.moved.add(stream)
             # After one that is not short nobody else: all that is given now must fit together.
             room = min(room, SHORT) - len(data)
             if fin and not data and self.outbox.end:

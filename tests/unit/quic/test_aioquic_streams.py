@@ -13,6 +13,7 @@ def stream() -> tuple[QuicStream, list[str]]:
     woken: list[str] = []
     sender = Sender(stream_id=4, writable=True)
     sender.wake = lambda: woken.append("woken")
+    sender.sent = lambda: None
     made.sender = sender
     return made, woken
 
@@ -32,6 +33,21 @@ def test_a_sender_wakes_its_stream_when_there_is_something_to_do() -> None:
     made.sender.on_data_delivery(ACKED, 5, 9, True)
     assert woken == ["woken"] * 2
     assert made.sender.is_finished
+
+
+def test_a_sender_says_when_it_was_sent_from() -> None:
+    made, _ = stream()
+    sent: list[int] = []
+    sender = made.sender
+    assert isinstance(sender, Sender)
+    sender.sent = lambda: sent.append(4)
+    assert sender.get_frame(100, 100) is None
+    sender.write(b"hello")
+    assert sender.get_frame(100, 0) is None  # the peer's window is shut
+    assert sent == []
+    assert sender.get_frame(3, 100) is not None
+    assert sender.get_frame(3, 100) is not None
+    assert sent == [4, 4]
 
 
 def test_a_reset_wakes_too() -> None:

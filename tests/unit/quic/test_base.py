@@ -49,6 +49,10 @@ class Bare(Base):
     def _allowed(self, stream: int) -> int:
         return self.window
 
+    def sent(self, stream: int = 0) -> None:
+        self._changed.add(stream)
+        self._note_sent()
+
     def _next_local(self) -> int:
         return self.local
 
@@ -147,14 +151,16 @@ def test_who_waits_may_write_again_when_half_has_gone() -> None:
     base.taken()
     base.unsent[0] = 512 * 1024
     assert base.write(0, b"more") == 0
-    base._note_sent()
+    base.sent()
     assert base.taken() == []
     base.unsent[0] = 256 * 1024
-    base._note_sent()
+    base.sent(4)
+    assert base.taken() == []  # nobody has looked
+    base.sent()
     assert base.taken() == [Writable(0)]
     assert base._backlog == 256 * 1024
     base.unsent[0] = 0
-    base._note_sent()
+    base.sent()
     assert base.taken() == []
     assert base._backlog == 0
 
@@ -169,13 +175,30 @@ def test_no_more_is_accepted_than_the_peers_window_takes() -> None:
     assert base.calls == [("send", 0, b"hel", False)]
     base.window = 0
     assert base.write(0, b"lo", fin=True) == 0
-    base._note_sent()
+    base.sent()
     assert base.taken() == []
     base.window = 100
-    base._note_sent()
+    base.sent()
     assert base.taken() == [Writable(0)]
     assert base.write(0, b"lo", fin=True) == 2
     assert base.calls[1:] == [("send", 0, b"lo", True)]
+
+
+def test_who_waits_for_all_streams_together_is_told_when_there_is_room() -> None:
+    base = server()
+    for stream in range(0, 18 * 4, 4):
+        base._data(stream, b"a", 0.0, fin=False)
+        base.unsent[stream] = 512 * 1024 if stream < 16 * 4 else 0
+        assert base.write(stream, b"more") == 0
+    base.taken()
+    base.sent(0)
+    assert base.taken() == []
+    base.unsent[0] = 0
+    base.sent(0)
+    assert set(base.taken()) == {Writable(0), Writable(16 * 4), Writable(17 * 4)}
+    base.unsent[4] = 0
+    base.sent(4)
+    assert base.taken() == [Writable(4)]
 
 
 def test_the_end_takes_streams_with_it_and_comes_once() -> None:
