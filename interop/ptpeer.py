@@ -127,8 +127,8 @@ class Watched:
 
 
 async def listen(ip: str, through: Sequence[Multiaddr], *, quic: bool = False) -> None:
-    at = Multiaddr.quic(ip, 0) if quic else Multiaddr.tcp(ip, 0)
-    node = new_node((at,) if ip else ())
+    make = Multiaddr.quic if quic else Multiaddr.tcp
+    node = new_node((make(ip, 0),) if ip else ())
     node.handle(ECHO, echo, limited=True)
     node.handle(RESET, Watched().serve, limited=True)
     relays: Relays | None = None
