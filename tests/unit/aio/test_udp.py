@@ -12,7 +12,7 @@ import pytest
 from pt.aio import udp
 from pt.aio.udp import UdpPort
 from pt.errors import LocalPortError
-from pt.lab.netns import Lan
+from pt.lab.netns import DEVICE, Lan
 
 HERE = ("127.0.0.1", 0)
 
@@ -352,3 +352,32 @@ def test_where_nobody_listens_is_told_and_costs_no_other_datagram() -> None:
         theirs.close()
 
     asyncio.run(main())
+
+
+@pytest.mark.netns
+def test_datagrams_that_are_too_long_for_a_while_cost_no_offload() -> None:
+    async def main(lan: Lan) -> None:
+        a, b = lan.hosts
+        with a.inside():
+            ours = UdpPort((str(a.ip), 0))
+        with b.inside():
+            theirs = UdpPort((str(b.ip), 0))
+        Reads(ours)
+        reads = Reads(theirs)
+        train = [bytes((n,)) * 1400 for n in range(10)]
+        a.run(["ip", "link", "set", DEVICE, "mtu", "1300"])
+        ours.send_train(train, theirs.address)
+        assert not ours.full
+        ours.send_train([b"short"], theirs.address)
+        await reads.wait(1)
+        assert reads.got == [b"short"]
+        a.run(["ip", "link", "set", DEVICE, "mtu", "1500"])
+        ours.send_train(train, theirs.address)
+        await reads.wait(11)
+        assert reads.got[1:] == train
+        assert not ours._no_gso
+        ours.close()
+        theirs.close()
+
+    with Lan(hosts=2) as lan:
+        asyncio.run(main(lan))
