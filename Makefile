@@ -43,7 +43,7 @@ e2e: $(STAMP)
 interop: $(STAMP)
 	$(BIN)/python -m interop.matrix
 	$(BIN)/python -m interop.quic
-	$(BIN)/python -m interop.nat --out interop/RESULTS-nat.md
+	$(BIN)/python -m interop.autonat
 
 bench: $(STAMP)
 	$(BIN)/python -m pip install -q --group bench

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Build the interop peers: `interop/build.sh [go] [rust] [js] [gokad] [gonat] [rustnat] [kubo]`, all of them without arguments.
+# Build the interop peers: `interop/build.sh [go] [rust] [js] [gokad] [goautonat] [kubo]`, all of them without arguments.
 #
 # A peer is built once for each content of its sources and version of its tools, under the cache
 # directory of the user, so that a fresh clone starts warm; interop/bin/NAME-peer links to it.
@@ -32,7 +32,7 @@ build_go() { go_build "$1" go; }
 
 build_gokad() { go_build "$1" gokad; }
 
-build_gonat() { go_build "$1" gonat; }
+build_goautonat() { go_build "$1" goautonat; }
 
 # kubo's own program `ipfs`, at the versions of peers/kubo/go.mod.
 build_kubo() {
@@ -42,11 +42,6 @@ build_kubo() {
 build_rust() {
   (cd "$here/peers/rust" && CARGO_TARGET_DIR="$cache/rust-target" nice cargo build --quiet --release --locked) &&
     cp "$cache/rust-target/release/interop-peer" "$1/peer"
-}
-
-build_rustnat() {
-  (cd "$here/peers/rustnat" && CARGO_TARGET_DIR="$cache/rust-target" nice cargo build --quiet --release --locked) &&
-    cp "$cache/rust-target/release/interop-rustnat" "$1/peer"
 }
 
 build_js() {
@@ -88,16 +83,15 @@ build() {
 # Entries no build has used for a month.
 find "$cache/peers" -mindepth 1 -maxdepth 1 -mtime +30 -exec rm -rf {} +
 
-[ $# -gt 0 ] || set -- rust go js gokad gonat rustnat kubo
+[ $# -gt 0 ] || set -- rust go js gokad goautonat kubo
 pids=
 for name in "$@"; do
   case $name in
     go) build go go "go version" & ;;
     gokad) build gokad go "go version" & ;;
-    gonat) build gonat go "go version" & ;;
+    goautonat) build goautonat go "go version" & ;;
     kubo) build kubo go "go version" & ;;
     rust) build rust cargo "cargo --version" & ;;
-    rustnat) build rustnat cargo "cargo --version" & ;;
     js) build js "node npm" "node --version" & ;;
     *) echo "interop: unknown peer $name" >&2; exit 2 ;;
   esac

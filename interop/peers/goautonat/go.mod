@@ -1,4 +1,4 @@
-module peertunnel/interop/gonat
+module peertunnel/interop/goautonat
 
 go 1.26.0
 
