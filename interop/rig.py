@@ -68,8 +68,8 @@ def argv(peer: str) -> list[str]:
 
 def setting(peer: str) -> dict[str, str]:
     """What a peer has in its environment."""
-    _, _, engine = peer.partition("/")
-    return {**os.environ, **({"PT_QUIC_ENGINE": engine} if engine else {})}
+    engine = {"PT_QUIC_ENGINE": "aioquic"} if peer == OURS[1] else {}
+    return {**os.environ, **engine}
 
 
 def version(peer: str) -> tuple[str, str]:
