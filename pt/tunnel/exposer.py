@@ -42,6 +42,7 @@ from pt.wire.multiaddr import Multiaddr
 
 if TYPE_CHECKING:
     from pt.aio.muxed import MuxedStream
+    from pt.node.dcutr import Dcutr
     from pt.tunnel.punching import Punching
 
 __all__ = ["Exposer"]
@@ -92,6 +93,7 @@ class Exposer:
         self._claim: Claim | None = None
         self._reversal: Reversal | None = None
         self._punching: Punching | None = None
+        self._dcutr: Dcutr | None = None
         self._timers: dict[bytes, asyncio.TimerHandle] = {}
         self._lost_at: dict[bytes, float] = {}
         self._sweeper: asyncio.TimerHandle | None = None
@@ -159,6 +161,12 @@ class Exposer:
         self._reversal = Reversal(self._node, security())
         if self.config.open:
             self._node.on_identified.append(self._reversal.met)
+            if self.config.punch:
+                from pt.tunnel.open_paths import punch_for_binders  # noqa: PLC0415
+
+                self._dcutr = punch_for_binders(
+                    self._node, self._reversal, self.config.allow, self._emit
+                )
         secret = self.config.relay_secret
         self._relays = Relays(
             self._node,
@@ -355,7 +363,7 @@ class Exposer:
                 session.end("the exposer stopped")
         if self._open is not None:
             self._open.close("the exposer stopped")
-        parts = (self._readiness, self._publication, self._reversal, self._punching)
+        parts = (self._readiness, self._publication, self._dcutr, self._reversal, self._punching)
         for part in (*parts, self._relays, self._running, self._network):
             if part is not None:
                 await part.close()

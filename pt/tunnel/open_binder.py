@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pt.aio import tcp
 from pt.errors import ConnectError, LimitedError, PtError
@@ -16,18 +16,27 @@ from pt.multistream.negotiation import accept_reply, lazy_open
 from pt.noise.handshake import Suite
 from pt.tunnel import events
 from pt.tunnel.core.messages import PROTOCOL_V1
+from pt.tunnel.paths import connected
 from pt.tunnel.v1 import BINDER_HOLD, RawPump
 
 if TYPE_CHECKING:
     from pt.aio.hangup import HangupWatch
+    from pt.identify.messages import Identify
     from pt.node.bridge import StreamBridge
     from pt.node.connection import Connection
 
-__all__ = ["OpenTunnel", "check_offered"]
+__all__ = ["LIMITED", "OpenTunnel", "check_offered"]
+
+LIMITED: Final = (
+    "the relay on the way limits connections, which the open protocol would not "
+    "survive: use one without limits (pt relay), or leave --open out on both sides"
+)
 
 
-async def check_offered(connection: Connection) -> None:
+async def check_offered(connection: Connection, *, limited: bool = False) -> Identify:
     """Make sure that the peer speaks our protocol, without a connection to its service; else close.
+
+    `limited`: a relay may limit this connection, which will not carry the tunnel.
 
     Raises:
         LimitedError: it is not for this connection.
@@ -36,7 +45,8 @@ async def check_offered(connection: Connection) -> None:
 
     """
     try:
-        _check_unlimited(connection)
+        if not limited:
+            _check_unlimited(connection)
         said = connection.identified or await connection.identify()
         if PROTOCOL_V1 not in said.protocols:
             raise ConnectError(
@@ -46,18 +56,20 @@ async def check_offered(connection: Connection) -> None:
     except (PtError, TimeoutError, asyncio.CancelledError):
         connection.close("no open tunnel")
         raise
+    return said
 
 
 def _check_unlimited(connection: Connection) -> None:
     if connection.limited:
-        raise LimitedError(
-            "the relay on the way limits connections, which the open protocol would not "
-            "survive: use one without limits (pt relay), or leave --open out on both sides"
-        )
+        raise LimitedError(LIMITED)
 
 
 class OpenTunnel:
-    """Raw streams over one connection; `on_room` is told when more can be opened."""
+    """Raw streams to one peer; `on_room` is told when more can be opened.
+
+    New ones go over the connection that came last; what was opened on another one stays there.
+    `on_lost` is told when there is none any more.
+    """
 
     def __init__(
         self,
@@ -69,20 +81,47 @@ class OpenTunnel:
         on_idle: Callable[[], None],
         on_lost: Callable[[str], None],
     ) -> None:
-        _check_unlimited(connection)
-        connection.check_open()
         self.connection = connection
+        self._paths: list[Connection] = []
         self._hangups = hangups
         self._emit = emit
         self._on_idle = on_idle
+        self._on_room = on_room
+        self._on_lost = on_lost
         self._pumps: set[StreamBridge] = set()
+        self.move(connection)
+
+    def move(self, connection: Connection) -> None:
+        """Open what comes from now on over this connection.
+
+        Raises:
+            LimitedError: its relay limits it.
+            ClosedError: it has ended.
+
+        """
+        _check_unlimited(connection)
+        connection.check_open()
 
         def acked() -> None:
             connection.wake_openers()
-            on_room()
+            self._on_room()
 
-        connection.on_close.append(on_lost)
+        connection.on_close.append(lambda reason: self._lost(connection, reason))
         connection.link.session.on_acked = acked
+        self._paths.append(connection)
+        self._use(connection)
+
+    def _use(self, connection: Connection) -> None:
+        self.connection = connection
+        self._emit(connected(connection))
+
+    def _lost(self, connection: Connection, reason: str) -> None:
+        self._paths.remove(connection)
+        if not self._paths:
+            self._on_lost(reason)
+        elif connection is self.connection:
+            self._use(self._paths[-1])
+            self._on_room()
 
     @property
     def carries(self) -> bool:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pt.tunnel.lookup import Candidate
     from pt.tunnel.network import Network
     from pt.tunnel.open_binder import OpenTunnel
+    from pt.tunnel.open_paths import OpenPaths
     from pt.tunnel.paths import Paths
     from pt.tunnel.seeker import Seeker
     from pt.tunnel.session import BinderSession
@@ -94,6 +95,7 @@ class Reach:
         self._session: BinderSession | None = None
         self._paths: Paths | None = None
         self._open: OpenTunnel | None = None
+        self._open_paths: OpenPaths | None = None
         self._circuits: Circuits | None = None
         self._path_lost = asyncio.Event()
         self._node: Node | None = None
@@ -127,21 +129,20 @@ class Reach:
             return False
         return True
 
+    @property
+    def _connection(self) -> Connection | None:
+        if self._open is not None:
+            return self._open.connection
+        return None if self._session is None else self._session.connection
+
     def flush(self) -> None:
         """Send what `open` has queued."""
-        session = self._session
-        if session is not None and session.connection is not None:
-            session.connection.link.flush()
-        elif self._open is not None:
-            self._open.connection.link.flush()
+        if (connection := self._connection) is not None:
+            connection.link.flush()
 
     def drop(self) -> bool:
         """Cut the path as a broken network would; whether there was one."""
-        session = self._session
-        connection = session.connection if session is not None else None
-        if self._open is not None:
-            connection = self._open.connection
-        if connection is None:
+        if (connection := self._connection) is None:
             return False
         connection.link.lose("cut on purpose", abort=True)
         return True
@@ -154,16 +155,10 @@ class Reach:
             self._session.end("the binder stopped")
         if self._open is not None:
             self._open.close("the binder stopped")
-        if self._paths is not None:
-            await self._paths.close()
-        if self._seeker is not None:
-            await self._seeker.close()
-        if self._node is not None:
-            await self._node.close()
-        if self._circuits is not None:
-            await self._circuits.close()
-        if self._network is not None:
-            await self._network.close()
+        parts = (self._paths, self._open_paths, self._seeker, self._node, self._circuits)
+        for part in (*parts, self._network):
+            if part is not None:
+                await part.close()
 
     # --- finding and keeping the exposer -------------------------------------------------------
 
@@ -259,6 +254,10 @@ class Reach:
         await node.start()
         self._node = node
         self._circuits = Circuits(node)
+        if config.open:
+            from pt.tunnel.open_paths import OpenPaths  # noqa: PLC0415
+
+            self._open_paths = OpenPaths(node, self._emit, punch=config.punch)
         self._emit(events.Started(peer_id=node.peer_id, name=config.name))
         if config.name is not None:
             self._keys = await keys_of(config.name, self._state, is_open=config.open)
@@ -335,17 +334,18 @@ class Reach:
         hurry = redial and self._redials % PATIENT
         started = time.monotonic()
         self._dialed = True
+        addresses = self._addresses(candidate)
+        if self._open_paths is not None:
+            self._open_paths.prepare(addresses)
         connection = await self._node.connect(
-            self._addresses(candidate),
+            addresses,
             expected=candidate.peer_id,
             security=self._security,
             timeout=REDIAL_TIMEOUT if hurry else DIAL_TIMEOUT,
             relay_after=0.0 if redial else None,
         )
-        if self.config.open:
-            from pt.tunnel.open_binder import check_offered  # noqa: PLC0415
-
-            await check_offered(connection)
+        if self._open_paths is not None:
+            connection = await self._open_paths.usable(connection)
         if self._seeker is not None:
             self._seeker.answered(candidate, time.monotonic() - started)
         if self.config.open or self._goes_on(connection):
@@ -434,8 +434,8 @@ class Reach:
 
     def _use_raw(self, connection: Connection) -> None:
         from pt.tunnel.open_binder import OpenTunnel  # noqa: PLC0415
-        from pt.tunnel.paths import connected  # noqa: PLC0415
 
+        assert self._open_paths is not None
         self._open = OpenTunnel(
             connection,
             hangups=self._hangups,
@@ -444,7 +444,7 @@ class Reach:
             on_idle=self._on_idle,
             on_lost=self._raw_lost,
         )
-        self._emit(connected(connection))
+        self._open_paths.follow(self._open)
         self._announce_ready(connection.peer_id)
         self._on_up()
 

@@ -59,6 +59,12 @@ class Reversal:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
+    async def settled(self, peer: PeerId) -> None:
+        """Wait until the dial that is under way has led somewhere, or nowhere."""
+        task = self._tasks.get(peer)
+        if task is not None:
+            await asyncio.wait([task])
+
     def invited(self, peer: PeerId, addresses: Sequence[Multiaddr], *, near: bool) -> None:
         """An authenticated peer says where it can be dialed; `near`: loopback makes sense.
 
