@@ -228,10 +228,15 @@ class Quic:
         self._close_port()
         self._qlog.close()
 
+    @property
+    def chooses(self) -> bool:
+        """Whether connections to lossy hosts get an engine that bears with it."""
+        return self._engine is None
+
     def expect_loss(self, connection: Connection) -> None:
         """Packets get lost on the way to this peer: other connections are to bear with it."""
         host = connection.remote_addr.host
-        if host is None or self._engine:
+        if host is None or not self.chooses:
             return
         self._lossy[host[1]] = _now() + LOSSY_FOR
         self._lossy.move_to_end(host[1])

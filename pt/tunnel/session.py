@@ -104,7 +104,7 @@ class TunnelSession:
         if connection not in self._known:
             self._known.add(connection)
             connection.on_close.append(lambda reason: self._lost(connection, reason))
-        if link.minds_loss:
+        if link.minds_loss and connection.node.quic.chooses:
             self._loss = LossWatch(link, self._loses)
         if early:
             self._control_data(early)
@@ -117,8 +117,9 @@ class TunnelSession:
         self._expect_loss()
 
     def _expect_loss(self) -> None:
-        if self.connection is not None and self.connection.link.minds_loss:
-            self.connection.node.quic.expect_loss(self.connection)
+        connection = self.connection
+        if connection is not None and connection.link.minds_loss and connection.node.quic.chooses:
+            connection.node.quic.expect_loss(connection)
             if self.on_lossy is not None:
                 self.on_lossy()
 
