@@ -26,6 +26,7 @@ from pt.aio.simultaneous import open_from_both_sides
 from pt.aio.stream import ByteStream
 from pt.aio.udp import Address, UdpPort
 from pt.errors import ClosedError, ConnectError, LocalPortError, PtError
+from pt.punch import PROTOCOL
 from pt.punch.candidates import Budget, Side
 from pt.punch.commands import (
     MAIN,
@@ -57,7 +58,6 @@ from pt.wire.nat_facts import Allocation, Protocol
 
 __all__ = ["PROTOCOL", "Conversation", "Direct", "Local", "Probes", "PunchError"]
 
-PROTOCOL: Final = "/peertunnel/punch/1.0.0"
 ASK_TIMEOUT: Final = 0.6
 OFFER_TIMEOUT: Final = 10.0
 MAX_ATTEMPTS: Final = 64

@@ -16,7 +16,7 @@ from pt.node.connection import Connection
 from pt.node.node import Node
 from pt.node.relays import RelayNews, Relays
 from pt.node.state import Claim, StateDir
-from pt.punch.aio import PROTOCOL as PUNCH
+from pt.punch import PROTOCOL as PUNCH
 from pt.relay.raw import secret_key
 from pt.rendezvous.name import NameKeys, estimate_strength, generate_name
 from pt.trace import NO_TRACE, Tracer
