@@ -10,9 +10,3 @@ from pt.punch.planner import make_plan
 from pt.punch.strategies import Job, Plan, Step, Strategy
 
 __all__ = ["Budget", "Candidate", "Job", "Kind", "Plan", "Side", "Step", "Strategy", "make_plan"]
-from typing import Final
-
-__all__ = ["PROTOCOL"]
-
-PROTOCOL: Final = "/peertunnel/punch/1.0.0"
-"""Of the stream, inside the session, over which both sides prepare an attempt."""

@@ -5,7 +5,7 @@
     async with Conversation(stream, local, controlling=True) as talk:
         direct = await talk.punch()
 
-The conversation speaks `PROTOCOL` over a stream inside the session: offers, then samples.  If the
+The conversation goes over a stream inside the session: offers, then samples.  If the
 stream ends during an attempt, the attempt goes on: what it waited for does not come.
 """
 
@@ -26,7 +26,6 @@ from pt.aio.simultaneous import open_from_both_sides
 from pt.aio.stream import ByteStream
 from pt.aio.udp import Address, UdpPort
 from pt.errors import ClosedError, ConnectError, LocalPortError, PtError
-from pt.punch import PROTOCOL
 from pt.punch.candidates import Budget, Side
 from pt.punch.commands import (
     MAIN,
@@ -56,7 +55,7 @@ from pt.trace import NO_TRACE, Tracer
 from pt.wire import uvarint
 from pt.wire.nat_facts import Allocation, Protocol
 
-__all__ = ["PROTOCOL", "Conversation", "Direct", "Local", "Probes", "PunchError"]
+__all__ = ["Conversation", "Direct", "Local", "Probes", "PunchError"]
 
 ASK_TIMEOUT: Final = 0.6
 OFFER_TIMEOUT: Final = 10.0

@@ -16,13 +16,12 @@ from pt.node.connection import Connection
 from pt.node.node import Node
 from pt.node.relays import RelayNews, Relays
 from pt.node.state import Claim, StateDir
-from pt.punch import PROTOCOL as PUNCH
 from pt.relay.raw import secret_key
 from pt.rendezvous.name import NameKeys, estimate_strength, generate_name
 from pt.trace import NO_TRACE, Tracer
 from pt.tunnel import events, streams
 from pt.tunnel.config import ExposeConfig
-from pt.tunnel.core.messages import PROTOCOL, PROTOCOL_V1, Code
+from pt.tunnel.core.messages import PROTOCOL, PROTOCOL_PUNCH, PROTOCOL_V1, Code
 from pt.tunnel.exposer_session import ExposerSession
 from pt.tunnel.gate import Gate
 from pt.tunnel.invitation import invitation
@@ -216,7 +215,7 @@ class Exposer:
         )
         self._node.handle_raw(PROTOCOL, self._gate.accept, limited=True)
         if self.config.punch:
-            self._node.handle(PUNCH, self._punch, limited=True)
+            self._node.handle(PROTOCOL_PUNCH, self._punch, limited=True)
         return str(estimate_strength(self.name))
 
     async def _punch(self, stream: MuxedStream, connection: Connection) -> None:

@@ -17,10 +17,11 @@ from pt.errors import ClosedError, PtError
 from pt.multistream.negotiation import UnsupportedError
 from pt.node.nat_view import NatView, free_tcp_port
 from pt.node.route import Route
-from pt.punch.aio import PROTOCOL, Conversation, Direct, Local, PunchError
+from pt.punch.aio import Conversation, Direct, Local, PunchError
 from pt.punch.candidates import Side
 from pt.punch.upkeep import Attempts
 from pt.tunnel import events
+from pt.tunnel.core.messages import PROTOCOL_PUNCH
 from pt.wire.multiaddr import Multiaddr
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from pt.node.connection import Connection
     from pt.node.node import Node
 
-__all__ = ["MAX_AT_ONCE", "PROTOCOL", "Punching", "stun_servers", "until_through"]
+__all__ = ["MAX_AT_ONCE", "Punching", "stun_servers", "until_through"]
 
 MAX_AT_ONCE: Final = 4
 """Attempts of an exposer with all its binders."""
@@ -78,7 +79,7 @@ class Punching:
         """
         tcp_port = free_tcp_port()
         side = await self.view.side(tcp_port)
-        stream = await relayed.open_stream((PROTOCOL,), limited=True)
+        stream = await relayed.open_stream((PROTOCOL_PUNCH,), limited=True)
         local = self._local(relayed, secret, side, tcp_port)
         try:
             async with (

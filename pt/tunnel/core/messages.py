@@ -59,6 +59,7 @@ __all__ = [
     "OPEN_KIND",
     "PROTOCOL",
     "PROTOCOL_LOST",
+    "PROTOCOL_PUNCH",
     "PROTOCOL_V1",
     "RESUME",
     "RESUME_KIND",
@@ -80,6 +81,7 @@ __all__ = [
 
 PROTOCOL: Final = "/peertunnel/2.0.0"
 PROTOCOL_LOST: Final = "/peertunnel/2.0.0/lost"
+PROTOCOL_PUNCH: Final = "/peertunnel/punch/1.0.0"
 PROTOCOL_V1: Final = "/peertunnel/1.0.0"
 
 SESSION_KIND: Final = 0
