@@ -85,4 +85,7 @@ async def over_loss(
         fresh = await dial([current.remote_addr], QUIC_TIMEOUT)
     except (PtError, OSError, TimeoutError):
         return
+    if fresh.link.minds_loss:  # as with PT_CONGESTION=cubic
+        fresh.close("it would bear the loss no better")
+        return
     await take(fresh)

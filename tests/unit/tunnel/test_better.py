@@ -18,6 +18,8 @@ class Path:
         self.rtt = rtt
         self.remote_addr = QUIC
         self.closed = ""
+        self.link = self
+        self.minds_loss = False
         self._answers = answers
 
     async def ping(self) -> float:
@@ -113,5 +115,18 @@ def test_with_loss_and_without_tcp_quic_is_dialed_anew(tcp: Path | None) -> None
         assert world.taken == [world.quic]
         if tcp is not None:
             assert tcp.closed
+
+    run(main())
+
+
+def test_a_path_that_bears_loss_no_better_is_not_gone_over_to() -> None:
+    """Else a session whose congestion control was chosen by hand would move for ever."""
+
+    async def main() -> None:
+        world = World(None)
+        world.quic.minds_loss = True
+        await over_loss(Path(), lambda: world.addresses, world.dial, world.take)
+        assert world.taken == []
+        assert world.quic.closed
 
     run(main())
