@@ -37,6 +37,7 @@ const usage = `usage: peer COMMAND [flags]
   quic-fetch --to MULTIADDR [--sizes N,…] [--connections N]
                                                    the same
   transport-test                                   libp2p's transport interop contract (environment)
+  hole-punch-test                                  libp2p's hole punch interop contract (environment)
   version`
 
 func main() {
@@ -47,17 +48,18 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	commands := map[string]func(context.Context, []string) error{
-		"listen":         listen,
-		"dial":           dial,
-		"relay":          relay,
-		"forward-expose": forwardExpose,
-		"forward-bind":   forwardBind,
-		"punch":          punch,
-		"check-metrics":  checkMetrics,
-		"transport-test": transportTest,
-		"quic-serve":     quicServe,
-		"quic-fetch":     quicFetch,
-		"version":        version,
+		"listen":          listen,
+		"dial":            dial,
+		"relay":           relay,
+		"forward-expose":  forwardExpose,
+		"forward-bind":    forwardBind,
+		"punch":           punch,
+		"check-metrics":   checkMetrics,
+		"transport-test":  transportTest,
+		"hole-punch-test": holePunchTest,
+		"quic-serve":      quicServe,
+		"quic-fetch":      quicFetch,
+		"version":         version,
 	}
 	command, known := commands[os.Args[1]]
 	if !known {

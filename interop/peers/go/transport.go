@@ -102,6 +102,9 @@ func transportDial(ctx context.Context, redis, key string, timeout int, modern b
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
+// errNothing is what a command says of a key that is not there, or not in time.
+var errNothing = errors.New("redis: no answer in time")
+
 // redisCommand sends one command and returns the last bulk string of its answer.
 func redisCommand(address string, timeout time.Duration, words ...string) (string, error) {
 	socket, err := net.DialTimeout("tcp", address, 10*time.Second)
@@ -128,14 +131,14 @@ func redisCommand(address string, timeout time.Duration, words ...string) (strin
 		switch kind {
 		case '-':
 			return "", errors.New("redis: " + value)
-		case ':':
+		case ':', '+':
 		case '*', '$':
 			count, err := strconv.Atoi(value)
 			if err != nil {
 				return "", err
 			}
 			if count < 0 {
-				return "", errors.New("redis: no answer in time")
+				return "", errNothing
 			}
 			if kind == '*' {
 				left += count
