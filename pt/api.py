@@ -102,6 +102,7 @@ async def expose(
     public: bool = True,
     bootstrap: str | Multiaddr | Sequence[str | Multiaddr] = (),
     punch: bool = True,
+    portmap: bool = True,
     open_protocol: bool = False,
     home: str | Path | None = None,
     on_event: Handler = _ignore,
@@ -112,7 +113,8 @@ async def expose(
     name a strong one is made: `Exposed.name`. `allow` narrows it to these peers, `listen`,
     `announce` and `relay` are multiaddrs, `relay_secret` is the relays' operator's, `lan` is mDNS,
     `public` the public libp2p DHT, `bootstrap` its peers to start from, or servers of the overlay,
-    `punch` hole punching from a relay, `home` the state directory (None: the user's own).
+    `punch` hole punching from a relay, `portmap` asking the router for port mappings, `home` the
+    state directory (None: the user's own).
     `open_protocol` speaks with the Go program, without any authentication. `on_event` gets
     `pt.tunnel.events`, on the loop; it must neither block nor raise.
 
@@ -137,6 +139,7 @@ async def expose(
         public=public,
         bootstrap=_addresses(bootstrap),
         punch=punch,
+        portmap=portmap,
         announce=_addresses(announce),
         relays=_addresses(relay),
         relay_secret=relay_secret,
@@ -208,6 +211,7 @@ async def connect(
     public: bool = True,
     bootstrap: str | Multiaddr | Sequence[str | Multiaddr] = (),
     punch: bool = True,
+    portmap: bool = True,
     open_protocol: bool = False,
     timeout: float | None = None,
     home: str | Path | None = None,
@@ -217,10 +221,10 @@ async def connect(
 
     `peer` are addresses to try besides the look-up, `relay` relays to try to reach it through,
     `pin` are the only identities to accept (none: who it was at first use; `any_exposer`: anybody
-    who proves the name), `lan`, `public`, `bootstrap` and `punch` are as in `expose`, `timeout` is
-    the seconds to find it in (None: keep looking), `home` the state directory (None: the user's
-    own). `open_protocol` speaks with the Go program, without any authentication. `on_event` gets
-    `pt.tunnel.events`, on the loop; it must neither block nor raise.
+    who proves the name), `lan`, `public`, `bootstrap`, `punch` and `portmap` are as in `expose`,
+    `timeout` is the seconds to find it in (None: keep looking), `home` the state directory (None:
+    the user's own). `open_protocol` speaks with the Go program, without any authentication.
+    `on_event` gets `pt.tunnel.events`, on the loop; it must neither block nor raise.
 
     Raises:
         NotFoundError: nobody was found under the name in time.
@@ -241,6 +245,7 @@ async def connect(
         public=public,
         bootstrap=_addresses(bootstrap),
         punch=punch,
+        portmap=portmap,
         open=open_protocol,
         timeout=timeout,
     )

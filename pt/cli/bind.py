@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 import pt
-from pt.cli.media import add_media, media_from, punches
+from pt.cli.media import add_media, maps_ports, media_from, punches
 from pt.cli.notify import Notifier
 from pt.cli.options import (
     STDIO,
@@ -123,6 +123,7 @@ def config_from(args: argparse.Namespace) -> BindConfig:
         public=media.public,
         bootstrap=media.bootstrap,
         punch=punches(args),
+        portmap=maps_ports(args) and not args.lan_only,
         once=args.once,
         timeout=args.timeout,
     )

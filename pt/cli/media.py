@@ -13,7 +13,7 @@ from pt.cli.options import addresses_from, relays_from
 from pt.errors import UsageError
 from pt.wire.multiaddr import Multiaddr
 
-__all__ = ["Media", "add_media", "media_from"]
+__all__ = ["Media", "add_media", "maps_ports", "media_from", "punches"]
 
 MAX_NETWORK_FILE: Final = 64 * 1024
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
@@ -67,6 +67,11 @@ def add_media(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="stay on the relay where only hole punching leads away from it (env PT_NO_PUNCH=1)",
     )
+    group.add_argument(
+        "--no-portmap",
+        action="store_true",
+        help="do not ask the router for port mappings (env PT_NO_PORTMAP=1)",
+    )
 
 
 def media_from(args: argparse.Namespace, environ: Mapping[str, str] | None = None) -> Media:
@@ -108,6 +113,12 @@ def punches(args: argparse.Namespace, environ: Mapping[str, str] | None = None) 
     """Whether holes may be punched."""
     env = os.environ if environ is None else environ
     return not (args.no_punch or env.get("PT_NO_PUNCH", "").lower() in _TRUE)
+
+
+def maps_ports(args: argparse.Namespace, environ: Mapping[str, str] | None = None) -> bool:
+    """Whether the gateway may be asked for port mappings."""
+    env = os.environ if environ is None else environ
+    return not (args.no_portmap or env.get("PT_NO_PORTMAP", "").lower() in _TRUE)
 
 
 def _is_dht_peer(address: Multiaddr) -> bool:

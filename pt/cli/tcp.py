@@ -6,7 +6,7 @@ import argparse
 import secrets
 
 import pt
-from pt.cli.media import add_media, media_from, punches
+from pt.cli.media import add_media, maps_ports, media_from, punches
 from pt.cli.notify import Notifier
 from pt.cli.options import (
     add_common,
@@ -110,6 +110,7 @@ def config_from(args: argparse.Namespace) -> ExposeConfig:
         public=media.public,
         bootstrap=media.bootstrap,
         punch=punches(args),
+        portmap=maps_ports(args) and not args.lan_only,
         announce=tuple(Multiaddr.parse(text) for text in args.announce),
         relays=media.relays,
         relay_secret=relay_secret_from(args.relay_secret_file) if media.relays else None,

@@ -98,7 +98,7 @@ class TextView:
                 return self._searched(event)
             case ev.Progress():
                 return self._progress(event)
-            case ev.Pinned() | ev.Reachable() | ev.Punched():
+            case ev.Pinned() | ev.Reachable() | ev.Punched() | ev.Mapped():
                 return [self._fact(event, time)]
             case ev.Connected():
                 return self._connected(event, time)
@@ -217,13 +217,16 @@ class TextView:
         text = f"{event.medium}{going} {', '.join(parts)} ({duration(event.seconds)}){cut}"
         return [Line(self.labelled("progress", text))]
 
-    def _fact(self, event: ev.Pinned | ev.Reachable | ev.Punched, time: float) -> Line:
+    def _fact(self, event: ev.Pinned | ev.Reachable | ev.Punched | ev.Mapped, time: float) -> Line:
         if isinstance(event, ev.Punched):
             text = event.detail
             if event.ok:
                 took = duration(event.seconds)
                 text = f"through both NATs in {took} ({event.strategy}): {text}"
             return Line(f"{self._time(time)}   {text}")
+        if isinstance(event, ev.Mapped):
+            text = f"{event.protocol} {event.external} by {event.service}: {event.detail}"
+            return Line(self.labelled("mapped", text))
         if isinstance(event, ev.Reachable):
             text = f"from other networks, too:  {event.bind_command}"
             return Line(self.labelled("reach", text, GREEN))

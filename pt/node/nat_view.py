@@ -65,6 +65,12 @@ class NatView:
             self.probes = Probes(udp)
         return udp
 
+    @property
+    def stun(self) -> StunClient:
+        """Asks servers from the shared port."""
+        assert self.udp
+        return self._client
+
     def _received(self, data: bytes, address: Address) -> None:
         if self.probes.received(data, address):
             return
@@ -100,7 +106,8 @@ class NatView:
         if task is not None:
             await asyncio.wait([task])
         found = await asyncio.gather(self._reflexive(), self._reflexive_tcp(tcp_port))
-        candidates = [*self._hosts(), *(each for group in found for each in group)]
+        mapped = [Candidate(Kind.MAPPED, *each) for each in self._node.mapped]
+        candidates = [*mapped, *self._hosts(), *(each for group in found for each in group)]
         return Side(facts=self._facts, candidates=tuple(dict.fromkeys(candidates)))
 
     async def close(self) -> None:

@@ -86,6 +86,8 @@ class Node:
         self.dials: Final = dials or DialLog()
         """How dials have ended, as evidence of what the network lets through."""
         self.announce: tuple[Multiaddr, ...] = ()
+        self.mapped: tuple[tuple[str, int], ...] = ()
+        """Where gateways map to our shared UDP port, public ones."""
         self.relayed: tuple[Multiaddr, ...] = ()
         """Our addresses through relays, as long as they hold a reservation for us."""
         self.prefaces: dict[int, PrefaceHandler] = {}

@@ -166,9 +166,9 @@ class Pcp:
         return self._datagrams.place
 
     async def probe(self) -> None:
-        """Ask for the epoch; see `Mapper`."""
+        """Ask for the epoch, which errors tell, too; see `Mapper`."""
         response = await self._ask(pcp.announce_request(self._place.local), pcp.ANNOUNCE)
-        if response.result:
+        if response.result not in (pcp.Result.SUCCESS, pcp.Result.UNSUPP_OPCODE):
             raise MapRefusedError(f"PCP: the gateway answers {response.why}")
 
     async def map(self, wanted: Wanted, port: int) -> Mapping:

@@ -128,6 +128,8 @@ class TunnelConfig(Facts):
 
     punch: bool = True
     """Leave a relay through both NATs (hole punching), where that is possible."""
+    portmap: bool = False
+    """Ask the gateway for port mappings; the command line and the library turn it on."""
 
     def _check(self) -> None:
         self.__dict__["name"] = _checked_name(self.name, is_open=self.open)

@@ -19,6 +19,7 @@ __all__ = [
     "Event",
     "Found",
     "LookingUp",
+    "Mapped",
     "Pinned",
     "Progress",
     "Published",
@@ -181,6 +182,21 @@ class Punched(Event):
     """From the beginning of the attempt to the path."""
     detail: str
     """Where the peer was met, or why it was not, and what would help."""
+
+
+class Mapped(Event):
+    """The router maps a port of ours, or does no more; told again when more is known of it."""
+
+    ok: bool
+    service: str
+    """PCP, NAT-PMP or UPnP."""
+    protocol: str
+    internal: str
+    external: str
+    outside: str
+    """verified: published. unverified: for hole punching alone. closed, elsewhere, carrier,
+    private: of no use, see `detail`. gone: not mapped any more."""
+    detail: str
 
 
 class Disconnected(Event):

@@ -25,6 +25,7 @@ from pt.tunnel.core.messages import PROTOCOL, PROTOCOL_PUNCH, PROTOCOL_V1, Code
 from pt.tunnel.exposer_session import ExposerSession
 from pt.tunnel.gate import Gate
 from pt.tunnel.invitation import invitation
+from pt.tunnel.limited import reservation
 from pt.tunnel.media.stores import open_dht_of, open_stores
 from pt.tunnel.naming import keys_of
 from pt.tunnel.network import Network
@@ -42,6 +43,7 @@ from pt.wire.multiaddr import Multiaddr
 if TYPE_CHECKING:
     from pt.aio.muxed import MuxedStream
     from pt.node.dcutr import Dcutr
+    from pt.tunnel.portmaps import PortMappings
     from pt.tunnel.punching import Punching
 
 __all__ = ["Exposer"]
@@ -93,6 +95,7 @@ class Exposer:
         self._reversal: Reversal | None = None
         self._punching: Punching | None = None
         self._dcutr: Dcutr | None = None
+        self._mappings: PortMappings | None = None
         self._timers: dict[bytes, asyncio.TimerHandle] = {}
         self._lost_at: dict[bytes, float] = {}
         self._sweeper: asyncio.TimerHandle | None = None
@@ -240,6 +243,8 @@ class Exposer:
                 peer_id=self.peer_id, name=self.name, strength=strength, addresses=self.addresses
             )
         )
+        if self.config.portmap:
+            self._map_ports()
         for port, answers in (await self._targets.answering()).items():
             if not answers:
                 self._emit(
@@ -298,20 +303,29 @@ class Exposer:
 
     def _on_relay(self, news: RelayNews) -> None:
         """A reservation stands, or is lost."""
-        if news.held:
-            limit = ""
-            if news.limit is not None:
-                limit = f" ({news.limit.data // 1024} KiB and {news.limit.duration} s a circuit)"
-            detail = f"{news.addresses[0]}{limit}" if news.addresses else str(news.relay)
-        elif news.given:
-            detail = f"{news.relay}: {news.detail}"
-        else:
+        event = reservation(news)
+        if event is None:
             return
-        self._emit(
-            events.Published(
-                medium="relay", ok=news.held, detail=detail, seconds=round(news.seconds, 3)
-            )
+        self._emit(event)
+        self._moved()
+        if self._mappings is not None:
+            self._mappings.recheck()
+
+    def _map_ports(self) -> None:
+        """Ask the router to let binders in."""
+        from pt.tunnel.portmaps import PortMappings  # noqa: PLC0415  # in nobody's way
+        from pt.tunnel.punching import stun_servers  # noqa: PLC0415
+
+        self._mappings = PortMappings(
+            self._node,
+            lambda: stun_servers(self._node.relayed),
+            self._emit,
+            changed=self._moved,
         )
+        self._mappings.start()
+
+    def _moved(self) -> None:
+        """Our addresses are others."""
         if self._publication is not None:
             self._publication.changed()
         if self._gate is not None:
@@ -363,7 +377,7 @@ class Exposer:
         if self._open is not None:
             self._open.close("the exposer stopped")
         parts = (self._readiness, self._publication, self._dcutr, self._reversal, self._punching)
-        for part in (*parts, self._relays, self._running, self._network):
+        for part in (*parts, self._mappings, self._relays, self._running, self._network):
             if part is not None:
                 await part.close()
         if self._hangups is not None:

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Final
 
 from pt.errors import ClosedError, LocalPortError, PtError, UsageError
 from pt.tunnel import authenticate, better, events
-from pt.tunnel.config import default_listen
+from pt.tunnel.config import TunnelConfig, default_listen
 from pt.tunnel.core.messages import PROTOCOL_LOST
+from pt.tunnel.limited import limit_warning, used_up
 from pt.tunnel.watch import PathWatch
 from pt.wire.multiaddr import Multiaddr
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from pt.tunnel.punching import Punching
     from pt.tunnel.session import BinderSession
 
-__all__ = ["Paths", "connected", "limit_warning"]
+__all__ = ["Paths", "connected"]
 
 UPGRADE_AFTER: Final = (0.0, 1.0, 3.0, 8.0, 20.0)
 """Seconds between attempts to leave a relay; then every `UPGRADE_EVERY`, and at any news."""
@@ -47,11 +48,7 @@ RACE_OVER: Final = 0.02
 RENEW_RETRY: Final = 2.0
 """Seconds until another circuit is asked for when one could not be had."""
 RENEW_TICK: Final = 0.2
-RENEW_AT: Final = 0.75
-"""Share of a limited circuit's bytes or seconds after which it is replaced."""
 LOOPBACK: Final = Multiaddr.tcp("127.0.0.1", 0)
-HOURS: Final = 7200
-"""Seconds beyond which a relay's time limit is not believed to be in seconds."""
 MAX_KNOWN: Final = 32
 """Addresses of the exposer that are remembered."""
 
@@ -67,20 +64,6 @@ def connected(connection: Connection) -> events.Connected:
     )
 
 
-def limit_warning(connection: Connection) -> str:
-    """What the user should know of a limited path."""
-    limit, pace = connection.limit, connection.link.pace
-    assert limit is not None
-    allowed = [f"{limit.data / 1024:g} KiB"] if limit.data else []
-    allowed += [f"{limit.duration} s"] if limit.duration else []
-    slow = f"; bulk goes at about {pace.rate / 1024:.1f} KiB/s" if pace is not None else ""
-    return (
-        f"the path runs through somebody's relay, which allows {' and '.join(allowed) or 'little'} "
-        f"a circuit{slow}. For full speed run pt relay on a machine that both sides reach, and "
-        "give its address with --relay"
-    )
-
-
 class Paths:
     """The paths of one session; `emit` is told each new one."""
 
@@ -92,10 +75,12 @@ class Paths:
         *,
         security: tuple[str, ...],
         emit: Callable[[events.Event], None],
-        punch: bool = True,
+        config: TunnelConfig | None = None,
     ) -> None:
         self.session = session
-        self._punches = punch
+        self._punches = config is None or config.punch
+        self._maps = config is not None and config.portmap
+        self._mapping: asyncio.Task[None] | None = None
         self._node = node
         self._security = security
         self._emit = emit
@@ -258,8 +243,13 @@ class Paths:
             self._job("upgrade", self._upgrade())
             if self._punches:
                 self._job("punch", self._punch(connection))
+            if self._maps and self._mapping is None:
+                self._mapping = self._start(self._map())
         else:
             self._stop_listening()
+            if self._mapping is not None:
+                self._mapping.cancel()
+                self._mapping = None
             if self._standby is None:
                 self._job("standby", self._make_standby())
         if connection.limited:
@@ -358,6 +348,18 @@ class Paths:
             moved=self._moved,
             wanted=lambda: self._on_relay,
             take=self._take,
+        )
+
+    async def _map(self) -> None:
+        """Ask the gateway to let the exposer in, while the session is on a relay."""
+        from pt.tunnel.portmaps import map_meanwhile  # noqa: PLC0415  # for the same reason
+        from pt.tunnel.punching import stun_servers  # noqa: PLC0415
+
+        await map_meanwhile(
+            self._node,
+            lambda: stun_servers(self.circuits),
+            self._emit,
+            changed=lambda: self.session.say_addresses(self._node.addresses),
         )
 
     @property
@@ -459,7 +461,7 @@ class Paths:
         """Replace a limited circuit before its relay ends it."""
         while not connection.closed:
             await asyncio.sleep(RENEW_TICK)
-            if not _used_up(connection):
+            if not used_up(connection):
                 continue
             try:
                 fresh = await self._circuit(self.circuits)
@@ -473,27 +475,6 @@ class Paths:
                 return
             except (PtError, OSError, TimeoutError):
                 await asyncio.sleep(RENEW_RETRY)
-
-
-def _used_up(connection: Connection) -> bool:
-    limit, pace = connection.limit, connection.link.pace
-    assert limit is not None
-    if limit.duration:
-        age = asyncio.get_running_loop().time() - connection.since
-        last = lasts(limit.duration)
-        if age > min(last * RENEW_AT, max(last - 20, last * 0.5)):
-            return True
-    if limit.data and pace is not None:
-        return pace.left < limit.data * (1 - RENEW_AT)
-    return False
-
-
-def lasts(duration: int) -> float:
-    """Seconds that a circuit lasts whose relay says `duration`: js-libp2p says milliseconds.
-
-    What would be hours is therefore taken for less, and replaced too early at the worst.
-    """
-    return duration if duration <= HOURS else max(60.0, duration / 1000)
 
 
 def _relay_of(address: Multiaddr) -> bytes | None:

@@ -424,7 +424,7 @@ class Reach:
             addresses,
             security=self._security,
             emit=self._emit,
-            punch=self.config.punch,
+            config=self.config,
         )
         self._paths.announce(connection)
         session.attach(connection, stream.stream, stream.take_buffered())

@@ -55,7 +55,16 @@ def _parse(line: bytes) -> Event:
 class PtProcess:
     """A running `pt … --json`: its events as they come, its log, its end."""
 
-    def __init__(self, host: Host, argv: Sequence[str], home: Path, log: Path, stdin: int) -> None:
+    def __init__(
+        self,
+        host: Host,
+        argv: Sequence[str],
+        home: Path,
+        log: Path,
+        stdin: int,
+        *,
+        maps: bool = False,
+    ) -> None:
         self.host = host
         self.argv = list(argv)
         self.log_path = log
@@ -68,6 +77,8 @@ class PtProcess:
         env |= {k: v for k, v in os.environ.items() if k == "PT_QUIC_ENGINE"}
         env |= {"PT_HOME": str(home), "PYTHONUNBUFFERED": "1", "HOME": str(home.parent)}
         env |= {"PT_NO_PUBLIC": "1"}  # --bootstrap says otherwise
+        if not maps:
+            env |= {"PT_NO_PORTMAP": "1"}
         with log.open("wb") as err:
             self.process = host.popen(
                 [str(PT), *argv], stdin=stdin, stdout=subprocess.PIPE, stderr=err, env=env
@@ -186,6 +197,9 @@ class Rig:
         self.processes: list[PtProcess] = []
         self._stack = contextlib.ExitStack()
 
+    maps = False
+    """Whether gateways are asked for port mappings."""
+
     def close(self) -> None:
         self._stack.close()
 
@@ -203,7 +217,7 @@ class Rig:
     ) -> PtProcess:
         where = self.home(home) if isinstance(home, str) else home
         log = self.tmp / f"pt-{len(self.processes)}.log"
-        process = PtProcess(host or self.b, argv, where, log, stdin)
+        process = PtProcess(host or self.b, argv, where, log, stdin, maps=self.maps)
         self.processes.append(process)
         return process
 

@@ -155,9 +155,15 @@ class Box:
         self._table.expire(now)
         key = (protocol, internal, "leased")
         binding = self._table.find(key)
+        if binding is None and not lifetime:
+            return 0
+        if (
+            binding is None and self.spec.mapping == "eim"
+        ):  # what stands is granted (RFC 6887, 11.3)
+            binding = self._table.find(self.key(protocol, internal, (b"", 0)))
+            if binding is not None:
+                self._table.alias(key, binding)
         if binding is None:
-            if not lifetime:
-                return 0
             address = self._outer_address(internal[0])
             external = (address, wanted or internal[1])
             if self._table.at(protocol, external):

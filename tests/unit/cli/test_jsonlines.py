@@ -31,6 +31,10 @@ SCHEMA_1 = {
     "searched": {"medium": str, "ok": bool, "detail": str, "seconds": float},
     "found": {"peer_id": str, "medium": str, "addresses": list, "seconds": float},
     "punched": {"ok": bool, "strategy": str, "seconds": float, "detail": str},
+    "mapped": {
+        "ok": bool, "service": str, "protocol": str, "internal": str, "external": str,
+        "outside": str, "detail": str,
+    },
     "pinned": {"peer_id": str},
     "connected": {"peer_id": str, "path": str, "address": str, "rtt": float, "suite": str},
     "disconnected": {"peer_id": str, "reason": str},

@@ -107,6 +107,18 @@ def test_refusals_name_the_result(service):
     run(main())
 
 
+def test_a_gateway_of_pcp_need_not_know_its_announcements():
+    async def main():
+        async with gateway() as (fake, mappers):
+            fake.result = 4
+            await mappers[Service.PCP].probe()
+            fake.result = 1
+            with pytest.raises(MapRefusedError, match="UNSUPP_VERSION"):
+                await mappers[Service.PCP].probe()
+
+    run(main())
+
+
 def test_a_gateway_of_nat_pmp_alone_says_so_to_pcp():
     async def main():
         async with gateway() as (fake, mappers):

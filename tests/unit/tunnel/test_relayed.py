@@ -23,6 +23,7 @@ from pt.tunnel import paths as paths_module
 from pt.tunnel.binder import Binder
 from pt.tunnel.config import BindConfig, ExposeConfig, Forward, Service
 from pt.tunnel.exposer import Exposer
+from pt.tunnel.limited import lasts
 from pt.tunnel.paths import Paths
 from pt.wire.multiaddr import Multiaddr
 
@@ -337,7 +338,7 @@ def test_bulk_over_limited_circuits_is_slow_and_exact(
     [(120, 120), (3600, 3600), (120_000, 120), (10_800, 60), (4_294_967_295, 4_294_967)],
 )
 def test_a_time_limit_in_milliseconds_is_recognised(said: int, meant: float) -> None:
-    assert int(paths_module.lasts(said)) == meant
+    assert int(lasts(said)) == meant
 
 
 def test_a_move_that_the_exposer_made_and_we_missed_is_taken_back(

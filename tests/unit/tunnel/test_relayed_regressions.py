@@ -168,7 +168,7 @@ def test_a_fresh_circuit_is_closed_when_the_exposer_forgot_the_session(
             await w.bind(await w.expose(relay))
             monkeypatch.setattr(Paths, "_circuit", note)
             monkeypatch.setattr(Paths, "move", forgotten)
-            monkeypatch.setattr(paths_module, "_used_up", lambda _: True)
+            monkeypatch.setattr(paths_module, "used_up", lambda _: True)
             await until(lambda: fresh)
             await until(lambda: fresh[0].closed)
 

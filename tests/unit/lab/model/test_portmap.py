@@ -83,6 +83,22 @@ def test_a_taken_port_and_a_long_lifetime() -> None:
     assert lifetime == portmap.MAX_LIFETIME
 
 
+def test_a_mapping_that_traffic_has_made_is_the_one_that_is_granted() -> None:
+    net = Net(a="eim-apdf-random,pmp=on")
+    ((_, _, out),) = net.send("a", udp((net.address("a"), 4000), (net.address("s2"), 9)))
+    assert not reaches_from_elsewhere(net, out.sport)
+    answer = ask(net, pmp(1, 4000, 5000, 600))
+    assert struct.unpack_from(">HHI", answer, 8) == (4000, out.sport, 600)
+    assert reaches_from_elsewhere(net, out.sport)
+    ask(net, pmp(1, 4000, 0, 0))
+    assert not reaches_from_elsewhere(net, out.sport)
+
+
+def reaches_from_elsewhere(net: Net, port: int) -> bool:
+    got = net.udp("s1", 77, (OUTER, port))
+    return [(host, packet.dport) for _, host, packet in got] == [("a", 4000)]
+
+
 @pytest.mark.parametrize("protocol", [UDP, TCP])
 def test_pcp(protocol) -> None:
     net = Net(a="symmetric,pmp=pcp")

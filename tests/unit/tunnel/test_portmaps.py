@@ -1,0 +1,175 @@
+"""Who is told of mappings; with a fake gateway and a node that has only what it takes."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+
+import pytest
+
+from pt.node import portmap
+from pt.node.portmap import PortMapper
+from pt.portmap.mapping import Wanted
+from pt.trace import NO_TRACE
+from pt.tunnel import portmaps
+from pt.tunnel.portmaps import PortMappings, map_meanwhile, wanted_of
+from pt.wire.multiaddr import Multiaddr
+from pt.wire.nat_facts import Protocol
+from tests.unit.portmap.fake import FakeGateway
+
+GIVEN = Multiaddr.tcp("11.7.0.1", 1)
+
+
+class Quic:
+    udp = None
+
+
+class Node:
+    def __init__(self):
+        self.quic = Quic()
+        self.points = [("0.0.0.0", 4001), ("127.0.0.1", 1)]
+        self.announce = (GIVEN,)
+        self.mapped = ()
+        self.tracer = NO_TRACE
+        self.connections = []
+        self.on_identified = []
+
+    def meet(self, host, port):
+        """A peer out there says where it sees our TCP port."""
+        made = SimpleNamespace(
+            path="direct/tcp",
+            identified=SimpleNamespace(observed=Multiaddr.tcp(host, port)),
+            relay=None,
+            remote_addr=Multiaddr.tcp("11.1.0.1", 4001),
+        )
+        self.connections = [made]
+        for each in self.on_identified:
+            each(made)
+
+
+class World:
+    def __init__(self, fake):
+        self.fake = fake
+        self.node = Node()
+        self.events = []
+        self.changes = 0
+
+    def changed(self):
+        self.changes += 1
+
+    def make(self):
+        return PortMappings(self.node, list, self.events.append, changed=self.changed)
+
+    async def told(self, outside):
+        async with asyncio.timeout(5):
+            while not self.events or self.events[-1].outside != outside:
+                await asyncio.sleep(0.01)
+        return self.events[-1]
+
+
+@asynccontextmanager
+async def world(monkeypatch):
+    monkeypatch.setattr(portmap, "LOOK", 0.02)
+    monkeypatch.setattr(portmap, "CHECK", 0.05)
+    monkeypatch.setattr(portmaps, "PAUSE", 0.01)
+    async with FakeGateway() as fake:
+        fake.speaks = {"pcp"}
+
+        def mapper(*args, **kwargs):
+            return PortMapper(*args, places=lambda: [fake.place], **kwargs)
+
+        monkeypatch.setattr(portmaps, "PortMapper", mapper)
+        yield World(fake)
+
+
+def test_a_mapping_is_announced_when_a_peer_has_seen_us_there_and_withdrawn(monkeypatch):
+    async def main():
+        async with world(monkeypatch) as here:
+            mappings = here.make()
+            mappings.start()
+            event = await here.told("unverified")
+            assert (event.ok, event.service, event.protocol) == (True, "PCP", "tcp")
+            assert here.node.announce == (GIVEN,)
+            host, port = event.external.split(":")
+            here.node.meet(host, int(port))
+            await here.told("verified")
+            assert here.node.announce == (GIVEN, Multiaddr.tcp(host, int(port)))
+            assert here.changes == 1
+            await mappings.close()
+            assert here.node.announce == (GIVEN,)
+            assert not here.fake.mapped
+            assert not here.node.on_identified
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("external", "outside"), [("100.64.0.7", "carrier"), ("10.0.0.7", "private")]
+)
+def test_what_is_not_public_is_told_and_never_announced(monkeypatch, external, outside):
+    async def main():
+        async with world(monkeypatch) as here:
+            here.fake.external = external
+            mappings = here.make()
+            mappings.start()
+            event = await here.told(outside)
+            here.node.meet(*event.external.split(":"))
+            await asyncio.sleep(0.1)
+            assert here.node.announce == (GIVEN,)
+            assert len(here.events) == 1
+            await mappings.close()
+
+    asyncio.run(main())
+
+
+def test_another_nat_behind_the_router_is_noticed(monkeypatch):
+    async def main():
+        async with world(monkeypatch) as here:
+            mappings = here.make()
+            mappings.start()
+            await here.told("unverified")
+            here.node.meet("11.99.0.1", 4001)
+            assert "another NAT" in (await here.told("elsewhere")).detail
+            assert here.node.announce == (GIVEN,)
+            await mappings.close()
+
+    asyncio.run(main())
+
+
+def test_a_port_that_is_closed_is_not_mapped_any_more(monkeypatch):
+    async def main():
+        async with world(monkeypatch) as here:
+            mappings = here.make()
+            mappings.start()
+            await here.told("unverified")
+            here.node.points = []
+            event = await here.told("gone")
+            assert not event.ok
+            await mappings.close()
+
+    asyncio.run(main())
+
+
+def test_mapping_for_as_long_as_it_is_wanted(monkeypatch):
+    async def main():
+        async with world(monkeypatch) as here:
+            job = map_meanwhile(here.node, list, here.events.append, changed=here.changed)
+            task = asyncio.get_running_loop().create_task(job)
+            await here.told("unverified")
+            assert here.fake.mapped
+            task.cancel()
+            await asyncio.wait([task])
+            assert not here.fake.mapped
+
+    asyncio.run(main())
+
+
+def test_what_is_wanted():
+    node = Node()
+    assert wanted_of(node) == [Wanted(Protocol.TCP, 4001)]
+    node.quic.udp = SimpleNamespace(addresses=[("0.0.0.0", 4002), ("::", 4002)])
+    assert wanted_of(node) == [Wanted(Protocol.UDP, 4002), Wanted(Protocol.TCP, 4001)]
+    node.points = [("127.0.0.1", 4001), ("::1", 4001)]
+    node.quic.udp = SimpleNamespace(addresses=[("127.0.0.1", 4002)])
+    assert wanted_of(node) == []
