@@ -114,8 +114,9 @@ def test_a_binder_finds_the_mapped_address_by_the_name_alone(rig: LabRig) -> Non
     mapped(exposer, "verified")
     exposer.wait("published", medium="overlay", ok=True, count=2)
     binder = rig.bind("--port", "0", "--no-lan", "--relay", relay, home="b-name")
-    where = binder.wait("connected", path="direct/quic")
-    assert str(where["address"]).startswith(f"/ip4/{OUTSIDE}/udp/")
+    where = binder.wait("connected")  # whichever of both ports was in the record by then
+    assert str(where["path"]).startswith("direct/")
+    assert str(where["address"]).startswith(f"/ip4/{OUTSIDE}/")
     with rig.dial(local_port(binder)) as client:
         ask_echo(client, b"found by its name")
     rig.stop(exposer)

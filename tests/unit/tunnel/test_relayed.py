@@ -116,7 +116,13 @@ class World:
         circuits = tuple(each for each in exposer.addresses if each.is_circuit)
         assert circuits
         binder = Binder(
-            BindConfig(name=NAME, forwards=(Forward(local_port=0),), lan=False, peers=circuits),
+            BindConfig(
+                name=NAME,
+                forwards=(Forward(local_port=0),),
+                lan=False,
+                peers=circuits,
+                punch=False,  # which takes ports on all interfaces
+            ),
             StateDir(self.tmp / "binder"),
             self.binder_said,
         )
