@@ -343,16 +343,12 @@ def test_a_further_connection_that_nobody_uses_is_closed(
 
     async def main() -> None:
         async with pair(TCP, QUIC) as (a, b):
-            gone = asyncio.Event()
-
-            def watch(connection: Connection) -> None:
-                connection.on_close.append(lambda _: gone.set())
-
-            a.node.on_connection.append(watch)
             say(b, PROTOCOL)
             async with asyncio.timeout(10):
                 await asyncio.gather(a.direct, b.direct)
-                await gone.wait()
+                # Whether both transports got through depends on who was faster; one is left.
+                while len([each for each in a.node.connections if each.relay is None]) != 1:
+                    await asyncio.sleep(0.01)
             assert direct_of(a.node, b.node.peer_id) is not None
 
     asyncio.run(main())
