@@ -155,7 +155,7 @@ def test_the_end_of_the_reader_does_not_end_the_tunnel(rig: Rig) -> None:
     assert exposer.stdout is not None
     ready = next(line for line in exposer.stdout if b'"ready"' in line)
     exposer.stdout.close()
-    (address,) = [a for a in json.loads(ready)["addresses"] if f"/ip4/{rig.a.ip}/" in a]
+    (address,) = [a for a in json.loads(ready)["addresses"] if f"/ip4/{rig.a.ip}/tcp/" in a]
     rig.bind("--port", "0", to=address)  # makes the exposer write
     exposer.send_signal(signal.SIGTERM)
     _, log = exposer.communicate(timeout=30)

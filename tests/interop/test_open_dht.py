@@ -137,7 +137,10 @@ def test_a_go_binder_finds_our_exposer_behind_a_nat(lab: Lab) -> None:
     exposer = lab.expose("behind", *secret, host=lab.rig.a)
     exposer.wait("published", medium="amino", ok=True)
     found = through_go(lab, "behind", exposer)
-    assert [f"{relay.address}/p2p-circuit"] == found["addresses"]
+    addresses = found["addresses"]
+    assert isinstance(addresses, list)
+    assert f"{relay.address}/p2p-circuit" in addresses
+    assert all(str(each).endswith("/p2p-circuit") for each in addresses)
 
 
 def test_we_find_a_go_exposer_among_dead_ones(lab: Lab) -> None:
