@@ -22,7 +22,7 @@ from bench import measure, report
 from bench.load import Marked, build
 from bench.report import Target
 from bench.rows import SERVICE_PORT, Forwarder, Go, Pt
-from bench.run import PATIENCE, PINNED, Bench, lan, serve
+from bench.run import PINNED, Bench, lan, serve
 from pt.lab.link import Link, Shape
 from pt.lab.netns import unavailable
 from pt.quic.select import factories
@@ -281,6 +281,7 @@ def main() -> int:
     parser.add_argument("--only", action="append", choices=PARTS, help="measure only this part")
     parser.add_argument("--row", action="append", default=[], help="measure only this row")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="where to write")
+    parser.add_argument("--patience", type=float, help="seconds to wait in all for calm moments")
     args = parser.parse_args()
     if why := unavailable():
         print(f"bench: cannot run here: {why}", file=sys.stderr)
@@ -289,7 +290,8 @@ def main() -> int:
     parts = args.only or PARTS
     rounds = args.rounds or (1 if args.quick else 5)
     bench = QuicBench(args.quick, args.row)
-    bench.calm.patience = 0.0 if args.quick else PATIENCE
+    if args.patience is not None:
+        bench.calm.patience = args.patience
     facts = report.facts(rounds=rounds, pinned=PINNED, wan=LINKS["loss"])
     facts["command"] = " ".join(["python", "-m", "bench.quic", *sys.argv[1:]])
     facts["load_average"] = [round(value, 1) for value in os.getloadavg()]

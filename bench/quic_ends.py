@@ -22,6 +22,7 @@ from interop.quic.stock import Connection, configuration, say
 
 BLOCK = 128 * 1024
 WAITING = 1 << 20
+KEEP_ALIVE = 10.0
 UNKNOWN_OPTION = 9999
 """No kernel has this UDP option."""
 
@@ -99,8 +100,10 @@ async def bind(to: str, listen: str) -> None:
         async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await both((reader, writer), await protocol.create_stream(), protocol)
 
-        async with await asyncio.start_server(handle, host, int(port)) as server:
-            await server.serve_forever()
+        async with await asyncio.start_server(handle, host, int(port)):
+            while True:  # it has no keep-alive
+                await asyncio.sleep(KEEP_ALIVE)
+                await protocol.ping()
 
 
 def plain(arguments: list[str]) -> int:
