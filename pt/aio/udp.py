@@ -43,7 +43,9 @@ MAX_TRAIN: Final = 65_535
 MAX_WAITING: Final = 256
 """Trains kept for a full socket; more are dropped, as by any network."""
 _DRAIN: Final = 64  # datagrams of one turn of the loop
-_DRAIN_TRAINS: Final = 16  # reads of one turn, with up to 64 KiB each
+_TURN: Final = 256  # datagrams of one turn that come one by one,
+_TRAIN_COST: Final = 16  # of which a train, of up to 64 KiB, counts for so many
+_JOINED: Final = 44  # datagrams put together
 _SOL_UDP: Final = 17  # linux/udp.h
 _UDP_SEGMENT: Final = 103
 _UDP_GRO: Final = 104
@@ -317,34 +319,65 @@ class UdpPort:
                 self._drained()
 
     def _read_datagrams(self, sock: socket.socket) -> None:
-        trains = self._trains
+        if self._trains is not None:
+            self._read_trains(sock, self._trains)
+            return
         noted = sock in self._noted
-        got = False
-        for _ in range(_DRAIN if trains is None else _DRAIN_TRAINS):
+        for _ in range(_DRAIN):
             try:
-                data, control, _, name = sock.recvmsg(
-                    MAX_DATAGRAM if trains is None else MAX_TRAIN, 128
-                )
+                data, control, _, name = sock.recvmsg(MAX_DATAGRAM, 128)
             except BlockingIOError:
-                if not got and trains is not None:
-                    self._read_errors(sock)
                 break
             except OSError:  # the kernel's word that nobody listens at an address we wrote to
                 continue
-            got = True
             addr = (name[0].partition("%")[0], name[1])
             if noted:
                 self._note(addr, sock, control)
-            if trains is not None:
-                size = len(data)
-                for level, kind, value in control:
-                    if level == _SOL_UDP and kind == _UDP_GRO:
-                        (size,) = _GRO_SIZE.unpack(value[: _GRO_SIZE.size])
-                trains(data, size or 1, addr)
-            elif self.received is not None:
+            if self.received is not None:
                 self.received(data, addr)
             if self._closed:
                 return
+
+    def _read_trains(self, sock: socket.socket, trains: Trains) -> None:
+        """Read until a turn is over; what comes one by one from one address is put together."""
+        noted = sock in self._noted
+        single: list[bytes] = []
+        size, source, spent = 0, None, 0
+        while spent < _TURN:
+            try:
+                data, control, _, name = sock.recvmsg(MAX_TRAIN, 128)
+            except BlockingIOError:
+                if not spent:
+                    self._read_errors(sock)
+                break
+            except OSError:  # as above
+                spent += 1
+                continue
+            addr = (name[0].partition("%")[0], name[1])
+            if noted:
+                self._note(addr, sock, control)
+            length = each = len(data)
+            for level, kind, value in control:
+                if level == _SOL_UDP and kind == _UDP_GRO:
+                    (each,) = _GRO_SIZE.unpack(value[: _GRO_SIZE.size])
+            joins = bool(single) and addr == source and length <= size == len(single[-1])
+            if single and not (joins and length == each and len(single) < _JOINED):
+                trains(b"".join(single), size, source or addr)
+                single = []
+                if self._closed:
+                    return
+            if length > each:
+                spent += _TRAIN_COST
+                trains(data, each, addr)
+                if self._closed:
+                    return
+                continue
+            spent += 1
+            if not single:
+                size, source = length or 1, addr
+            single.append(data)
+        if single and source is not None and not self._closed:
+            trains(b"".join(single), size, source)
 
     def _read_errors(self, sock: socket.socket) -> None:
         """Hand on what the network said of datagrams of ours."""

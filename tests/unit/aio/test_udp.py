@@ -381,3 +381,25 @@ def test_datagrams_that_are_too_long_for_a_while_cost_no_offload() -> None:
 
     with Lan(hosts=2) as lan:
         asyncio.run(main(lan))
+
+
+def test_what_comes_one_by_one_is_put_together() -> None:
+    """As far as it is of one address and one size; order and sizes stay."""
+
+    async def main() -> None:
+        theirs = UdpPort(HERE)
+        reads = Reads(theirs)
+        one, two = Asker(), Asker()
+        sent = [b"a" * 100] * 3 + [b"b" * 40] + [b"c" * 100] * 2 + [b"d" * 120] + [b"e" * 120] * 60
+        for datagram in sent:
+            one.sock.sendto(datagram, theirs.address)
+        two.sock.sendto(b"f" * 120, theirs.address)
+        await reads.wait(len(sent) + 1)
+        assert reads.got == [*sent, b"f" * 120]
+        assert reads.sizes == [100, 100, 120, 120, 120]
+        assert reads.turns == 1
+        theirs.close()
+        one.close()
+        two.close()
+
+    asyncio.run(main())
