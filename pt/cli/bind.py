@@ -11,6 +11,7 @@ from pt.cli.options import (
     STDIO,
     add_common,
     add_identity,
+    add_peer,
     add_relay,
     configure_logging,
     parse_forward,
@@ -51,14 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_identity(parser)
     group = parser.add_argument_group("network")
-    group.add_argument(
-        "--peer",
-        metavar="MULTIADDR",
-        nargs="+",
-        action="extend",
-        default=[],
-        help="try this address of the other side, as its READY lines print it (env PT_PEER)",
-    )
+    add_peer(group)
     add_relay(group)
     group.add_argument(
         "--pin",

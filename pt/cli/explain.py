@@ -13,6 +13,7 @@ from pt.cli.jsonlines import dumps
 from pt.cli.media import add_media, media_from, punches
 from pt.cli.options import (
     add_identity,
+    add_peer,
     add_relay,
     configure_logging,
     peers_from,
@@ -40,14 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_identity(parser, with_open=False)
     group = parser.add_argument_group("network")
-    group.add_argument(
-        "--peer",
-        metavar="MULTIADDR",
-        nargs="+",
-        action="extend",
-        default=[],
-        help="try this address of the other side, as its READY lines print it (env PT_PEER)",
-    )
+    add_peer(group)
     add_relay(group)
     group.add_argument(
         "--timeout",

@@ -26,6 +26,7 @@ __all__ = [
     "add_common",
     "add_general",
     "add_identity",
+    "add_peer",
     "add_relay",
     "addresses_from",
     "configure_logging",
@@ -247,6 +248,18 @@ def addresses_from(
     if not texts:
         texts = env.get(variable, "").replace(",", " ").split()
     return tuple(Multiaddr.parse(text) for text in texts)
+
+
+def add_peer(parser: argparse._ArgumentGroup) -> None:
+    """Declare how addresses of the other side are given."""
+    parser.add_argument(
+        "--peer",
+        metavar="MULTIADDR",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="try this address of the other side, as its READY lines print it (env PT_PEER)",
+    )
 
 
 def add_relay(parser: argparse._ArgumentGroup) -> None:
