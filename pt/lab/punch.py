@@ -22,9 +22,9 @@ from typing import Any, Final
 
 from pt.aio.udp import Address, UdpPort
 from pt.errors import ClosedError, PtError
+from pt.node.nat_view import sample_from
 from pt.punch import Budget, Candidate, Kind, Plan, Side, Strategy
 from pt.punch.aio import Conversation, Local, Probes, PunchError
-from pt.stun.aio import StunClient
 from pt.trace import Tracer
 from pt.wire.nat_facts import Allocation, Dependence, NatFacts, Protocol
 
@@ -106,22 +106,6 @@ def places(text: str) -> list[Address]:
     return found
 
 
-async def ask(server: Address, port: UdpPort) -> Address | None:
-    """Return how a STUN server sees a port, None if it does not answer."""
-    client = StunClient(port.send)
-
-    def received(data: bytes, source: Address) -> None:
-        client.received(data, source)
-
-    port.received = received
-    try:
-        return (await client.binding(server)).mapped
-    except (PtError, TimeoutError):
-        return None
-    finally:
-        client.close()
-
-
 def tcp_candidate(reflector: Address) -> tuple[int, Address] | None:
     """Return a TCP port of ours and how a server sees it, None if it cannot be reached."""
     with socket.socket() as sock:
@@ -173,7 +157,7 @@ async def candidates_of(
     facts: list[NatFacts] = []
     if env.get("PT_LAB_FACTS6", "null") != "null":
         facts.append(read_facts(env["PT_LAB_FACTS6"], Protocol.UDP, None))
-    seen = await ask(server, port)
+    seen = await sample_from(port, server)
     if seen is not None:
         found.append(Candidate(Kind.REFLEXIVE, *seen))
     external = seen[0] if seen is not None else None
@@ -212,7 +196,7 @@ async def punch(env: Mapping[str, str]) -> None:
         probes=probes,
         secret=SECRET,
         rtt=max(float(env["PT_LAB_RTT"]), 0.001),
-        ask=functools.partial(ask, server) if server is not None else None,
+        ask=functools.partial(sample_from, server=server) if server is not None else None,
         tcp_port=tcp_port,
         tracer=Tracer(trace, time.monotonic, time.time()),
     )
