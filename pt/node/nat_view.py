@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from pt.aio.udp import Address, UdpPort
-from pt.errors import LocalPortError, PtError
+from pt.errors import PtError
+from pt.node.interfaces import expand
 from pt.node.nat_tcp import discover_tcp
 from pt.punch.aio import Probes
 from pt.punch.candidates import Candidate, Kind, Side
@@ -174,8 +175,6 @@ class NatView:
     # --- candidates ----------------------------------------------------------------------------
 
     def _interfaces(self) -> list[str]:
-        from pt.node.interfaces import expand  # noqa: PLC0415
-
         return [*expand("0.0.0.0"), *expand("::")]
 
     def _hosts(self) -> list[Candidate]:
@@ -240,5 +239,5 @@ def free_tcp_port() -> int | None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind(("0.0.0.0", 0))
             return int(sock.getsockname()[1])
-    except (OSError, LocalPortError):
+    except OSError:
         return None
