@@ -49,14 +49,16 @@ async def to_tcp(
     """Try TCP now and then; ends when the session has moved."""
     for pause in chain(TCP_AFTER, repeat(TCP_EVERY)):
         await asyncio.sleep(pause)
-        wanted = [each for each in addresses() if each.transport == "tcp"]
-        if wanted and await _try_tcp(current, wanted, dial, take):
+        if await _try_tcp(current, addresses(), dial, take):
             return
 
 
 async def _try_tcp(current: Connection, addresses: list[Multiaddr], dial: Dial, take: Take) -> bool:
+    wanted = [each for each in addresses if each.transport == "tcp"]
+    if not wanted:
+        return False
     try:
-        fresh = await dial(addresses, TCP_TIMEOUT)
+        fresh = await dial(wanted, TCP_TIMEOUT)
     except (PtError, OSError, TimeoutError):
         return False
     try:
@@ -78,8 +80,7 @@ async def over_loss(
 ) -> None:
     """The path loses packets: go on over TCP if that gets through, else over QUIC anew."""
     await asyncio.sleep(SETTLE + 2 * min(current.rtt or 0.1, 1.0))
-    wanted = [each for each in addresses() if each.transport == "tcp"]
-    if wanted and await _try_tcp(current, wanted, dial, take):
+    if await _try_tcp(current, addresses(), dial, take):
         return
     try:
         fresh = await dial([current.remote_addr], QUIC_TIMEOUT)
