@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
@@ -18,7 +18,6 @@ from pt.multistream.negotiation import UnsupportedError
 from pt.node.nat_view import NatView, free_tcp_port
 from pt.node.route import Route
 from pt.punch.aio import Conversation, Direct, Local, PunchError
-from pt.punch.candidates import Side
 from pt.punch.upkeep import Attempts
 from pt.tunnel import events
 from pt.tunnel.core.messages import PROTOCOL_PUNCH
@@ -77,21 +76,12 @@ class Punching:
             PtError, TimeoutError: something broke on the way.
 
         """
-        tcp_port = free_tcp_port()
-        side = await self.view.side(tcp_port)
+        local = await self._local(relayed, secret)
         stream = await relayed.open_stream((PROTOCOL_PUNCH,), limited=True)
-        local = self._local(relayed, secret, side, tcp_port)
-        try:
-            async with (
-                asyncio.timeout(PATIENCE),
-                Conversation(stream, local, controlling=True) as talk,
-            ):
-                direct = await talk.punch(attempt)
-                async with asyncio.timeout(CONNECT):
-                    connection = await self._connect(direct, relayed)
-        except PunchError as error:
-            self._emit(events.Punched(ok=False, strategy="", seconds=0.0, detail=str(error)))
-            raise
+        async with self._talk(stream, local, controlling=True) as talk:
+            direct = await talk.punch(attempt)
+            async with asyncio.timeout(CONNECT):
+                connection = await self._connect(direct, relayed)
         self._tell(direct, connection)
         return connection
 
@@ -117,9 +107,12 @@ class Punching:
             direct.tcp.close()
             raise
 
-    def _local(self, relayed: Connection, secret: bytes, side: Side, tcp_port: int | None) -> Local:
+    # --- either side ---------------------------------------------------------------------------
+
+    async def _local(self, relayed: Connection, secret: bytes) -> Local:
+        tcp_port = free_tcp_port()
         return Local(
-            side=side,
+            side=await self.view.side(tcp_port),
             probes=self.view.probes,
             secret=secret,
             rtt=relayed.rtt or DEFAULT_RTT,
@@ -127,6 +120,20 @@ class Punching:
             tcp_port=tcp_port,
             tracer=self._node.tracer,
         )
+
+    @contextlib.asynccontextmanager
+    async def _talk(
+        self, stream: MuxedStream, local: Local, *, controlling: bool
+    ) -> AsyncIterator[Conversation]:
+        try:
+            async with (
+                asyncio.timeout(PATIENCE),
+                Conversation(stream, local, controlling=controlling) as talk,
+            ):
+                yield talk
+        except PunchError as error:
+            self._emit(events.Punched(ok=False, strategy="", seconds=0.0, detail=str(error)))
+            raise
 
     # --- the exposer ---------------------------------------------------------------------------
 
@@ -142,22 +149,14 @@ class Punching:
             raise ClosedError("too many attempts at a time")
         self._serving += 1
         try:
-            tcp_port = free_tcp_port()
-            side = await self.view.side(tcp_port)
-            local = self._local(relayed, secret, side, tcp_port)
-            async with (
-                asyncio.timeout(PATIENCE),
-                Conversation(stream, local, controlling=False) as talk,
-            ):
+            local = await self._local(relayed, secret)
+            async with self._talk(stream, local, controlling=False) as talk:
                 direct = await talk.punch()
                 if direct.tcp is not None:
                     async with asyncio.timeout(CONNECT):
                         await self._adopt(direct, relayed, initiator=False)
                 elif direct.port is not None:
                     self._node.quic.accept_at(direct.port)
-        except PunchError as error:
-            self._emit(events.Punched(ok=False, strategy="", seconds=0.0, detail=str(error)))
-            raise
         finally:
             self._serving -= 1
         self._tell(direct, None)
