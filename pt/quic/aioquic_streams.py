@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import cast
+from typing import Final, cast
 
 from aioquic.quic.congestion.base import (
     QuicCongestionControlFactory,
@@ -14,9 +14,12 @@ from aioquic.quic.packet_builder import QuicDeliveryState, QuicSentPacket
 from aioquic.quic.recovery import QuicPacketPacer, QuicPacketRecovery, QuicPacketSpace
 from aioquic.quic.stream import QuicStream, QuicStreamSender
 
-from pt.quic.bbr import Bbr
+from pt.quic.bbr import BURST_TIME, Bbr
 
 __all__ = ["Pacer", "Recovery", "Sender", "Streams", "busy"]
+
+MAX_BURST: Final = 128 * 1024
+"""Bytes that go out at once at most, after a sleep."""
 
 
 class Sender(QuicStreamSender):
@@ -55,7 +58,7 @@ register_congestion_control("bbr", cast(QuicCongestionControlFactory, Bbr))
 
 
 class Pacer(QuicPacketPacer):
-    """Takes the rate from a controller that has one."""
+    """Takes the rate from a controller that has one, and knows of timers that are late."""
 
     def __init__(self, controller: object, *, max_datagram_size: int) -> None:
         super().__init__(max_datagram_size=max_datagram_size)
@@ -68,6 +71,10 @@ class Pacer(QuicPacketPacer):
             super().update_rate(congestion_window, smoothed_rtt)
         else:  # as if the window went out in one round trip
             super().update_rate(max(1, int(rate * smoothed_rtt)), smoothed_rtt)
+        # What a sleep has missed may be made up for: timers are late by a millisecond and more.
+        size = self._max_datagram_size
+        assert self.packet_time is not None
+        self.bucket_max = max(self.bucket_max, min(BURST_TIME, MAX_BURST / size * self.packet_time))
 
 
 class Recovery(QuicPacketRecovery):

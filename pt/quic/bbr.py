@@ -17,7 +17,7 @@ from enum import Enum
 from math import inf, isfinite
 from typing import Final, NamedTuple, Protocol
 
-__all__ = ["Bbr", "Packet"]
+__all__ = ["BURST_TIME", "Bbr", "Packet"]
 
 HIGH_GAIN: Final = 2.885
 """2 / ln 2: doubles the rate each round trip."""
@@ -27,6 +27,8 @@ WINDOW_GAIN: Final = 2.0
 BANDWIDTH_ROUNDS: Final = 10
 DELAY_LIFETIME: Final = 10.0
 PROBE_DELAY_TIME: Final = 0.2
+BURST_TIME: Final = 0.002
+"""Seconds' worth of bytes that may leave at once, and be acknowledged at once."""
 MIN_PACKETS: Final = 4
 INITIAL_PACKETS: Final = 10
 _FULL_GROWTH: Final = 1.25
@@ -246,7 +248,9 @@ class Bbr:
 
     def _set_window(self, acked: int) -> None:
         few = MIN_PACKETS * self._max_datagram_size
-        target = int(self._window_gain * self._product()) + 3 * self._max_datagram_size
+        # Three bursts: one being built, one on its way, one being acknowledged.
+        burst = max(self._max_datagram_size, int(self.bandwidth * BURST_TIME))
+        target = int(self._window_gain * self._product()) + 3 * burst
         if self._is_full:
             self.congestion_window = min(self.congestion_window + acked, target)
         elif (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -341,10 +342,11 @@ class Port:
 
 
 class World:
-    """Ports, a network and the time."""
+    """Ports, a network and the time; timers fire at whole `grain`s of it, as a kernel's do."""
 
-    def __init__(self, network: Network | None = None) -> None:
+    def __init__(self, network: Network | None = None, *, grain: float = 0.0) -> None:
         self.network = network or Network()
+        self.grain = grain
         self.now = 1000.0
         self.ports: list[Port] = []
         self.dirty: set[Port] = set()
@@ -360,10 +362,13 @@ class World:
         while self.dirty:
             self.dirty.pop().pump()
 
+    def late(self, at: float) -> float:
+        return math.ceil(at / self.grain) * self.grain if self.grain else at
+
     def step(self, deadline: float) -> bool:
         """On to the next thing that happens, at most to `deadline`; False when that is reached."""
         self.settle()
-        times = [t for port in self.ports if (t := port.next_timeout()) is not None]
+        times = [self.late(t) for port in self.ports if (t := port.next_timeout()) is not None]
         if self.queue:
             times.append(self.queue[0][0])
         at = min(times, default=deadline)

@@ -144,3 +144,18 @@ def test_on_a_lossy_path(congestion: str, least: float, most: float) -> None:
     world.poke(client)
     took = world.run(60, lambda: stream.id in theirs.streams and theirs.streams[stream.id].fin)
     assert least < 3_000_000 / took < most
+
+
+@pytest.mark.parametrize(("congestion", "least"), [("bbr", 12e6), ("cubic", 25e6)])
+def test_timers_that_are_late_do_not_slow_it_down(congestion: str, least: float) -> None:
+    """On a cable a round trip is shorter than what a timer is late by."""
+    world = World(Network(delay=0.0001), grain=0.001)
+    server = Port(world, "server", AioquicEngine, ("11.0.0.1", 1), congestion=congestion)
+    client = Port(world, "client", AioquicEngine, ("11.0.0.2", 1), congestion=congestion)
+    ours, theirs = joined(world, client, server)
+    theirs.keep = False
+    stream = ours.open()
+    stream.send(bytes(6_000_000), fin=True)
+    world.poke(client)
+    took = world.run(60, lambda: stream.id in theirs.streams and theirs.streams[stream.id].fin)
+    assert 6_000_000 / took > least
