@@ -71,7 +71,7 @@ class StreamBridge(SocketPump):
                     self.bytes_in += count
                     self._moved()
                     send_from_slot(link, stream, slot, count)
-                    if count < room:
+                    if count < room // 2:
                         self._wait_readable()
                         break
                     continue

@@ -141,7 +141,7 @@ class QuicLink:
             count = 0
             for address, segments in engine.trains(self._loop.time()):
                 count += len(segments)
-                self.bytes_out += sum(map(len, segments))
+                self.bytes_out += len(segments[0]) * (len(segments) - 1) + len(segments[-1])
                 port.udp.send_train(segments, (address[0], address[1]))
             if self._waiters and not self.closed:
                 self._wake()

@@ -17,7 +17,7 @@ from pt.quic.qh3_connection import Connection, FaultError, VersionError
 from pt.quic.qh3_sender import Sender
 from pt.quic.qh3_sizes import Sizes
 from pt.quic.qlog import PacketLog
-from pt.quic.trains import group
+from pt.quic.trains import split
 
 __all__ = ["Qh3Engine"]
 
@@ -299,14 +299,14 @@ class Qh3Engine(Base):
             self._sent_at = now
             self._handled = (-1.0, 0.0)
         datagrams += own
-        moves.sent(sum(map(len, datagrams)))
+        if not moves.validated:
+            moves.sent(sum(map(len, datagrams)))
         if self._log is not None:
             for datagram in datagrams:
                 self._log.datagram(now, "packet_sent", datagram, self._conn.open_sent)
             self._log.metrics(now, self.stats())
         self._note_sent()
-        address = moves.address
-        return group((datagram, address) for datagram in datagrams)
+        return split(datagrams, moves.address)
 
     def _own_packets(self, now: float) -> list[bytes]:
         """What the core does not send: window updates, path challenges, FINs that it would lose."""

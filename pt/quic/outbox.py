@@ -86,21 +86,23 @@ class Outbox:
             queue.limit = limit
             self._consider(stream, queue)
 
-    def take(self, most: int) -> tuple[int, memoryview, bool] | None:
+    def take(self, most: int) -> tuple[int, list[memoryview], bool] | None:
         """The next stream's turn: (stream, up to `most` bytes, whether it ends); None: nothing."""
         if not self._turns:
             return None
         stream = self._turns.popleft()
         queue = self._queues[stream]
         queue.ready = False
-        data = memoryview(b"")
-        if queue.size:
+        pieces: list[memoryview] = []
+        left = min(most, queue.size, queue.limit - queue.offset)
+        queue.size -= left
+        queue.offset += left
+        while left:
             piece = queue.pieces[0]
-            count = min(most, len(piece) - queue.start, queue.limit - queue.offset)
-            data = memoryview(piece)[queue.start : queue.start + count]
+            count = min(left, len(piece) - queue.start)
+            pieces.append(memoryview(piece)[queue.start : queue.start + count])
+            left -= count
             queue.start += count
-            queue.size -= count
-            queue.offset += count
             if queue.start == len(piece):
                 queue.pieces.popleft()
                 queue.start = 0
@@ -110,7 +112,7 @@ class Outbox:
             del self._queues[stream]
         else:
             self._consider(stream, queue)
-        return stream, data, fin
+        return stream, pieces, fin
 
     def close(self, stream: int) -> None:
         """Nothing more is sent on a stream."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
+from operator import itemgetter
 from typing import Any, Final
 
 from qh3._hazmat import QuicConnectionCore
@@ -383,10 +385,9 @@ class Connection:
 
         """
         datagrams: list[bytes] = []
-        poll = partial(self.core.poll_transmit, now)
+        polls = iter(partial(self.core.poll_transmit, now), None)
         try:
-            while len(datagrams) < most and (transmit := poll()) is not None:
-                datagrams.append(transmit[0])
+            datagrams.extend(map(itemgetter(0), islice(polls, most)))
         except RuntimeError as error:
             # Before the client's address is proved, a packet may not fit what may be sent.
             if self.confirmed:

@@ -8,11 +8,15 @@ from pt.quic.fins import Fins
 from pt.quic.outbox import Outbox
 from pt.quic.qh3_connection import Connection
 from pt.quic.qh3_sizes import Sizes
+from pt.quic.trains import MAX_SEGMENTS, MAX_TRAIN
 
 __all__ = ["QUANTUM", "SHORT", "Sender"]
 
-QUANTUM: Final = 64 * 1024
+QUANTUM: Final = 256 * 1024
 """Bytes of one stream that the core gets at a time; less while its congestion window is small."""
+
+OVERHEAD: Final = 64
+"""Bytes of a datagram that the core leaves to headers and the tag when it cuts a stream."""
 
 SHORT: Final = 1000
 """Bytes that fit into any packet, with the frames around them."""
@@ -74,16 +78,19 @@ class Sender:
         room = SHORT
         if not self._sizes.careful:
             room = max(SHORT, min(core.congestion_window // 8, QUANTUM))
+            full = (self._sizes.size - OVERHEAD) * self._segments()
+            if room >= full:
+                room -= room % full
         fed = False
         while room > 0 and (turn := self.outbox.take(room)) is not None:
-            stream, data, fin = turn
+            stream, pieces, fin = turn
             self.moved.add(stream)
             # After one that is not short nobody else: all that is given now must fit together.
-            room = min(room, SHORT) - len(data)
-            if fin and not data and self.outbox.end:
+            room = min(room, SHORT) - sum(map(len, pieces))
+            if fin and not pieces and self.outbox.end:
                 self.fins.add(stream, self.outbox.end)
             else:
-                self._give(stream, data, fin=fin)
+                self._give(stream, pieces, fin=fin)
             fed = True
         return fed
 
@@ -101,15 +108,22 @@ class Sender:
                 continue
             else:
                 self.fins.given(stream)
-            self._give(stream, memoryview(b""), fin=True)
+            self._give(stream, [], fin=True)
             gave = True
         return gave
 
-    def _give(self, stream: int, data: memoryview, *, fin: bool) -> None:
+    def _segments(self) -> int:
+        """How many full datagrams go out as one train."""
+        return max(1, min(MAX_SEGMENTS, MAX_TRAIN // self._sizes.size))
+
+    def _give(self, stream: int, pieces: list[memoryview], *, fin: bool) -> None:
+        core = self._conn.core
         try:
-            self._conn.core.send_stream(stream, data, fin)
+            for piece in pieces[:-1]:
+                core.send_stream(stream, piece, False)  # not the end
+            core.send_stream(stream, pieces[-1] if pieces else b"", fin)
         except (ValueError, RuntimeError):
             # The peer has stopped it, or the connection is ending: events on their way tell.
             return
-        if data:
+        if pieces:
             self._feeding.add(stream)

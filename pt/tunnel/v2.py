@@ -101,7 +101,7 @@ class TunnelPump(SocketPump):
                     POOL.slots.give(slot)
                 else:
                     replay.append_sent(data, slot)
-                if count < room:
+                if count < room // 2:
                     if not self._reading:
                         self._wait_readable()
                     break

@@ -12,6 +12,7 @@ from pt.aio.muxed import MuxedStream
 from pt.node import bridge as module
 from pt.node.bridge import socket_on
 from pt.node.buffers import POOL
+from pt.node.pump import SocketPump
 from tests.sim.loop import run
 from tests.unit.node.pair import joined
 
@@ -116,6 +117,31 @@ def test_a_reader_that_stands_still_holds_one_window_at_most() -> None:
             held = sum(len(piece) for piece in bridge._backlog)
             assert held <= stream.recv_window <= 1 << 20
             writing.cancel()
+            sock.close()
+
+    run(main())
+
+
+def test_reads_that_almost_fill_a_frame_are_handed_over_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Loopback TCP comes in pieces that are a little shorter than a frame."""
+
+    async def main() -> None:
+        async with joined() as (left, right):
+            ours, sock = await bridged(left, right)
+            (stream,) = right.link.session.streams.values()
+            bridge = stream.handler
+            counts = iter((50_000, 60_000, -1))
+            flushed: list[int] = []
+            flush = right.link.flush
+            monkeypatch.setattr(SocketPump, "_read", lambda _, into: next(counts))
+            monkeypatch.setattr(right.link, "flush", lambda: flushed.append(bridge.bytes_in))
+            bridge.pump()
+            assert flushed == [110_000]
+            monkeypatch.undo()
+            flush()
+            assert len(await ours.read_exactly(110_000)) == 110_000
             sock.close()
 
     run(main())

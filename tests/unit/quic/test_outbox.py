@@ -8,9 +8,8 @@ from pt.quic.outbox import MERGE, Outbox
 def taken(outbox: Outbox, most: int = 1000) -> list[tuple[int, bytes, bool]]:
     found = []
     while (turn := outbox.take(most)) is not None:
-        stream, data, fin = turn
-        found.append((stream, bytes(data), fin))
-        data.release()
+        stream, pieces, fin = turn
+        found.append((stream, b"".join(pieces), fin))
     return found
 
 
@@ -90,6 +89,18 @@ def test_small_writes_are_joined() -> None:
     assert b"".join(data for _, data, _ in found) == b"0123456789" * 1000
 
 
+def test_a_turn_takes_several_pieces() -> None:
+    outbox = Outbox()
+    outbox.open(0, 10**9)
+    for letter in b"abc":
+        outbox.put(0, bytes([letter]) * MERGE, fin=False)
+    turn = outbox.take(2 * MERGE + 5)
+    assert turn is not None
+    assert [len(piece) for piece in turn[1]] == [MERGE, MERGE, 5]
+    assert outbox.end == 2 * MERGE + 5
+    assert taken(outbox, 10**6) == [(0, b"c" * (MERGE - 5), False)]
+
+
 def test_what_comes_out_is_what_went_in() -> None:
     rng = random.Random(4)
     outbox = Outbox()
@@ -108,7 +119,7 @@ def test_what_comes_out_is_what_went_in() -> None:
         elif what < 0.7:
             outbox.allow(stream, len(got[stream]) + rng.randrange(30_000))
         elif (turn := outbox.take(rng.choice([1, 1000, 100_000]))) is not None:
-            got[turn[0]] += turn[1]
+            got[turn[0]] += b"".join(turn[1])
         assert outbox.size(stream) == len(wanted[stream]) - len(got[stream])
     for stream in wanted:
         outbox.allow(stream, 10**9)

@@ -7,6 +7,7 @@ pytest.importorskip("qh3._hazmat", exc_type=ImportError)
 from pt.quic.engine_qh3 import Qh3Engine
 from pt.quic.limits import Limits
 from pt.quic.qh3_sender import QUANTUM, SHORT, Sender
+from pt.quic.trains import MAX_TRAIN
 from tests.contract.quic_world import Network, Peer, World, joined, two_ports
 
 
@@ -39,6 +40,22 @@ def test_the_core_has_bytes_of_one_stream_only() -> None:
         assert len(in_core(ours)) <= 1
         assert sum(in_core(ours).values()) <= QUANTUM
     assert sender(ours).unsent(0) == in_core(ours).get(0, 0) + sender(ours).outbox.size(0)
+
+
+def test_bulk_leaves_in_full_trains() -> None:
+    world, ours, theirs = pair(Network(delay=0.001))
+    theirs.keep = False
+    stream = ours.open()
+    stream.send(bytes(8_000_000))
+    world.poke(ours.port)
+    world.run(20, lambda: stream.written == 8_000_000 and ours.engine.backlog == 0)
+    world.run(1)
+    stream.send(bytes(2 * QUANTUM))
+    trains = [len(train.segments) for train in ours.engine.trains(world.now)]
+    full = trains[0]
+    assert full * 1400 > 0.9 * MAX_TRAIN
+    assert trains[:8] == [full] * 8
+    assert len(trains) <= 10
 
 
 def test_short_messages_of_many_streams_share_packets() -> None:

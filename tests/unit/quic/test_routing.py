@@ -52,6 +52,25 @@ def test_nothing_is_lost_between_runs(data: bytes, size: int) -> None:
     assert all(len(run) % size == 0 for run in found[:-1])
 
 
+@given(
+    st.lists(
+        st.sampled_from([short(ONE), short(TWO), long(ONE, 30), b"\0".ljust(30)]), max_size=20
+    ),
+    st.integers(1, 30),
+)
+def test_a_run_is_of_one_connection(datagrams: list[bytes], last: int) -> None:
+    if datagrams:
+        datagrams[-1] = datagrams[-1][:last]
+    wanted: list[bytes] = []
+    for before, datagram in zip([b"", *datagrams], datagrams, strict=False):
+        same = datagram[0] == 0x40 and datagram[: 1 + CID_LENGTH] == before[: 1 + CID_LENGTH]
+        if same and len(datagram) > CID_LENGTH:
+            wanted[-1] += datagram
+        else:
+            wanted.append(datagram)
+    assert list(runs(b"".join(datagrams), 30)) == wanted
+
+
 def test_a_connection_is_found_by_its_ids() -> None:
     routes: Routes[str] = Routes()
     routes.issued("a", ONE)

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pt.quic.trains import MAX_SEGMENTS, MAX_TRAIN, group
+from pt.quic.trains import MAX_SEGMENTS, MAX_TRAIN, group, split
 
 HERE, THERE = ("11.0.0.1", 1), ("11.0.0.2", 2)
 
@@ -46,3 +46,18 @@ def test_nothing_is_lost_and_all_rules_hold(wanted: list[tuple[int, tuple[str, i
         assert sum(lengths) <= MAX_TRAIN
         assert set(lengths[:-1]) <= {lengths[0]}
         assert lengths[-1] <= lengths[0]
+
+
+@given(
+    st.integers(1, 1472),
+    st.integers(0, 200),
+    st.lists(st.tuples(st.integers(0, 199), st.integers(1, 1472)), max_size=3),
+)
+def test_for_one_address_the_quick_way_is_the_same(
+    size: int, count: int, odd: list[tuple[int, int]]
+) -> None:
+    datagrams = [bytes(size)] * count
+    for at, other in odd:
+        if at < count:
+            datagrams[at] = bytes(other)
+    assert split(datagrams, HERE) == group((datagram, HERE) for datagram in datagrams)
