@@ -47,7 +47,8 @@ async def initiate(
     """Punch, as the peer that was dialed over the relay: up to three attempts.
 
     `open_stream` opens one for `PROTOCOL` on the relayed connection; `own` tells where we have been
-    observed.  Whoever can be dialed directly should be dialed before (connection reversal).
+    observed.  Whoever can be dialed directly should be dialed before (connection reversal).  With a
+    peer that tells no address there is one attempt: our NAT lets it in by itself, or never will.
 
     Raises:
         ConnectError: no attempt succeeded; its message is the last one's.
@@ -55,9 +56,13 @@ async def initiate(
 
     """
     last: Exception | None = None
-    for attempt in range(1, MAX_ATTEMPTS + 1):
+    attempt = 0
+    told = True
+    while told and attempt < MAX_ATTEMPTS:
+        attempt += 1
         try:
             planned = await _initiate_once(open_stream, own, attempt)
+            told = bool(planned.addresses)
             loop = asyncio.get_running_loop()
             _trace(tracer, "dcutr_dial", planned, attempt, planned.when - loop.time())
             await asyncio.sleep(planned.when - loop.time())
@@ -69,8 +74,9 @@ async def initiate(
         else:
             tracer.emit("dcutr_direct", attempt=attempt, role=planned.role.value)
             return found
+    count = f"{attempt} attempt{'s' if attempt > 1 else ''}"
     raise ConnectError(
-        f"no direct connection in {MAX_ATTEMPTS} attempts: {str(last) or 'no answer in time'}"
+        f"no direct connection in {count}: {str(last) or 'no answer in time'}"
     ) from last
 
 
@@ -102,6 +108,7 @@ async def respond(
     dial: Dialer[T],
     *,
     relayed_by_us: bool,
+    role: Role = Role.CLIENT,
     tracer: Tracer = NO_TRACE,
 ) -> T:
     """Answer an attempt of the peer's that we have dialed over the relay.
@@ -122,7 +129,7 @@ async def respond(
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(EXCHANGE_TIMEOUT):
-            machine = Responder(own)
+            machine = Responder(own, role=role)
             planned = None
             while planned is None:
                 planned = machine.receive_data(await _read(stream), loop.time())

@@ -7,7 +7,10 @@ So both dial at the same time.  A is the client, B the server of what follows: o
 that both opened, of a QUIC handshake, in security and multiplexing.
 
 Peculiarities: go-libp2p up to 0.40 has the roles the other way round, which its newer versions meet
-by a third attempt with B as client; so does ours.  rust-libp2p refuses a CONNECT without addresses.
+by a third attempt with B as client; so does ours.  js-libp2p is always the client; a responder can
+be told to be the server, after an attempt in which both began.  rust-libp2p and go-libp2p give up
+at a CONNECT without addresses; behind a NAT js-libp2p has none to send, and dials nevertheless: our
+NAT may let it in.
 """
 
 from __future__ import annotations
@@ -44,7 +47,7 @@ def role_of(attempt: int) -> Role:
 
 @dataclass(frozen=True, slots=True)
 class Dial:
-    """Dial these addresses at `when`, all at once."""
+    """Dial these addresses at `when`, all at once; without any, the peer may still come."""
 
     when: float
     addresses: tuple[Multiaddr, ...]
@@ -60,7 +63,7 @@ class _Exchange:
             raise LocalProtocolError("no public address of ours is known: nobody can dial us")
         self._deframer = Deframer(MAX_MESSAGE)
         self._out = bytearray()
-        self._theirs: tuple[Multiaddr, ...] = ()
+        self._theirs: tuple[Multiaddr, ...] | None = None
 
     def data_to_send(self) -> bytes:
         """What has to be sent now."""
@@ -78,12 +81,11 @@ class _Exchange:
         except DelimitedError as error:
             raise HolePunchError(str(error)) from error
 
-    def _connect(self, message: HolePunch) -> None:
+    def _connect(self, message: HolePunch) -> tuple[Multiaddr, ...]:
         if message.kind is not Kind.CONNECT:
             raise HolePunchError("the peer says SYNC before CONNECT")
         self._theirs = punchable(message.addresses)
-        if not self._theirs:
-            raise HolePunchError("the peer tells no public address at which it could be dialed")
+        return self._theirs
 
 
 class Initiator(_Exchange):
@@ -111,23 +113,27 @@ class Initiator(_Exchange):
         for message in self._messages(data):
             if self._done:
                 raise HolePunchError("the peer goes on talking after CONNECT")
-            self._connect(message)
+            theirs = self._connect(message)
             rtt = now - self._sent
             if rtt > MAX_RTT:
                 raise HolePunchError(f"the peer answered after {rtt:.0f} s, which is too late")
             self._say(Kind.SYNC)
             self._done = True
-            return Dial(now + rtt / 2, self._theirs, self._role, rtt)
+            return Dial(now + rtt / 2, theirs, self._role, rtt)
         return None
 
 
 class Responder(_Exchange):
-    """The peer that dialed over the relay; it is always the client.
+    """The peer that dialed over the relay; it is the client, unless told otherwise.
 
     Raises:
         LocalProtocolError: none of our addresses is public.
 
     """
+
+    def __init__(self, addresses: Iterable[Multiaddr], *, role: Role = Role.CLIENT) -> None:
+        super().__init__(addresses)
+        self._role = role
 
     def receive_data(self, data: bytes, now: float) -> Dial | None:
         """Take bytes; the dial, once SYNC comes: there is no time to lose then.
@@ -137,11 +143,11 @@ class Responder(_Exchange):
 
         """
         for message in self._messages(data):
-            if not self._theirs:
+            if self._theirs is None:
                 self._connect(message)
                 self._say(Kind.CONNECT)
             elif message.kind is Kind.SYNC:
-                return Dial(now, self._theirs, Role.CLIENT, None)
+                return Dial(now, self._theirs, self._role, None)
             else:
                 raise HolePunchError("the peer says CONNECT twice")
         return None

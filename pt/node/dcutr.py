@@ -77,6 +77,7 @@ class Dcutr:
         self._observed = Observed()
         self._noted: set[Connection] = set()
         self._attempts: Counter[Connection] = Counter()
+        self._crossed: set[Connection] = set()
         self._busy: dict[PeerId, asyncio.Task[None]] = {}
         self._rates = Buckets(PER_SOURCE)
         self._scope = Scope(limit=MAX_AT_ONCE * MAX_DIALED)
@@ -184,6 +185,7 @@ class Dcutr:
 
     def _over(self, connection: Connection) -> None:
         del self._attempts[connection]
+        self._crossed.discard(connection)
 
     def _run(self, peer: PeerId, coro: Awaitable[None]) -> None:
         """Run it as the one attempt with `peer`, unless there is one."""
@@ -256,6 +258,7 @@ class Dcutr:
                 self.addresses,
                 partial(self._dial, relayed),
                 relayed_by_us=ours,
+                role=Role.SERVER if relayed in self._crossed else Role.CLIENT,
                 tracer=self._node.tracer,
             )
         except (PtError, OSError, TimeoutError) as error:
@@ -277,7 +280,11 @@ class Dcutr:
         if found is not None:
             return found
         async with PunchDial(self._node, relayed, role, self._scope) as dial:
-            return await dial.run(self._usable(addresses))
+            try:
+                return await dial.run(self._usable(addresses))
+            finally:
+                if dial.crossed and not relayed.closed:
+                    self._crossed.add(relayed)
 
 
 def direct_of(node: Node, peer: PeerId) -> Connection | None:

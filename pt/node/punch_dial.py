@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Self
 from pt.aio import tcp
 from pt.dcutr.aio import open_udp
 from pt.dcutr.machine import Role
-from pt.errors import ConnectError, Dial, LimitError, PtError
+from pt.errors import ConnectError, CryptoFailure, Dial, LimitError, PtError
 from pt.node.diagnosis import outcome_of, reason_of
 from pt.node.route import Route
 from pt.node.upgrade import PT_SECURITY, SECURITY
@@ -56,6 +56,8 @@ class PunchDial:
         self._loop = asyncio.get_running_loop()
         self._came: asyncio.Future[Connection] = self._loop.create_future()
         self._open = 0
+        self.crossed = False
+        """Whether the peer began the handshakes, too, of a connection that both have opened."""
         self._all_failed = asyncio.Event()
         self._failures: list[Dial] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -101,6 +103,8 @@ class PunchDial:
             failed.cancel()
         if self._came.done():
             return self._came.result()
+        if not addresses:
+            raise ConnectError("the peer tells no public address, and does not reach ours")
         reasons = "; ".join(f"{each.address}: {each.reason}" for each in self._failures[:3])
         raise ConnectError(
             f"no way through both NATs ({reasons or 'no address can be dialed here'})",
@@ -188,6 +192,7 @@ class PunchDial:
                 )
         except (PtError, OSError, TimeoutError) as error:
             sock.close()
+            self.crossed |= client and type(error) is CryptoFailure  # not another peer's
             self._failed(address, error)
         except asyncio.CancelledError:
             sock.close()

@@ -102,6 +102,24 @@ def test_three_failures_are_the_end() -> None:
     asyncio.run(main())
 
 
+def test_a_peer_that_tells_no_address_gets_one_attempt() -> None:
+    async def main() -> None:
+        pair = Pair(failures=9)
+
+        async def open_stream() -> SocketStream:
+            ours, theirs = streams()
+            pair.kept += [ours, theirs]
+            await theirs.write(HolePunch(Kind.CONNECT).encode())
+            return ours
+
+        with pytest.raises(ConnectError, match="in 1 attempt: nobody there"):
+            await initiate(open_stream, lambda: [B], pair.dialer("b"))
+        assert [(role, addresses) for _, role, _, addresses in pair.dials] == [(Role.SERVER, ())]
+        await pair.close()
+
+    asyncio.run(main())
+
+
 def test_a_peer_that_does_not_answer_costs_bounded_time(monkeypatch) -> None:
     monkeypatch.setattr(module, "EXCHANGE_TIMEOUT", 0.02)
     kept = []

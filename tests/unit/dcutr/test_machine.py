@@ -58,8 +58,6 @@ SYNC = HolePunch(Kind.SYNC).encode()
     ("data", "error"),
     [
         (SYNC, "SYNC before CONNECT"),
-        (HolePunch(Kind.CONNECT).encode(), "no public address"),
-        (HolePunch(Kind.CONNECT, (PRIVATE,)).encode(), "no public address"),
         (uvarint.encode(MAX_MESSAGE + 1), "over 4096"),
         (b"\x02\x08\x01", "type 1"),
     ],
@@ -71,9 +69,28 @@ def test_a_peer_that_breaks_the_protocol(data: bytes, error: str) -> None:
         Responder([B]).receive_data(data, 0.1)
 
 
-def test_connect_twice() -> None:
+@pytest.mark.parametrize("told", [(), (PRIVATE,)])
+def test_a_peer_without_a_public_address_may_still_come(told: tuple[Multiaddr, ...]) -> None:
+    connect = HolePunch(Kind.CONNECT, told).encode()
+    b = Initiator([B], attempt=1, now=0.0)
+    b.data_to_send()
+    assert b.receive_data(connect, 0.1) == Dial(pytest.approx(0.15), (), Role.SERVER, 0.1)
+    assert b.data_to_send() == SYNC
+    a = Responder([A])
+    assert a.receive_data(connect + SYNC, 0.1) == Dial(0.1, (), Role.CLIENT, None)
+    assert a.data_to_send() == CONNECT
+
+
+def test_a_responder_can_be_the_server() -> None:
+    dial = Responder([B], role=Role.SERVER).receive_data(CONNECT + SYNC, 0.1)
+    assert dial == Dial(0.1, (A,), Role.SERVER, None)
+
+
+@pytest.mark.parametrize("told", [(), (A,)])
+def test_connect_twice(told: tuple[Multiaddr, ...]) -> None:
+    connect = HolePunch(Kind.CONNECT, told).encode()
     with pytest.raises(HolePunchError, match="twice"):
-        Responder([B]).receive_data(CONNECT + CONNECT, 0.1)
+        Responder([B]).receive_data(connect + connect, 0.1)
 
 
 def test_talk_after_the_answer() -> None:

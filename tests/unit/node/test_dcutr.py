@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
+from pt.aio import tcp
 from pt.aio.muxed import MuxedStream
 from pt.dcutr.messages import HolePunch, Kind
 from pt.errors import ConnectError, PtError
@@ -200,15 +201,68 @@ def test_private_addresses_are_not_dialed_on_a_strangers_word(
 
     async def main() -> None:
         async with pair(TCP) as (a, b):
-            stream = await b.connection.open_stream((PROTOCOL,), limited=True)
             inside = (*a.node.addresses, Multiaddr.parse("/ip4/192.168.1.1/tcp/80"))
             monkeypatch.setattr(
                 Dcutr, "addresses", property(lambda _: (Multiaddr.parse("/ip4/11.1.1.1/tcp/1"),))
             )
+            stream = await b.connection.open_stream((PROTOCOL,), limited=True)
+            await ask(stream, *inside)
+            await stream.write(HolePunch(Kind.SYNC).encode())
+            await a.failed.wait()
+            assert "the peer tells no public address" in a.failures[0]
+            assert [each["addresses"] for each in traced(a.node, "dcutr_dial")] == [[]]
+            assert not traced(a.node, "dial_failed")
+
+    asyncio.run(main())
+
+
+def test_a_peer_without_an_address_comes_by_itself(loopback: None) -> None:
+    """js-libp2p behind a NAT, while ours lets everybody in."""
+
+    async def main() -> None:
+        async with pair(TCP) as (a, b):
+            stream = await b.connection.open_stream((PROTOCOL,), limited=True)
+            await ask(stream)
+            await stream.write(HolePunch(Kind.SYNC).encode())
+            came = await b.node.connect(a.node.addresses, expected=a.node.peer_id)
+            async with asyncio.timeout(10):
+                assert not (await a.direct).initiator
+            assert came.relay is None
+
+    asyncio.run(main())
+
+
+def test_when_both_begin_we_answer_the_next_time(loopback: None) -> None:
+    """js-libp2p begins the handshakes although it was dialed."""
+
+    async def attempt(a: End, b: End) -> Connection:
+        with tcp.listen("127.0.0.1", 0) as listener:
+            told = tcp.address_of(listener.getsockname())
+            stream = await b.connection.open_stream((PROTOCOL,), limited=True)
+            await ask(stream, told)
+            await stream.write(HolePunch(Kind.SYNC).encode())
+            sock, _ = await asyncio.get_running_loop().sock_accept(listener)
+        sock.setblocking(False)
+        try:
+            return await b.node.adopt(
+                sock, Route(told), initiator=True, expected=a.node.peer_id, security=None
+            )
+        except PtError:
+            sock.close()
+            raise
+
+    async def main() -> None:
+        async with pair(TCP) as (a, b), asyncio.timeout(10):
             with pytest.raises(PtError):
-                await ask(stream, *inside)
-            assert "no public address" in a.failures[0]
-            assert not traced(a.node, "dcutr_dial")
+                await attempt(a, b)
+            await a.failed.wait()
+            await attempt(a, b)
+            assert not (await a.direct).initiator
+            roles = [each["role"] for each in traced(a.node, "dcutr_dial")]
+            assert roles == ["client", "server"]
+            a.connection.close()
+            await asyncio.sleep(0)
+            assert not a.dcutr._crossed
 
     asyncio.run(main())
 
