@@ -24,11 +24,13 @@ const PAUSE_ABOVE = 1024 * 1024 // unread bytes
 export const MANY = 4096
 export const STREAM_LIMITS = { maxInboundStreams: MANY, maxOutboundStreams: MANY }
 
-export function newNode (listen, { identifyOnOpen = true, services = {} } = {}) {
+// With `localPort` all TCP dials come from that port, which can have no listener then.
+export function newNode (listen, { identifyOnOpen = true, services = {}, localPort, start = true } = {}) {
   return createLibp2p({
+    start,
     addresses: { listen },
     nodeInfo: { name: 'interop-peer-js', version: '0.1.0', userAgent: 'interop-peer-js' },
-    transports: [tcp(), webSockets(), quic({ maxConcurrentStreamLimit: MANY }), circuitRelayTransport()],
+    transports: [tcp({ dialOpts: { localPort } }), webSockets(), quic({ maxConcurrentStreamLimit: MANY }), circuitRelayTransport()],
     connectionEncrypters: [noise()],
     streamMuxers: [yamux({ ...STREAM_LIMITS, maxEarlyStreams: MANY })],
     connectionManager: { inboundConnectionThreshold: MANY },

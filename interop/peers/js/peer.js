@@ -1,7 +1,7 @@
 #!/usr/bin/env node
-// Our own js-libp2p peer: TCP or WebSocket with Noise and yamux, QUIC, and circuit relay v2, nothing else.
+// Our own js-libp2p peer: TCP or WebSocket with Noise and yamux, QUIC, circuit relay v2 and DCUtR, nothing else.
 //
-// It answers the contract every peer of the interop matrix answers: listen, dial, relay and version.
+// It answers the contract every peer of the interop matrix answers: listen, dial, relay, punch and version.
 // Standard output carries one JSON line for each fact; everything else goes to standard error.
 
 import './node20.js'
@@ -9,12 +9,14 @@ import { readFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { circuitRelayServer } from '@libp2p/circuit-relay-v2'
 import { MANY, confirmAddresses, newNode, report } from './node.js'
+import { punch } from './punch.js'
 import { serve } from './serve.js'
 import { runTest } from './tests.js'
 
 const USAGE = `usage: peer.js listen --ip A [--ws | --quic] [--no-listen] [--relay MA,…]
        peer.js dial --to MULTIADDR --test NAME
        peer.js relay --ip A [--port P] [--unlimited | --duration S --data BYTES]
+       peer.js punch --relay MULTIADDR [--quic] [--tell] [--open] [--to MULTIADDR]
        peer.js version`
 
 async function listen (flags) {
@@ -84,7 +86,7 @@ function version () {
   report({ implementation: 'js-libp2p', version: JSON.parse(readFileSync(manifest, 'utf8')).version })
 }
 
-const commands = { listen, dial, relay, version }
+const commands = { listen, dial, relay, punch, version }
 const command = commands[process.argv[2]]
 if (command == null) {
   console.error(USAGE)
@@ -108,7 +110,9 @@ const { values } = parseArgs({
     streams: { type: 'string', default: '1000' },
     idle: { type: 'string', default: '12' },
     timeout: { type: 'string', default: '60' },
-    unsigned: { type: 'boolean', default: false }
+    unsigned: { type: 'boolean', default: false },
+    tell: { type: 'boolean', default: false },
+    open: { type: 'boolean', default: false }
   }
 })
 process.on('SIGTERM', () => process.exit(0))
