@@ -43,7 +43,7 @@ class NatView:
 
     def __init__(self, node: Node, servers: Callable[[], Sequence[Address]]) -> None:
         self._node = node
-        self._servers = servers
+        self.servers = servers
         self._loop = asyncio.get_running_loop()
         self._facts: tuple[NatFacts, ...] = ()
         self._measured_at: float | None = None
@@ -120,7 +120,7 @@ class NatView:
     # --- measuring -----------------------------------------------------------------------------
 
     def _asked(self, family: int | None = None) -> list[Address]:
-        found = list(dict.fromkeys(self._servers()))[:MAX_SERVERS]
+        found = list(dict.fromkeys(self.servers()))[:MAX_SERVERS]
         return [each for each in found if family in (None, 6 if ":" in each[0] else 4)]
 
     def _situation(self) -> object:

@@ -43,6 +43,7 @@ from pt.wire.multiaddr import Multiaddr
 if TYPE_CHECKING:
     from pt.aio.muxed import MuxedStream
     from pt.node.dcutr import Dcutr
+    from pt.node.nat_view import NatView
     from pt.tunnel.portmaps import PortMappings
     from pt.tunnel.punching import Punching
 
@@ -93,6 +94,7 @@ class Exposer:
         self._relays: Relays | None = None
         self._claim: Claim | None = None
         self._reversal: Reversal | None = None
+        self._view: NatView | None = None
         self._punching: Punching | None = None
         self._dcutr: Dcutr | None = None
         self._mappings: PortMappings | None = None
@@ -223,19 +225,22 @@ class Exposer:
 
     async def _punch(self, stream: MuxedStream, connection: Connection) -> None:
         """A binder wants to get through both NATs: only within its session."""
-        from pt.tunnel.punching import Punching, stun_servers  # noqa: PLC0415  # seldom at once
+        from pt.tunnel.punching import Punching  # noqa: PLC0415  # seldom at once
 
         session = None if self._gate is None else self._gate.session_of(connection)
         if session is None or connection.relay is None:
             raise RemoteProtocolError("hole punching outside a relayed session")
         if self._punching is None:
-            self._punching = Punching(
-                self._node,
-                lambda: stun_servers(self._node.relayed),
-                self._emit,
-                security=security(),
-            )
+            self._punching = Punching(self._node, self._nat_view(), self._emit, security=security())
         await self._punching.serve(stream, connection, session.secret)
+
+    def _nat_view(self) -> NatView:
+        """For punching and port mappings together, made when either needs it."""
+        from pt.tunnel.nat import view_through  # noqa: PLC0415  # with what it is for
+
+        if self._view is None:
+            self._view = view_through(self._node, lambda: self._node.relayed)
+        return self._view
 
     async def _open_doors(self, identity: PrivateKey, strength: str) -> None:
         self._emit(
@@ -314,14 +319,8 @@ class Exposer:
     def _map_ports(self) -> None:
         """Ask the router to let binders in."""
         from pt.tunnel.portmaps import PortMappings  # noqa: PLC0415  # in nobody's way
-        from pt.tunnel.punching import stun_servers  # noqa: PLC0415
 
-        self._mappings = PortMappings(
-            self._node,
-            lambda: stun_servers(self._node.relayed),
-            self._emit,
-            changed=self._moved,
-        )
+        self._mappings = PortMappings(self._node, self._nat_view(), self._emit, changed=self._moved)
         self._mappings.start()
 
     def _moved(self) -> None:
@@ -376,8 +375,8 @@ class Exposer:
                 session.end("the exposer stopped")
         if self._open is not None:
             self._open.close("the exposer stopped")
-        parts = (self._readiness, self._publication, self._dcutr, self._reversal, self._punching)
-        for part in (*parts, self._mappings, self._relays, self._running, self._network):
+        parts = (self._readiness, self._publication, self._dcutr, self._reversal, self._mappings)
+        for part in (*parts, self._view, self._relays, self._running, self._network):
             if part is not None:
                 await part.close()
         if self._hangups is not None:

@@ -28,6 +28,7 @@ from pt.wire.multiaddr import Multiaddr
 if TYPE_CHECKING:
     from pt.aio.muxed import MuxedStream
     from pt.node.connection import Connection
+    from pt.node.nat_view import NatView
     from pt.node.node import Node
     from pt.tunnel.punching import Punching
     from pt.tunnel.session import BinderSession
@@ -95,6 +96,7 @@ class Paths:
         self._kept: set[Connection] = set()  # that will tell us their end
         self._warned = False
         self._last_relay: object = None
+        self._view: NatView | None = None
         self._punching: Punching | None = None
         self._watch = PathWatch(asyncio.get_running_loop(), session, lambda: self.alternative)
         self.learn(known)
@@ -126,8 +128,8 @@ class Paths:
         standby, self._standby = self._standby, None
         if standby is not None:
             standby.close("the session is over")
-        if self._punching is not None:
-            await self._punching.close()
+        if self._view is not None:
+            await self._view.close()
 
     # --- what is known ---------------------------------------------------------------------------
 
@@ -330,16 +332,12 @@ class Paths:
         """Get through both NATs, now and from time to time, while the session is on a relay."""
         from pt.tunnel.punching import (  # noqa: PLC0415  # who is not relayed needs none of it
             Punching,
-            stun_servers,
             until_through,
         )
 
         if self._punching is None:
             self._punching = Punching(
-                self._node,
-                lambda: stun_servers(self.circuits),
-                self._emit,
-                security=self._security,
+                self._node, self._nat_view(), self._emit, security=self._security
             )
         await until_through(
             self._punching,
@@ -350,14 +348,21 @@ class Paths:
             take=self._take,
         )
 
+    def _nat_view(self) -> NatView:
+        """For punching and port mappings together, made when either needs it."""
+        from pt.tunnel.nat import view_through  # noqa: PLC0415  # with what it is for
+
+        if self._view is None:
+            self._view = view_through(self._node, lambda: self.circuits)
+        return self._view
+
     async def _map(self) -> None:
         """Ask the gateway to let the exposer in, while the session is on a relay."""
         from pt.tunnel.portmaps import map_meanwhile  # noqa: PLC0415  # for the same reason
-        from pt.tunnel.punching import stun_servers  # noqa: PLC0415
 
         await map_meanwhile(
             self._node,
-            lambda: stun_servers(self.circuits),
+            self._nat_view(),
             self._emit,
             changed=lambda: self.session.say_addresses(self._node.addresses),
         )

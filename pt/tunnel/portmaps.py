@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 
-from pt.node.nat_view import NatView
 from pt.node.outside import Outside, judge, seen_by_peers, seen_by_servers, seen_over_tcp
 from pt.node.portmap import PortMapper
 from pt.portmap.mapping import Mapping, Service, Wanted
@@ -25,6 +24,7 @@ from pt.wire.nat_facts import Protocol
 if TYPE_CHECKING:
     from pt.aio.udp import Address
     from pt.node.connection import Connection
+    from pt.node.nat_view import NatView
     from pt.node.node import Node
 
 __all__ = ["PortMappings", "map_meanwhile", "wanted_of"]
@@ -53,22 +53,21 @@ _NAMES: Final = {Service.PCP: "PCP", Service.NAT_PMP: "NAT-PMP", Service.UPNP: "
 class PortMappings:
     """Keeps the node's ports mapped; `changed` is told when its addresses are others.
 
-    `servers` are STUN servers that may be asked.
+    `view` is of the NATs before it; its servers are asked.
     """
 
     def __init__(
         self,
         node: Node,
-        servers: Callable[[], Sequence[Address]],
+        view: NatView,
         emit: Callable[[events.Event], None],
         *,
         changed: Callable[[], None],
     ) -> None:
         self._node = node
-        self._servers = servers
+        self._view = view
         self._emit = emit
         self._changed = changed
-        self._view = NatView(node, servers)
         self._given = node.announce
         self._told: dict[Wanted, tuple[Mapping, Outside]] = {}
         self._wake = asyncio.Event()
@@ -99,7 +98,6 @@ class PortMappings:
         with contextlib.suppress(ValueError):
             self._node.on_identified.remove(self._met)
         self._node.mapped, self._node.announce = (), self._given
-        await self._view.close()
         await self._mapper.close()
 
     async def _run(self) -> None:
@@ -134,11 +132,11 @@ class PortMappings:
         seen = seen_by_peers(self._node.connections, protocol)
         strangers: bool | None = None
         if protocol is Protocol.UDP and self._is_shared(mapping.wanted.port):
-            servers = list(dict.fromkeys(self._servers()))
+            servers = list(dict.fromkeys(self._view.servers()))
             more, strangers = await seen_by_servers(self._view.stun, servers, mapping)
             seen += more
         elif protocol is Protocol.TCP and not seen:
-            seen = await seen_over_tcp(self._servers(), mapping)
+            seen = await seen_over_tcp(self._view.servers(), mapping)
         return judge(mapping, seen, strangers=strangers)
 
     def _is_shared(self, port: int) -> bool:
@@ -163,13 +161,13 @@ class PortMappings:
 
 async def map_meanwhile(
     node: Node,
-    servers: Callable[[], Sequence[Address]],
+    view: NatView,
     emit: Callable[[events.Event], None],
     *,
     changed: Callable[[], None],
 ) -> None:
     """Keep the node's ports mapped until cancelled."""
-    mappings = PortMappings(node, servers, emit, changed=changed)
+    mappings = PortMappings(node, view, emit, changed=changed)
     mappings.start()
     try:
         await asyncio.Event().wait()

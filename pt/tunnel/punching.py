@@ -24,14 +24,11 @@ from pt.tunnel.core.messages import PROTOCOL_PUNCH
 from pt.wire.multiaddr import Multiaddr
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from pt.aio.muxed import MuxedStream
-    from pt.aio.udp import Address
     from pt.node.connection import Connection
     from pt.node.node import Node
 
-__all__ = ["MAX_AT_ONCE", "Punching", "stun_servers", "until_through"]
+__all__ = ["MAX_AT_ONCE", "Punching", "until_through"]
 
 MAX_AT_ONCE: Final = 4
 """Attempts of an exposer with all its binders."""
@@ -45,25 +42,21 @@ MIN_BYTES: Final = 16 * 1024
 
 
 class Punching:
-    """One side's attempts; `servers` are STUN servers, `security` what TCP connections offer."""
+    """One side's attempts; `view` is of its NATs, `security` what TCP connections offer."""
 
     def __init__(
         self,
         node: Node,
-        servers: Callable[[], Sequence[Address]],
+        view: NatView,
         emit: Callable[[events.Event], None],
         *,
         security: tuple[str, ...],
     ) -> None:
-        self.view = NatView(node, servers)
+        self.view = view
         self._node = node
         self._emit = emit
         self._security = security
         self._serving = 0
-
-    async def close(self) -> None:
-        """Measure no more; attempts are their callers'."""
-        await self.view.close()
 
     # --- the binder ----------------------------------------------------------------------------
 
@@ -215,15 +208,3 @@ async def until_through(
 def _remote(direct: Direct) -> Multiaddr:
     host, port = direct.address
     return Multiaddr.quic(host, port) if direct.tcp is None else Multiaddr.tcp(host, port)
-
-
-def stun_servers(circuits: Sequence[Multiaddr]) -> list[Address]:
-    """The relays of these addresses, as STUN servers: a `pt relay` is one, at the same number."""
-    found: dict[Address, None] = {}
-    for address in circuits:
-        with contextlib.suppress(PtError):
-            relay, _ = address.split_circuit()
-            host, port = relay.host, relay.port
-            if host is not None and port and host[0] in ("ip4", "ip6") and "%" not in host[1]:
-                found[host[1], port] = None
-    return list(found)

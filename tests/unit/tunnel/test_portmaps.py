@@ -25,6 +25,10 @@ class Quic:
     udp = None
 
 
+VIEW = SimpleNamespace(servers=list)
+"""Of which nobody can be asked; who made it closes it."""
+
+
 class Node:
     def __init__(self):
         self.quic = Quic()
@@ -59,7 +63,7 @@ class World:
         self.changes += 1
 
     def make(self):
-        return PortMappings(self.node, list, self.events.append, changed=self.changed)
+        return PortMappings(self.node, VIEW, self.events.append, changed=self.changed)
 
     async def told(self, outside):
         async with asyncio.timeout(5):
@@ -154,7 +158,7 @@ def test_a_port_that_is_closed_is_not_mapped_any_more(monkeypatch):
 def test_mapping_for_as_long_as_it_is_wanted(monkeypatch):
     async def main():
         async with world(monkeypatch) as here:
-            job = map_meanwhile(here.node, list, here.events.append, changed=here.changed)
+            job = map_meanwhile(here.node, VIEW, here.events.append, changed=here.changed)
             task = asyncio.get_running_loop().create_task(job)
             await here.told("unverified")
             assert here.fake.mapped

@@ -11,7 +11,8 @@ from pt.errors import ClosedError
 from pt.multistream.negotiation import UnsupportedError
 from pt.relay.messages import Limit
 from pt.trace import NO_TRACE
-from pt.tunnel.punching import MIN_BYTES, stun_servers, until_through
+from pt.tunnel.nat import stun_servers
+from pt.tunnel.punching import MIN_BYTES, until_through
 from pt.wire.multiaddr import Multiaddr
 from tests.sim.loop import run
 
