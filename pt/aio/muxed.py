@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
+from pt.aio.stream import read_exactly
 from pt.errors import ClosedError, ResetError
 from pt.muxer import Carrier, Stream
 
@@ -133,14 +134,7 @@ class MuxedStream:
 
     async def read_exactly(self, count: int) -> bytes:
         """Return exactly `count` bytes."""
-        parts = []
-        while count:
-            data = await self.read(count)
-            if not data:
-                raise ClosedError("the peer ended the stream in the middle of a message")
-            parts.append(data)
-            count -= len(data)
-        return b"".join(parts)
+        return await read_exactly(self.read, count)
 
     async def write(self, data: bytes) -> None:
         """Send all of `data`."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-__all__ = ["ByteStream"]
+from pt.errors import ClosedError
+
+__all__ = ["ByteStream", "read_exactly"]
 
 
 class ByteStream(Protocol):
@@ -37,3 +40,21 @@ class ByteStream(Protocol):
     async def reset(self, code: int = 0) -> None:
         """Abort both directions; the peer sees a reset with `code` where the transport can."""
         ...
+
+
+async def read_exactly(read: Callable[[int], Awaitable[bytes]], count: int) -> bytes:
+    """Exactly `count` bytes of a stream whose `ByteStream.read` this is.
+
+    Raises:
+        ClosedError: the stream ends before.
+        Whatever `read` raises.
+
+    """
+    parts = []
+    while count:
+        data = await read(count)
+        if not data:
+            raise ClosedError("the peer closed in the middle of a message")
+        parts.append(data)
+        count -= len(data)
+    return b"".join(parts)

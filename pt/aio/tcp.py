@@ -14,6 +14,7 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
+from pt.aio.stream import read_exactly
 from pt.errors import ClosedError, ResetError
 from pt.wire.multiaddr import Multiaddr
 
@@ -235,14 +236,7 @@ class SocketStream:
 
     async def read_exactly(self, count: int) -> bytes:
         """Read `count` bytes."""
-        parts = []
-        while count:
-            data = await self.read(count)
-            if not data:
-                raise ClosedError("the peer closed the connection in the middle of a message")
-            parts.append(data)
-            count -= len(data)
-        return b"".join(parts)
+        return await read_exactly(self.read, count)
 
     async def write(self, data: bytes) -> None:
         """Send all of `data`."""

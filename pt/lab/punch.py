@@ -20,8 +20,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
+from pt.aio.stream import read_exactly
 from pt.aio.udp import Address, UdpPort
-from pt.errors import ClosedError, PtError
+from pt.errors import PtError
 from pt.node.nat_view import sample_from
 from pt.punch import Budget, Candidate, Kind, Plan, Side, Strategy
 from pt.punch.aio import Conversation, Local, Probes, PunchError
@@ -62,13 +63,7 @@ class SignalStream:
 
     async def read_exactly(self, count: int) -> bytes:
         """Return so many bytes."""
-        data = b""
-        while len(data) < count:
-            more = await self.read(count - len(data))
-            if not more:
-                raise ClosedError("the laboratory ended the signals")
-            data += more
-        return data
+        return await read_exactly(self.read, count)
 
     def unread(self, data: bytes) -> None:
         """Push bytes back."""

@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from pt.aio.stream import read_exactly
 from pt.aio.tcp import SocketStream
-from pt.errors import ClosedError, RemoteProtocolError
+from pt.errors import RemoteProtocolError
 from pt.identity.keys import PrivateKey
 from pt.identity.peer_id import PeerId
 from pt.multistream import aio as multistream
@@ -120,13 +121,7 @@ class _SecuredStream:
         return data
 
     async def read_exactly(self, count: int) -> bytes:
-        data = b""
-        while len(data) < count:
-            part = await self.read(count - len(data))
-            if not part:
-                raise ClosedError("the peer closed the connection during muxer negotiation")
-            data += part
-        return data
+        return await read_exactly(self.read, count)
 
     async def write(self, data: bytes) -> None:
         assert len(data) <= MAX_PLAINTEXT

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from pt.errors import ClosedError, ResetError
+from pt.aio.stream import read_exactly
+from pt.errors import ResetError
 
 
 class MemoryStream:
@@ -32,13 +33,7 @@ class MemoryStream:
         return data
 
     async def read_exactly(self, count: int) -> bytes:
-        data = b""
-        while len(data) < count:
-            more = await self.read(count - len(data))
-            if not more:
-                raise ClosedError("the stream ended early")
-            data += more
-        return data
+        return await read_exactly(self.read, count)
 
     def unread(self, data: bytes) -> None:
         self.pushed_back += data
