@@ -122,6 +122,7 @@ class StreamBridge(SocketPump):
     def _fail(self, reason: str) -> None:
         stream, self.stream = self.stream, None
         if stream is not None and self.link is not None:
+            self.link.flush()  # what was read before the reset
             stream.reset()
             self.link.flush()
         self._finish(reason, reset=True)

@@ -252,6 +252,8 @@ class TunnelPump(SocketPump):
             if stream.closed or not reset:
                 stream.handler = None
             else:
+                if link is not None:
+                    link.flush()  # what was read before the reset: it may say what all this is
                 stream.reset()
                 if link is not None:
                     link.flush()

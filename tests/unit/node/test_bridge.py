@@ -147,6 +147,42 @@ def test_reads_that_almost_fill_a_frame_are_handed_over_together(
     run(main())
 
 
+def test_what_was_read_goes_out_before_a_reset_that_follows_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        async with joined() as (left, right):
+            ours, sock = await bridged(left, right)
+            (stream,) = right.link.session.streams.values()
+            bridge = stream.handler
+            said: list[str] = []
+            flush, reset = right.link.flush, stream.reset
+            counts = iter((50_000,))
+
+            def read(pump: SocketPump, into: memoryview) -> int:
+                count = next(counts, 0)
+                if not count:
+                    pump._local_reset()
+                return count or -2
+
+            def flushing() -> None:
+                said.append(f"sent {bridge.bytes_in}")
+                flush()
+
+            def resetting(code: int = 0) -> None:
+                said.append("reset")
+                reset(code)
+
+            monkeypatch.setattr(SocketPump, "_read", read)
+            monkeypatch.setattr(right.link, "flush", flushing)
+            monkeypatch.setattr(type(stream), "reset", lambda _, code=0: resetting(code))
+            bridge.pump()
+            assert said[:2] == ["sent 50000", "reset"]
+            sock.close()
+
+    run(main())
+
+
 def test_a_closed_socket_does_not_wait_for_a_peer_that_never_ends() -> None:
     async def main() -> None:
         async with joined() as (left, right):
