@@ -19,7 +19,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from pt.aio.scope import Scope
-from pt.autonat.observed import Observed
 from pt.dcutr.aio import initiate, respond
 from pt.dcutr.machine import MAX_ATTEMPTS, PROTOCOL, Role
 from pt.dcutr.messages import punchable
@@ -74,8 +73,6 @@ class Dcutr:
         self._first = first or self._dial_back
         self._on_direct = on_direct
         self._on_failed = on_failed
-        self._observed = Observed()
-        self._noted: set[Connection] = set()
         self._attempts: Counter[Connection] = Counter()
         self._crossed: set[Connection] = set()
         self._busy: dict[PeerId, asyncio.Task[None]] = {}
@@ -100,29 +97,8 @@ class Dcutr:
     @property
     def addresses(self) -> tuple[Multiaddr, ...]:
         """What we tell a peer: where others see our ports, and what is public by itself."""
-        own = (*self._observed.addresses(), *self._node.addresses)
+        own = (*self._node.observed.addresses, *self._node.addresses)
         return punchable(each for each in own if each.transport in _TRANSPORTS)
-
-    def _note(self, connection: Connection) -> None:
-        said = connection.identified
-        if connection.relay is not None or said is None or said.observed is None:
-            return
-        if connection.closed:
-            return
-        points = [Multiaddr.tcp(host, port) for host, port in self._node.points]
-        if self._node.quic.udp is not None:
-            points += [Multiaddr.quic(host, port) for host, port in self._node.quic.udp.addresses]
-        self._observed.listening(points)
-        counts = self._observed.record(
-            connection, connection.local_addr, connection.remote_addr, said.observed
-        )
-        if counts and connection not in self._noted:
-            self._noted.add(connection)
-            connection.on_close.append(lambda _: self._forget(connection))
-
-    def _forget(self, connection: Connection) -> None:
-        self._noted.discard(connection)
-        self._observed.forget(connection)
 
     async def _ask_relay(self, relayed: Connection) -> None:
         """Make sure that the relay has said where it sees us."""
@@ -147,7 +123,6 @@ class Dcutr:
             self._node.spawn(connection.identify())
 
     def _identified(self, connection: Connection) -> None:
-        self._note(connection)
         said = connection.identified
         if (
             connection.relay is not None

@@ -35,6 +35,7 @@ MEASURE: Final = 6.0
 """Seconds that a measurement may take; what is not known then stays unknown."""
 BINDING: Final = 1.0
 MAX_HOSTS: Final = 8
+MAX_OBSERVED: Final = 2
 _WISHES: Final = Wishes(mtu=False)
 
 
@@ -192,18 +193,8 @@ class NatView:
                     async with asyncio.timeout(BINDING):
                         binding = await self._client.binding(servers[0])
                         found.append(Candidate(Kind.REFLEXIVE, *binding.mapped))
-        return found or self._observed()
-
-    def _observed(self) -> list[Candidate]:
-        found = []
-        for connection in self._node.connections:
-            said = connection.identified
-            if connection.path != "direct/quic" or said is None or said.observed is None:
-                continue
-            host, port = said.observed.host, said.observed.udp_port
-            if host is not None and port and said.observed.is_public:
-                found.append(Candidate(Kind.REFLEXIVE, host[1], port))
-        return found[:2]
+        seen = self._node.observed.seen(Protocol.UDP)
+        return found or [Candidate(Kind.REFLEXIVE, *each) for each in seen[:MAX_OBSERVED]]
 
     async def _reflexive_tcp(self, tcp_port: int | None) -> list[Candidate]:
         servers = self._asked(4)

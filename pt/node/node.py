@@ -24,6 +24,7 @@ from pt.node.diagnosis import DialLog
 from pt.node.limits import NodeLimits
 from pt.node.link import Link
 from pt.node.listeners import SUFFIXES, Listeners
+from pt.node.observed import ObservedAddresses
 from pt.node.quic import QUIC, Quic, listen_point
 from pt.node.resolve import Resolver
 from pt.node.route import Route, source_of
@@ -88,6 +89,7 @@ class Node:
         self.announce: tuple[Multiaddr, ...] = ()
         self.mapped: tuple[tuple[str, int], ...] = ()
         """Where gateways map to our shared UDP port, public ones."""
+        self.observed: Final = ObservedAddresses(self)
         self.relayed: tuple[Multiaddr, ...] = ()
         """Our addresses through relays, as long as they hold a reservation for us."""
         self.prefaces: dict[int, PrefaceHandler] = {}

@@ -12,15 +12,13 @@ from enum import Enum
 from typing import Final
 
 from pt.errors import PtError
-from pt.node.connection import Connection
 from pt.portmap.mapping import Mapping, Outer
 from pt.stun.aio import StunClient, bind_over_tcp
 from pt.stun.attributes import Address, Change, change_request
 from pt.stun.behaviour import patient
 from pt.stun.binding import Binding, read_binding
-from pt.wire.nat_facts import Protocol
 
-__all__ = ["MAX_ASKED", "Outside", "judge", "seen_by_peers", "seen_by_servers", "seen_over_tcp"]
+__all__ = ["MAX_ASKED", "Outside", "judge", "seen_by_servers", "seen_over_tcp"]
 
 MAX_ASKED: Final = 3
 """Servers that are asked, one after the other, until one answers."""
@@ -108,18 +106,3 @@ async def seen_over_tcp(servers: Sequence[Address], mapping: Mapping) -> list[Ad
             binding, _ = await bind_over_tcp(server, local=(host, port), timeout=TCP_PATIENCE)
             return [binding.mapped]
     return []
-
-
-def seen_by_peers(connections: Iterable[Connection], protocol: Protocol) -> list[Address]:
-    """Where peers that we talk with directly have seen our end, out on the Internet."""
-    wanted = "direct/quic" if protocol is Protocol.UDP else "direct/tcp"
-    found = []
-    for connection in connections:
-        said = connection.identified
-        if connection.path != wanted or said is None or said.observed is None:
-            continue
-        observed = said.observed
-        port = observed.udp_port if protocol is Protocol.UDP else observed.tcp_port
-        if observed.host is not None and port and observed.is_public:
-            found.append((observed.host[1], port))
-    return found

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 
-from pt.node.outside import Outside, judge, seen_by_peers, seen_by_servers, seen_over_tcp
+from pt.node.outside import Outside, judge, seen_by_servers, seen_over_tcp
 from pt.node.portmap import PortMapper
 from pt.portmap.mapping import Mapping, Service, Wanted
 from pt.tunnel import events
@@ -129,7 +129,7 @@ class PortMappings:
 
     async def _judge(self, mapping: Mapping) -> Outside:
         protocol = mapping.wanted.protocol
-        seen = seen_by_peers(self._node.connections, protocol)
+        seen = self._node.observed.seen(protocol)
         strangers: bool | None = None
         if protocol is Protocol.UDP and self._is_shared(mapping.wanted.port):
             servers = list(dict.fromkeys(self._view.servers()))

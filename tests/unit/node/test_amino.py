@@ -71,6 +71,7 @@ async def amino(
     """One that has been started; nothing of it is left afterwards."""
     own = node or fresh_node()
     await own.start()
+    before = list(own.on_identified)
     said: list[AminoFacts] = []
     made = Amino(
         own,
@@ -87,7 +88,7 @@ async def amino(
     finally:
         await made.close()
         assert made.facts.sockets == 0
-        assert own.on_identified == []
+        assert own.on_identified == before
         await own.close()
 
 

@@ -28,6 +28,10 @@ def interfaces(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
+class Peer(SimpleNamespace):
+    __hash__ = object.__hash__
+
+
 def a_node() -> Node:
     """With its UDP port on loopback."""
     one = node(1)
@@ -113,16 +117,17 @@ def test_peers_over_quic_tell_where_we_are_seen_if_no_server_does() -> None:
         one = a_node()
         view = view_of(one)
         observed = Multiaddr.parse("/ip4/11.0.0.9/udp/777/quic-v1")
-        one.connections = [  # type: ignore[assignment]
-            SimpleNamespace(path=path, identified=said)
-            for path, said in (
-                ("direct/quic", SimpleNamespace(observed=observed)),
-                ("direct/tcp", SimpleNamespace(observed=Multiaddr.parse("/ip4/11.0.0.9/tcp/5"))),
-                ("direct/quic", None),
-            )
-        ]
+        peer = Peer(
+            relay=None,
+            closed=False,
+            identified=SimpleNamespace(observed=observed),
+            local_addr=Multiaddr.quic(*view.udp.addresses[0]),
+            remote_addr=Multiaddr.quic("11.1.0.1", 4001),
+            on_close=[],
+        )
+        for told in one.on_identified:
+            told(peer)  # type: ignore[arg-type]
         side = await view.side()
-        one.connections.clear()
         assert Candidate(Kind.REFLEXIVE, "11.0.0.9", 777) in side.candidates
         await view.close()
         await one.close()

@@ -1,14 +1,12 @@
 import asyncio
-from types import SimpleNamespace
 
 import pytest
 
 from pt.errors import WaitTimeoutError
-from pt.node.outside import Outside, judge, seen_by_peers, seen_by_servers
+from pt.node.outside import Outside, judge, seen_by_servers
 from pt.portmap.mapping import Mapping, Service, Wanted
 from pt.stun.binding import Binding
 from pt.stun.transactions import Outcome
-from pt.wire.multiaddr import Multiaddr
 from pt.wire.nat_facts import Protocol
 
 SERVER = ("11.1.0.1", 3478)
@@ -104,19 +102,3 @@ def test_few_servers_are_asked_and_of_the_right_family():
     servers = [("2a00:6000::1", 1), *[SERVER] * 9]
     assert asyncio.run(seen_by_servers(client, servers, mapping())) == ([], None)
     assert client.asked == [SERVER] * 3
-
-
-def test_peers_that_are_met_directly_have_seen_us():
-    def connection(path, observed):
-        said = None if observed is None else SimpleNamespace(observed=observed)
-        return SimpleNamespace(path=path, identified=said)
-
-    connections = [
-        connection("direct/quic", Multiaddr.quic("11.5.0.2", 4001)),
-        connection("direct/quic", Multiaddr.quic("192.168.1.2", 4001)),
-        connection("direct/tcp", Multiaddr.tcp("11.5.0.2", 4002)),
-        connection("relay/raw", Multiaddr.tcp("11.5.0.3", 4003)),
-        connection("direct/tcp", None),
-    ]
-    assert seen_by_peers(connections, Protocol.UDP) == [OURS]
-    assert seen_by_peers(connections, Protocol.TCP) == [("11.5.0.2", 4002)]

@@ -36,18 +36,14 @@ class Node:
         self.announce = (GIVEN,)
         self.mapped = ()
         self.tracer = NO_TRACE
-        self.connections = []
+        self.observed = SimpleNamespace(seen=lambda protocol: self.seen)
+        self.seen = []
         self.on_identified = []
 
     def meet(self, host, port):
         """A peer out there says where it sees our TCP port."""
-        made = SimpleNamespace(
-            path="direct/tcp",
-            identified=SimpleNamespace(observed=Multiaddr.tcp(host, port)),
-            relay=None,
-            remote_addr=Multiaddr.tcp("11.1.0.1", 4001),
-        )
-        self.connections = [made]
+        made = SimpleNamespace(relay=None, remote_addr=Multiaddr.tcp("11.1.0.1", 4001))
+        self.seen = [(host, int(port))]
         for each in self.on_identified:
             each(made)
 
