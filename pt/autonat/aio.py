@@ -85,12 +85,15 @@ async def ask(
     addresses: Sequence[Multiaddr],
     backs: DialBacks,
     *,
+    pay: Callable[[int], bool] = lambda _: True,
     tracer: Tracer = NO_TRACE,
 ) -> Verdict:
     """Ask the server at the other end which of `addresses` can be dialed.
 
+    `pay(count)` says whether it may have so many bytes for a dial elsewhere.
+
     Raises:
-        AutonatError: the server breaks the protocol.
+        AutonatError: the server breaks the protocol, or wants too much.
         LocalProtocolError: none of the addresses is public.
         LimitError: too many requests at a time.
         ClosedError, TimeoutError: the server left, or takes too long.
@@ -98,7 +101,7 @@ async def ask(
     """
     nonce = secrets.randbits(64)
     try:
-        client = Client(addresses, nonce)
+        client = Client(addresses, nonce, pay=pay)
         backs.expect(nonce, client.dialed_back)
         async with asyncio.timeout(REQUEST_TIMEOUT):
             verdict = None

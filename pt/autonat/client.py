@@ -6,7 +6,7 @@ came back on a connection to us.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -63,7 +63,15 @@ class Client:
 
     """
 
-    def __init__(self, addresses: Sequence[Multiaddr], nonce: int) -> None:
+    def __init__(
+        self,
+        addresses: Sequence[Multiaddr],
+        nonce: int,
+        *,
+        pay: Callable[[int], bool] = lambda _: True,
+    ) -> None:
+        """`pay(count)` says whether the server may have so many bytes for a dial elsewhere."""
+        self._may_pay = pay
         self.addresses = askable(addresses)
         if not self.addresses:
             raise LocalProtocolError("none of our addresses is public: there is nothing to ask")
@@ -113,6 +121,8 @@ class Client:
             raise AutonatError(f"the server wants {wanted.count} bytes, over {MAX_DATA}")
         if wanted.index >= len(self.addresses):
             raise AutonatError(f"the server means address {wanted.index}, which was not asked for")
+        if not self._may_pay(wanted.count):
+            raise AutonatError(f"the server wants {wanted.count} bytes, over what it may have now")
         self._asked = wanted.index
         left = wanted.count
         while left > 0:

@@ -1,22 +1,23 @@
 """What is known of each of our addresses, and when to ask again.
 
 As go-libp2p: the last five verdicts of an address count, and it is reachable or not when one kind
-outnumbers the other by two.  Servers differ in what they can reach, and some lie.
+outnumbers the other by two.  Servers differ in what they can reach, and some lie; so one of them is
+rarely asked about the same address.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
 from pt.autonat.client import Verdict
-from pt.autonat.messages import Status
+from pt.autonat.messages import MAX_DATA, Status
 from pt.wire.multiaddr import Multiaddr
 
-__all__ = ["MAX_TRACKED", "Reachability", "State"]
+__all__ = ["MAX_TRACKED", "Reachability", "State", "publishable"]
 
 MAX_TRACKED: Final = 50
 RECENT: Final = 5
@@ -29,7 +30,15 @@ MAX_BACKOFF: Final = 300.0
 REFUSALS: Final = 5
 PAUSE: Final = 600.0
 SAME_SERVER: Final = 120.0
+"""Seconds until a server is asked about an address again."""
+SERVER_PAUSE: Final = 10.0
+"""Seconds between two requests to a server: half of what servers of libp2p take."""
 MAX_SERVERS: Final = 256
+MAX_ASKED_OF: Final = 32
+"""Servers of an address that are remembered."""
+BUDGET: Final = 5 * MAX_DATA
+"""Bytes in an hour that servers get for dials elsewhere."""
+BUDGET_PERIOD: Final = 3600.0
 
 
 class State(Enum):
@@ -44,6 +53,8 @@ class State(Enum):
 class _Tracked:
     verdicts: deque[bool] = field(default_factory=lambda: deque(maxlen=RECENT))
     due: float = 0.0
+    asked: OrderedDict[bytes, float] = field(default_factory=OrderedDict)
+    """When each server was asked about it."""
 
     @property
     def lead(self) -> int:
@@ -51,7 +62,7 @@ class _Tracked:
 
 
 class Reachability:
-    """Verdicts by address; `changed` of `record` tells when a state becomes another."""
+    """Verdicts by address; `record` tells whether a state becomes another."""
 
     def __init__(self) -> None:
         self._tracked: dict[Multiaddr, _Tracked] = {}
@@ -59,6 +70,8 @@ class Reachability:
         self._failures = 0
         self._refusals = 0
         self._paused_until = 0.0
+        self._paid = 0
+        self._paid_since = 0.0
 
     def track(self, addresses: Iterable[Multiaddr], now: float) -> None:
         """These are our addresses now; what was known of others is forgotten."""
@@ -78,29 +91,55 @@ class Reachability:
         """The addresses that can be dialed."""
         return [each for each in self._tracked if self.state(each) is State.REACHABLE]
 
-    def wanted(self, now: float) -> list[Multiaddr]:
-        """What to ask about now, the most urgent first; empty: nothing, or not yet."""
-        if now < self._paused_until:
-            return []
-        due = [each for each, tracked in self._tracked.items() if tracked.due <= now]
-        return sorted(due, key=lambda each: self._tracked[each].due)
+    @property
+    def unreachable(self) -> list[Multiaddr]:
+        """The addresses that cannot."""
+        return [each for each in self._tracked if self.state(each) is State.UNREACHABLE]
 
-    def deadline(self) -> float | None:
-        """When `wanted` may have something."""
-        due = min((tracked.due for tracked in self._tracked.values()), default=None)
-        return None if due is None else max(due, self._paused_until)
+    def wanted(self, server: bytes, now: float) -> list[Multiaddr]:
+        """What to ask a server about now, the most urgent first; empty: nothing, or not yet."""
+        due = {each: self._when(server, tracked) for each, tracked in self._tracked.items()}
+        ripe = [each for each, at in due.items() if at <= now]
+        return sorted(ripe, key=lambda each: self._tracked[each].due)
 
-    def may_ask(self, server: bytes, now: float) -> bool:
-        """Whether a server was left alone for long enough."""
-        asked = self._servers.get(server)
-        return asked is None or now - asked >= SAME_SERVER
+    def deadline(self, servers: Iterable[bytes]) -> float | None:
+        """When `wanted` may have something for one of these servers."""
+        return min(
+            (self._when(server, each) for server in servers for each in self._tracked.values()),
+            default=None,
+        )
 
-    def asked(self, server: bytes, now: float) -> None:
-        """A server is being asked."""
-        self._servers[server] = now
-        self._servers.move_to_end(server)
-        if len(self._servers) > MAX_SERVERS:
-            self._servers.popitem(last=False)
+    def _when(self, server: bytes, tracked: _Tracked) -> float:
+        when = max(tracked.due, self._paused_until)
+        if server in self._servers:
+            when = max(when, self._servers[server] + SERVER_PAUSE)
+        if server in tracked.asked:
+            when = max(when, tracked.asked[server] + SAME_SERVER)
+        return when
+
+    def asked(self, server: bytes, addresses: Iterable[Multiaddr], now: float) -> None:
+        """A server was asked, about these addresses."""
+        _note(self._servers, server, now, MAX_SERVERS)
+        self.passed_over(server, addresses, now)
+
+    def passed_over(self, server: bytes, addresses: Iterable[Multiaddr], now: float) -> None:
+        """A server is not to be asked about these now: it cannot tell, or wants to be paid."""
+        for each in addresses:
+            if each in self._tracked:
+                _note(self._tracked[each].asked, server, now, MAX_ASKED_OF)
+
+    def affords(self, count: int, now: float) -> bool:
+        """Whether so many bytes for a dial elsewhere are within the budget."""
+        if now - self._paid_since >= BUDGET_PERIOD:
+            self._paid, self._paid_since = 0, now
+        return self._paid + count <= BUDGET
+
+    def pay(self, count: int, now: float) -> bool:
+        """Spend so many bytes, if the budget allows it."""
+        if not self.affords(count, now):
+            return False
+        self._paid += count
+        return True
 
     def record(self, verdict: Verdict, now: float) -> bool:
         """Take a verdict; whether the address' state is another one now."""
@@ -134,3 +173,19 @@ class Reachability:
         if self._refusals >= REFUSALS:
             self._refusals = 0
             self._paused_until = now + PAUSE
+
+
+def publishable(
+    addresses: Iterable[Multiaddr], unreachable: Collection[Multiaddr]
+) -> tuple[Multiaddr, ...]:
+    """What to tell beyond the LAN: all but the unreachable, if something else leads here."""
+    every = tuple(addresses)
+    others = tuple(each for each in every if each not in unreachable)
+    return others if any(each.is_public for each in others) else every
+
+
+def _note(times: OrderedDict[bytes, float], server: bytes, now: float, most: int) -> None:
+    times[server] = now
+    times.move_to_end(server)
+    if len(times) > most:
+        times.popitem(last=False)

@@ -164,6 +164,15 @@ class TestServersThatBreakTheProtocol:
         with pytest.raises(AutonatError, match=error):
             self.told(data)
 
+    def test_it_wants_more_than_it_may_have(self) -> None:
+        wanted: list[int] = []
+        client = Client([QUIC], NONCE, pay=lambda count: wanted.append(count) or False)
+        client.data_to_send()
+        with pytest.raises(AutonatError, match="may have now"):
+            client.receive_data(DialDataRequest(0, MIN_DATA).encode())
+        assert wanted == [MIN_DATA]
+        assert client.data_to_send() == []
+
     def test_it_wants_to_be_paid_twice(self) -> None:
         with pytest.raises(AutonatError, match="twice"):
             self.told(*[DialDataRequest(0, MIN_DATA).encode()] * 2)
