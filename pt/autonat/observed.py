@@ -47,7 +47,10 @@ class Observed:
 
     def listening(self, addresses: Iterable[Multiaddr]) -> None:
         """Take our listening addresses, whose ports count."""
-        self._listening = {place for each in addresses if (place := _place(each)) is not None}
+        places = {place for each in addresses if (place := _place(each)) is not None}
+        if places == self._listening:
+            return
+        self._listening = places
         for key, word in list(self._words.items()):
             if word.local not in self._listening:
                 del self._words[key]

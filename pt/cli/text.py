@@ -85,8 +85,8 @@ class TextView:
                 return [] if self._quiet else [self._stream(event, time)]
             case ev.Started():
                 return self._started(event)
-            case ev.Published():
-                return self._published(event)
+            case ev.Published() | ev.Searched():
+                return self._medium(event)
             case ev.Ready():
                 self._was_ready = True
                 return self._ready(event)
@@ -94,11 +94,11 @@ class TextView:
                 return self._looking(event)
             case ev.Found():
                 return self._found(event)
-            case ev.Searched():
-                return self._searched(event)
             case ev.Progress():
                 return self._progress(event)
-            case ev.Pinned() | ev.Reachable() | ev.Punched() | ev.Mapped():
+            case ev.Mapped() | ev.AddressReachability():
+                return self._own_address(event)
+            case ev.Pinned() | ev.Reachable() | ev.Punched():
                 return [self._fact(event, time)]
             case ev.Connected():
                 return self._connected(event, time)
@@ -147,16 +147,14 @@ class TextView:
             )
         ]
 
-    def _published(self, event: ev.Published) -> list[Line]:
-        return [Line(self.labelled("publish", self._state(event)))]
-
-    def _state(self, event: ev.Published | ev.Searched) -> str:
-        """How a medium does, in words."""
+    def _medium(self, event: ev.Published | ev.Searched) -> list[Line]:
+        """How a medium does."""
         mark = self.paint("✓", GREEN) if event.ok else self.paint("✗", RED)
         parts = [event.medium, mark, event.detail]
         if event.ok and event.seconds:
             parts.append(f"({duration(event.seconds)})")
-        return " ".join(part for part in parts if part)
+        label = "publish" if isinstance(event, ev.Published) else "lookup"
+        return [Line(self.labelled(label, " ".join(part for part in parts if part)))]
 
     def _ready(self, event: ev.Ready) -> list[Line]:
         if event.bind_command is not None:
@@ -198,9 +196,6 @@ class TextView:
             text += "  " + " ".join(str(each) for each in event.addresses)
         return [Line(self.labelled("found", text))]
 
-    def _searched(self, event: ev.Searched) -> list[Line]:
-        return [Line(self.labelled("lookup", self._state(event)))]
-
     def _progress(self, event: ev.Progress) -> list[Line]:
         """All of it with -v; else once that it takes long."""
         if event.done:
@@ -217,16 +212,20 @@ class TextView:
         text = f"{event.medium}{going} {', '.join(parts)} ({duration(event.seconds)}){cut}"
         return [Line(self.labelled("progress", text))]
 
-    def _fact(self, event: ev.Pinned | ev.Reachable | ev.Punched | ev.Mapped, time: float) -> Line:
+    def _own_address(self, event: ev.Mapped | ev.AddressReachability) -> list[Line]:
+        if isinstance(event, ev.Mapped):
+            text = f"{event.protocol} {event.external} by {event.service}: {event.detail}"
+            return [Line(self.labelled("mapped", text))]
+        text = f"{event.address}: {event.detail}"
+        return [Line(self.labelled("autonat", text))] if self._verbose else []
+
+    def _fact(self, event: ev.Pinned | ev.Reachable | ev.Punched, time: float) -> Line:
         if isinstance(event, ev.Punched):
             text = event.detail
             if event.ok:
                 took = duration(event.seconds)
                 text = f"through both NATs in {took} ({event.strategy}): {text}"
             return Line(f"{self._time(time)}   {text}")
-        if isinstance(event, ev.Mapped):
-            text = f"{event.protocol} {event.external} by {event.service}: {event.detail}"
-            return Line(self.labelled("mapped", text))
         if isinstance(event, ev.Reachable):
             text = f"from other networks, too:  {event.bind_command}"
             return Line(self.labelled("reach", text, GREEN))

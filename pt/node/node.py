@@ -14,6 +14,7 @@ from pt.aio import tcp
 from pt.aio.keep_alive import KeepAlive
 from pt.aio.muxed import MuxedStream
 from pt.aio.scope import Scope
+from pt.autonat.reachability import publishable
 from pt.errors import ClosedError, LimitError, PtError
 from pt.identity.keys import PrivateKey
 from pt.identity.peer_id import PeerId
@@ -89,6 +90,9 @@ class Node:
         self.announce: tuple[Multiaddr, ...] = ()
         self.mapped: tuple[tuple[str, int], ...] = ()
         """Where gateways map to our shared UDP port, public ones."""
+        self.confirmed: tuple[Multiaddr, ...] = ()
+        self.unreachable: frozenset[Multiaddr] = frozenset()
+        """What AutoNAT servers have found out about our addresses; see `pt.node.autonat`."""
         self.observed: Final = ObservedAddresses(self)
         self.relayed: tuple[Multiaddr, ...] = ()
         """Our addresses through relays, as long as they hold a reservation for us."""
@@ -171,8 +175,18 @@ class Node:
     @property
     def addresses(self) -> tuple[Multiaddr, ...]:
         """Where we can be dialed, without our own `/p2p`: listeners, announced, through relays."""
-        listening = [*self._listeners.addresses, *self.quic.addresses]
-        return tuple(dict.fromkeys((*listening, *self.announce, *self.relayed)))
+        found = (*self.listening, *self.announce, *self.confirmed, *self.relayed)
+        return tuple(dict.fromkeys(found))
+
+    @property
+    def listening(self) -> tuple[Multiaddr, ...]:
+        """Those of our listeners."""
+        return (*self._listeners.addresses, *self.quic.addresses)
+
+    @property
+    def published(self) -> tuple[Multiaddr, ...]:
+        """Those of `addresses` that are told beyond the LAN."""
+        return publishable(self.addresses, self.unreachable)
 
     @property
     def points(self) -> list[tuple[str, int]]:

@@ -25,6 +25,7 @@ class ObservedAddresses:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._words = Observed()
+        self._dialed = Observed()
         self._noted: set[Connection] = set()
         node.on_identified.append(self._note)
 
@@ -32,6 +33,20 @@ class ObservedAddresses:
     def addresses(self) -> list[Multiaddr]:
         """Public ones, the most agreed on first; one observer is enough."""
         return self._words.addresses()
+
+    @property
+    def by_dialed(self) -> list[Multiaddr]:
+        """The same by the word of those alone whom we have dialed: strangers may come to lie.
+
+        Without those that each sees elsewhere: through such a NAT they lead nowhere.
+        """
+        return [each for each in self._dialed.addresses() if not self._varies(each)]
+
+    def _varies(self, address: Multiaddr) -> bool:
+        host, over_udp = address.host, address.udp_port is not None
+        family = 6 if host is not None and host[0] == "ip6" else 4
+        mapping = self._dialed.mapping(family, "udp" if over_udp else "tcp")
+        return mapping is Dependence.ADDRESS
 
     def seen(self, protocol: Protocol) -> list[Address]:
         """The same as host and port, of one protocol."""
@@ -41,12 +56,6 @@ class ObservedAddresses:
             if each.host is not None and port:
                 found[each.host[1], port] = None
         return list(found)
-
-    def mapping(self, address: Multiaddr) -> Dependence:
-        """How the NAT maps the ports of an address' IP version and protocol, as peers tell."""
-        host, over_udp = address.host, address.udp_port is not None
-        family = 6 if host is not None and host[0] == "ip6" else 4
-        return self._words.mapping(family, "udp" if over_udp else "tcp")
 
     def _note(self, connection: Connection) -> None:
         said = connection.identified
@@ -58,10 +67,12 @@ class ObservedAddresses:
         points = [Multiaddr.tcp(host, port) for host, port in node.points]
         if node.quic.udp is not None:
             points += [Multiaddr.quic(host, port) for host, port in node.quic.udp.addresses]
-        self._words.listening(points)
-        counts = self._words.record(
-            connection, connection.local_addr, connection.remote_addr, said.observed
-        )
+        counts = False
+        for words in (self._words, self._dialed) if connection.initiator else (self._words,):
+            words.listening(points)
+            counts |= words.record(
+                connection, connection.local_addr, connection.remote_addr, said.observed
+            )
         if counts and connection not in self._noted:
             self._noted.add(connection)
             connection.on_close.append(lambda _: self._forget(connection))
@@ -69,3 +80,4 @@ class ObservedAddresses:
     def _forget(self, connection: Connection) -> None:
         self._noted.discard(connection)
         self._words.forget(connection)
+        self._dialed.forget(connection)

@@ -1,7 +1,9 @@
-"""Whether a mapped address leads here from outside: asked of STUN servers, heard from peers.
+"""Whether a mapped address leads here from outside: what AutoNAT, STUN servers and peers say.
 
 A gateway's word is not enough: behind a carrier's NAT its external address is nobody's, and some
-gateways grant what they do not do.  Servers are asked from the very port that is mapped.
+gateways grant what they do not do.  STUN servers are asked from the very port that is mapped.  What
+AutoNAT servers (`pt.node.autonat`) could not dial is closed; what they could leads here, unless a
+STUN server's other address found it closed: a firewall may let in whom we have written to.
 """
 
 from __future__ import annotations
@@ -55,10 +57,12 @@ def judge(mapping: Mapping, seen: Iterable[Address], *, strangers: bool | None) 
     """Put together what is known: where we were `seen`, and whether `strangers` got in."""
     if mapping.outer is not Outer.PUBLIC:
         return _OUTER[mapping.outer]
+    if strangers is not None:
+        return Outside.VERIFIED if strangers else Outside.CLOSED
     host, port = mapping.external
     told = [each for each in seen if (":" in each[0]) == (":" in host)]
     if (host, port) in told:
-        return Outside.CLOSED if strangers is False else Outside.VERIFIED
+        return Outside.VERIFIED
     if told and host not in {each[0] for each in told}:
         return Outside.ELSEWHERE
     return Outside.UNVERIFIED

@@ -71,7 +71,7 @@ def _remember(connection: Connection, said: Identify) -> None:
 
 def our_identify(node: Node, connection: Connection) -> Identify:
     """What we say to this peer; a peer beyond the LAN is not told our private addresses."""
-    addresses = _fit_for(node.addresses, connection.remote_addr)
+    addresses = _fit_for(node, connection.remote_addr)
     record = PeerRecord(node.peer_id, time.time_ns(), addresses).sealed(node.identity)
     return Identify(
         public_key=node.identity.public.to_protobuf(),
@@ -84,12 +84,12 @@ def our_identify(node: Node, connection: Connection) -> Identify:
     )
 
 
-def _fit_for(addresses: tuple[Multiaddr, ...], remote: Multiaddr) -> tuple[Multiaddr, ...]:
+def _fit_for(node: Node, remote: Multiaddr) -> tuple[Multiaddr, ...]:
     if remote.is_loopback:
-        return addresses
+        return node.addresses
     if remote.is_private:
-        return tuple(address for address in addresses if not address.is_loopback)
-    return tuple(address for address in addresses if address.is_public)
+        return tuple(address for address in node.addresses if not address.is_loopback)
+    return tuple(address for address in node.published if address.is_public)
 
 
 def greet(node: Node, connection: Connection) -> None:

@@ -13,6 +13,7 @@ from pt.tunnel.facts import Facts
 from pt.wire.multiaddr import Multiaddr
 
 __all__ = [
+    "AddressReachability",
     "BoundPort",
     "Connected",
     "Disconnected",
@@ -196,6 +197,17 @@ class Mapped(Event):
     outside: str
     """verified: published. unverified: for hole punching alone. closed, elsewhere, carrier,
     private: of no use, see `detail`. gone: not mapped any more."""
+    detail: str
+
+
+class AddressReachability(Event):
+    """Exposer: AutoNAT servers have found out whether others can dial an address of ours."""
+
+    address: Multiaddr
+    reachable: bool | None
+    """None: it is not known any more, or no address of ours."""
+    published: bool
+    """Whether it is told beyond the LAN."""
     detail: str
 
 

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from pt.aio.muxed import MuxedStream
     from pt.node.dcutr import Dcutr
     from pt.node.nat_view import NatView
-    from pt.tunnel.portmaps import PortMappings
+    from pt.tunnel.own_addresses import OwnAddresses
     from pt.tunnel.punching import Punching
 
 __all__ = ["Exposer"]
@@ -97,7 +97,7 @@ class Exposer:
         self._view: NatView | None = None
         self._punching: Punching | None = None
         self._dcutr: Dcutr | None = None
-        self._mappings: PortMappings | None = None
+        self._own: OwnAddresses | None = None
         self._timers: dict[bytes, asyncio.TimerHandle] = {}
         self._lost_at: dict[bytes, float] = {}
         self._sweeper: asyncio.TimerHandle | None = None
@@ -124,7 +124,7 @@ class Exposer:
     @property
     def addresses(self) -> tuple[Multiaddr, ...]:
         """Where binders can dial us, each ending in /p2p/ID."""
-        return tuple(a.with_peer(self.peer_id.raw) for a in self._node.addresses)
+        return tuple(a.with_peer(self.peer_id.raw) for a in self._node.published)
 
     @property
     def bind_command(self) -> str:
@@ -248,8 +248,7 @@ class Exposer:
                 peer_id=self.peer_id, name=self.name, strength=strength, addresses=self.addresses
             )
         )
-        if self.config.portmap:
-            self._map_ports()
+        self._own = self._own_addresses()
         for port, answers in (await self._targets.answering()).items():
             if not answers:
                 self._emit(
@@ -313,15 +312,17 @@ class Exposer:
             return
         self._emit(event)
         self._moved()
-        if self._mappings is not None:
-            self._mappings.recheck()
+        if self._own is not None:
+            self._own.recheck()
 
-    def _map_ports(self) -> None:
-        """Ask the router to let binders in."""
-        from pt.tunnel.portmaps import PortMappings  # noqa: PLC0415  # in nobody's way
+    def _own_addresses(self) -> OwnAddresses:
+        """Find out, from now on, where binders get in."""
+        from pt.tunnel.own_addresses import OwnAddresses  # noqa: PLC0415  # in nobody's way
 
-        self._mappings = PortMappings(self._node, self._nat_view(), self._emit, changed=self._moved)
-        self._mappings.start()
+        view = self._nat_view() if self.config.portmap else None
+        own = OwnAddresses(self._node, self._emit, view=view, changed=self._moved)
+        own.start()
+        return own
 
     def _moved(self) -> None:
         """Our addresses are others."""
@@ -375,7 +376,7 @@ class Exposer:
                 session.end("the exposer stopped")
         if self._open is not None:
             self._open.close("the exposer stopped")
-        parts = (self._readiness, self._publication, self._dcutr, self._reversal, self._mappings)
+        parts = (self._readiness, self._publication, self._dcutr, self._reversal, self._own)
         for part in (*parts, self._view, self._relays, self._running, self._network):
             if part is not None:
                 await part.close()

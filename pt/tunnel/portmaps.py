@@ -1,8 +1,8 @@
 """Port mappings of a tunnel's node: who is told of them, and when.
 
-The gateway is asked in the background.  An address that servers outside find us at is published as
-one of ours; another public one is a candidate for hole punching; what is not public is only told to
-the user, with the reason.
+The gateway is asked in the background.  An address that servers outside find us at, or have dialed,
+is published as one of ours; another public one is a candidate for hole punching; what is not public
+is only told to the user, with the reason.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 
+from pt.autonat.reachability import State
 from pt.node.outside import Outside, judge, seen_by_servers, seen_over_tcp
 from pt.node.portmap import PortMapper
-from pt.portmap.mapping import Mapping, Service, Wanted
+from pt.portmap.mapping import Mapping, Outer, Service, Wanted
 from pt.tunnel import events
 from pt.wire import ipranges
 from pt.wire.multiaddr import Multiaddr
@@ -47,13 +48,15 @@ _WHY: Final = {
     Outside.PRIVATE: "the router is itself behind another router: not public. Forward the port "
     "there, too, or have it only bridge",
 }
+_DIALED: Final = {State.REACHABLE: True, State.UNREACHABLE: False}
 _NAMES: Final = {Service.PCP: "PCP", Service.NAT_PMP: "NAT-PMP", Service.UPNP: "UPnP"}
 
 
 class PortMappings:
     """Keeps the node's ports mapped; `changed` is told when its addresses are others.
 
-    `view` is of the NATs before it; its servers are asked.
+    `view` is of the NATs before it; its servers are asked.  `state` says what AutoNAT servers have
+    found out.
     """
 
     def __init__(
@@ -63,11 +66,13 @@ class PortMappings:
         emit: Callable[[events.Event], None],
         *,
         changed: Callable[[], None],
+        state: Callable[[Multiaddr], State] = lambda _: State.UNKNOWN,
     ) -> None:
         self._node = node
         self._view = view
         self._emit = emit
         self._changed = changed
+        self._state = state
         self._given = node.announce
         self._told: dict[Wanted, tuple[Mapping, Outside]] = {}
         self._wake = asyncio.Event()
@@ -87,8 +92,15 @@ class PortMappings:
             self._wake.set()
 
     def recheck(self) -> None:
-        """There is somebody else outside to ask."""
+        """There is somebody else outside to ask, or an answer of AutoNAT."""
         self._wake.set()
+
+    @property
+    def addresses(self) -> tuple[Multiaddr, ...]:
+        """Where gateways map to us, public ones, whether they lead here or not."""
+        return tuple(
+            _multiaddr(each) for each, _ in self._told.values() if each.outer is Outer.PUBLIC
+        )
 
     async def close(self) -> None:
         """Give the mappings back, and have nobody told of them any more."""
@@ -128,6 +140,9 @@ class PortMappings:
                 self._emit(_event(mapping, outside))
 
     async def _judge(self, mapping: Mapping) -> Outside:
+        dialed = _DIALED.get(self._state(_multiaddr(mapping)))
+        if dialed is False:
+            return judge(mapping, (), strangers=False)
         protocol = mapping.wanted.protocol
         seen = self._node.observed.seen(protocol)
         strangers: bool | None = None
@@ -137,7 +152,7 @@ class PortMappings:
             seen += more
         elif protocol is Protocol.TCP and not seen:
             seen = await seen_over_tcp(self._view.servers(), mapping)
-        return judge(mapping, seen, strangers=strangers)
+        return judge(mapping, seen, strangers=dialed if strangers is None else strangers)
 
     def _is_shared(self, port: int) -> bool:
         udp = self._node.quic.udp

@@ -10,6 +10,7 @@ import contextlib
 import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Final
 
@@ -143,7 +144,7 @@ class Publication:
 
     async def start(self) -> None:
         """Publish, and go on doing so; returns when the LAN has it."""
-        self._pushed = self._node.addresses
+        self._pushed = self._node.published
         self._clock_was_set()
         if self._lan:
             await self._announce()
@@ -188,7 +189,7 @@ class Publication:
 
     def _sign(self, *, gone: bool = False) -> Signed:
         now = time.time()
-        addresses = self._node.addresses
+        addresses = self._node.published
         public = any(each.is_public and not each.is_circuit for each in addresses)
         record = Record(
             peer_id=self._node.peer_id,
@@ -219,7 +220,7 @@ class Publication:
     def _current(self) -> Signed:
         """The record as it has to be now: the same for all media."""
         age = abs(time.time() - self._signed_at)
-        if self._signed is None or self._said != self._node.addresses or age > FRESH_FOR:
+        if self._signed is None or self._said != self._node.published or age > FRESH_FOR:
             self._signed = self._sign()
         return self._signed
 
@@ -273,7 +274,8 @@ class Publication:
         return tuple(a.with_peer(self._node.peer_id.raw) for a in self._node.addresses)
 
     def _sealed(self) -> bytes:
-        record = self._current().record
+        """The LAN's record: others there may get in where nobody from outside does."""
+        record = replace(self._current().record, addresses=most_useful(self._node.addresses))
         return seal(record, self._keys, self._identity, secrets.token_bytes(12))
 
     def _publish(self) -> None:
@@ -289,7 +291,7 @@ class Publication:
         if self._open_dht is not None:
             medium = self._open_dht.medium
             self._announcer = self._open_dht.announcer(
-                lambda: self._node.addresses, lambda *state: self._tell(medium, *state)
+                lambda: self._node.published, lambda *state: self._tell(medium, *state)
             )
             self._announcer.start()
 
@@ -319,14 +321,15 @@ class Publication:
 
     @property
     def _can_be_dialed(self) -> bool:
-        return any(each.is_circuit or each.is_public for each in self._node.addresses)
+        return any(each.is_circuit or each.is_public for each in self._node.published)
 
     async def _refresh_once(self) -> None:
         addresses = self._node.addresses
         old = abs(time.time() - self._signed_at) > FRESH_FOR
-        moved = addresses != self._pushed
+        published = self._node.published
+        moved = published != self._pushed
         if moved:
-            self._pushed = addresses
+            self._pushed = published
             push_all(self._node)
             if self._announcer is not None:
                 self._announcer.changed()

@@ -51,6 +51,12 @@ EVENTS: tuple[ev.Event, ...] = (
         outside="verified",
         detail="found there from outside: published",
     ),
+    ev.AddressReachability(
+        address=PUBLIC,
+        reachable=True,
+        published=True,
+        detail="servers outside have dialed it: published",
+    ),
     ev.Connected(peer_id=PEER, path="direct/tcp", address=LAN, rtt=0.023, suite="AES-GCM"),
     ev.Disconnected(peer_id=PEER, reason="no answer for 8 s"),
     ev.Retrying(delay=1.5, reason="connection refused"),

@@ -35,6 +35,7 @@ SCHEMA_1 = {
         "ok": bool, "service": str, "protocol": str, "internal": str, "external": str,
         "outside": str, "detail": str,
     },
+    "address_reachability": {"address": str, "reachable": bool, "published": bool, "detail": str},
     "pinned": {"peer_id": str},
     "connected": {"peer_id": str, "path": str, "address": str, "rtt": float, "suite": str},
     "disconnected": {"peer_id": str, "reason": str},

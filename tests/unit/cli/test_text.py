@@ -142,6 +142,14 @@ def test_verbose_tells_more() -> None:
         assert len("".join(show(event, verbose=True))) > len("".join(show(event)))
 
 
+def test_what_autonat_found_out_is_told_with_verbose() -> None:
+    (event,) = [each for each in EVENTS if isinstance(each, ev.AddressReachability)]
+    assert show(event) == []
+    (line,) = show(event, verbose=True)
+    assert line.startswith("autonat")
+    assert str(event.address) in line
+
+
 def progress(seconds: float, *, done: bool = False, **facts: object) -> ev.Progress:
     facts = {
         "calls": 1,

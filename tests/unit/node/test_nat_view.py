@@ -120,6 +120,7 @@ def test_peers_over_quic_tell_where_we_are_seen_if_no_server_does() -> None:
         peer = Peer(
             relay=None,
             closed=False,
+            initiator=True,
             identified=SimpleNamespace(observed=observed),
             local_addr=Multiaddr.quic(*view.udp.addresses[0]),
             remote_addr=Multiaddr.quic("11.1.0.1", 4001),

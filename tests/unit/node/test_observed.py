@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 from pt.node.node import Node
 from pt.wire.multiaddr import Multiaddr
-from pt.wire.nat_facts import Dependence, Protocol
+from pt.wire.nat_facts import Protocol
 from tests.sim.world import node
 
 ANY = Multiaddr.tcp("0.0.0.0", 0)
@@ -19,7 +19,7 @@ class Peer(SimpleNamespace):
 
 
 def peer(local: Multiaddr, seen: Multiaddr | None, host: str = "11.1.0.1", **more: object) -> Peer:
-    facts = {"relay": None, "closed": False, "on_close": []} | more
+    facts = {"relay": None, "closed": False, "initiator": True, "on_close": []} | more
     said = SimpleNamespace(observed=seen)
     remote = Multiaddr.tcp(host, 4001)
     return Peer(local_addr=local, remote_addr=remote, identified=said, **facts)
@@ -47,12 +47,12 @@ def test_a_peer_tells_where_it_sees_a_listening_port_until_it_leaves() -> None:
         other = peer(local, SEEN)
         meet(one, other)
         meet(one, other)
-        assert one.observed.addresses == [SEEN]
+        assert one.observed.addresses == one.observed.by_dialed == [SEEN]
         assert one.observed.seen(Protocol.TCP) == [("11.5.0.2", 4001)]
         assert one.observed.seen(Protocol.UDP) == []
         (left,) = other.on_close
         left("gone")
-        assert one.observed.addresses == []
+        assert one.observed.addresses == one.observed.by_dialed == []
 
     run(test)
 
@@ -83,13 +83,23 @@ def test_what_does_not_count() -> None:
     run(test)
 
 
-def test_how_ports_are_mapped() -> None:
+def test_strangers_do_not_count_among_those_whom_we_have_dialed() -> None:
     def test(one: Node, local: Multiaddr) -> None:
-        assert one.observed.mapping(SEEN) is Dependence.UNKNOWN
         meet(one, peer(local, SEEN, "11.1.0.1"))
-        meet(one, peer(local, Multiaddr.tcp("11.5.0.2", 5000), "11.2.0.1"))
-        assert one.observed.mapping(SEEN) is Dependence.ADDRESS
-        assert one.observed.mapping(Multiaddr.quic("11.5.0.2", 1)) is Dependence.UNKNOWN
-        assert one.observed.mapping(Multiaddr.tcp("2a00:6000::1", 1)) is Dependence.UNKNOWN
+        for number in range(2, 9):
+            elsewhere = Multiaddr.tcp(f"11.{number}.9.9", 1)
+            meet(one, peer(local, elsewhere, f"11.{number}.0.1", initiator=False))
+        assert one.observed.by_dialed == [SEEN]
+
+    run(test)
+
+
+def test_where_each_sees_us_elsewhere_leads_nowhere() -> None:
+    def test(one: Node, local: Multiaddr) -> None:
+        other = Multiaddr.tcp("11.5.0.2", 5000)
+        meet(one, peer(local, SEEN, "11.1.0.1"))
+        meet(one, peer(local, other, "11.2.0.1"))
+        assert set(one.observed.addresses) == {SEEN, other}
+        assert one.observed.by_dialed == []
 
     run(test)

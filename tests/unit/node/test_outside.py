@@ -35,6 +35,8 @@ def mapping(host="11.5.0.2", port=4001):
         ([("11.9.0.1", 4001)], None, Outside.ELSEWHERE),
         ([("2a00:6000::1", 4001)], None, Outside.UNVERIFIED),
         ([], None, Outside.UNVERIFIED),
+        ([], True, Outside.VERIFIED),
+        ([], False, Outside.CLOSED),
     ],
 )
 def test_what_was_seen_decides(seen, strangers, verdict):

@@ -61,6 +61,21 @@ def test_private_addresses_stay_private(remote: str, told: list[str]) -> None:
     run(scenario())
 
 
+def test_what_cannot_be_dialed_from_outside_is_told_on_the_lan_alone() -> None:
+    async def scenario() -> None:
+        async with joined(CALM, left=peer(1), right=peer(2)) as (left, right):
+            one, two = (Multiaddr.tcp("11.0.0.1", port) for port in (1, 2))
+            left.node.announce, left.node.unreachable = (one, two), frozenset({two})
+            told = {}
+            for host in ("11.9.9.9", "192.168.1.9"):
+                left.route = Route(Multiaddr.tcp(host, 1))
+                told[host] = (await right.identify()).listen_addresses
+            assert set(told["11.9.9.9"]) == {one}
+            assert {one, two} <= set(told["192.168.1.9"])
+
+    run(scenario())
+
+
 def test_somebody_elses_identity_is_refused() -> None:
     async def scenario() -> None:
         liar = peer(2)

@@ -8,9 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from pt.autonat.reachability import State
 from pt.node import portmap
+from pt.node.outside import Outside
 from pt.node.portmap import PortMapper
-from pt.portmap.mapping import Wanted
+from pt.portmap.mapping import Mapping, Service, Wanted
 from pt.trace import NO_TRACE
 from pt.tunnel import portmaps
 from pt.tunnel.portmaps import PortMappings, map_meanwhile, wanted_of
@@ -54,12 +56,19 @@ class World:
         self.node = Node()
         self.events = []
         self.changes = 0
+        self.dialed = {}
 
     def changed(self):
         self.changes += 1
 
     def make(self):
-        return PortMappings(self.node, VIEW, self.events.append, changed=self.changed)
+        return PortMappings(
+            self.node,
+            VIEW,
+            self.events.append,
+            changed=self.changed,
+            state=lambda address: self.dialed.get(address, State.UNKNOWN),
+        )
 
     async def told(self, outside):
         async with asyncio.timeout(5):
@@ -135,6 +144,70 @@ def test_another_nat_behind_the_router_is_noticed(monkeypatch):
             await mappings.close()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("state", "outside"), [(State.REACHABLE, "verified"), (State.UNREACHABLE, "closed")]
+)
+def test_what_autonat_servers_have_dialed_counts_more_than_what_is_seen(
+    monkeypatch, state, outside
+):
+    async def main():
+        async with world(monkeypatch) as here:
+            mappings = here.make()
+            mappings.start()
+            event = await here.told("unverified")
+            host, port = event.external.split(":")
+            (address,) = mappings.addresses
+            assert address == Multiaddr.tcp(host, int(port))
+            here.dialed[address] = state
+            here.node.meet(host, port)
+            await here.told(outside)
+            assert (address in here.node.announce) is (state is State.REACHABLE)
+            await mappings.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("state", "strangers", "outside"),
+    [
+        (State.REACHABLE, None, Outside.VERIFIED),
+        (State.REACHABLE, False, Outside.CLOSED),
+        (State.UNREACHABLE, True, Outside.CLOSED),
+        (State.UNKNOWN, True, Outside.VERIFIED),
+        (State.UNKNOWN, None, Outside.UNVERIFIED),
+    ],
+)
+def test_whoever_found_it_closed_is_believed(monkeypatch, state, strangers, outside):
+    async def seen_by_servers(*_):
+        return [], strangers
+
+    async def main():
+        async with world(monkeypatch) as here:
+            monkeypatch.setattr(portmaps, "seen_by_servers", seen_by_servers)
+            monkeypatch.setattr(
+                portmaps, "NatView", lambda *_: SimpleNamespace(stun=None, close=nothing)
+            )
+            here.node.quic.udp = SimpleNamespace(addresses=[("0.0.0.0", 4002)])
+            here.dialed[Multiaddr.quic("11.5.0.2", 4002)] = state
+            mappings = here.make()
+            made = Mapping(
+                service=Service.PCP,
+                wanted=Wanted(Protocol.UDP, 4002),
+                internal=("192.168.1.2", 4002),
+                external=("11.5.0.2", 4002),
+                lifetime=60,
+            )
+            assert await mappings._judge(made) is outside
+            here.node.quic.udp = None
+            await mappings.close()
+
+    asyncio.run(main())
+
+
+async def nothing():
+    pass
 
 
 def test_a_port_that_is_closed_is_not_mapped_any_more(monkeypatch):

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import pytest
 
+from pt.autonat.reachability import publishable
 from pt.errors import NetworkError, StateError
 from pt.identity.keys import PrivateKey
 from pt.identity.peer_id import PeerId
@@ -35,6 +36,11 @@ PRIVATE = Multiaddr.tcp("192.168.1.2", 4001)
 class FakeNode:
     addresses: tuple[Multiaddr, ...]
     peer_id: PeerId = field(default=PeerId.from_public_key(IDENTITY.public))
+    unreachable: frozenset[Multiaddr] = frozenset()
+
+    @property
+    def published(self) -> tuple[Multiaddr, ...]:
+        return publishable(self.addresses, self.unreachable)
 
 
 class FakeAnnouncer:
@@ -519,3 +525,26 @@ def test_the_order_of_addresses() -> None:
         *public[:EACH], *near[:EACH], *near[EACH:], *public[EACH:],
     )  # fmt: skip
     assert most_useful([]) == ()
+
+
+def test_what_cannot_be_dialed_from_outside_is_told_on_the_lan_alone(publish) -> None:
+    store = MemoryStore()
+
+    async def scenario(ours: Rig) -> None:
+        await ours.publication.start()
+        await asyncio.sleep(1)
+        ours.node.unreachable = frozenset({OTHER})
+        ours.publication.changed()
+        await asyncio.sleep(REFRESH)
+        (record,) = ours.held(store)
+        assert record.addresses == (PUBLIC, PRIVATE)
+        ours.move(PRIVATE, OTHER, PUBLIC, Multiaddr.tcp("192.168.1.3", 4001))
+        await asyncio.sleep(REFRESH)
+        assert OTHER in FakeLan.made[0].record.addresses
+        assert OTHER not in ours.held(store)[0].addresses
+        ours.node.unreachable = frozenset({PUBLIC, OTHER})  # there would be no way in
+        ours.publication.changed()
+        await asyncio.sleep(REFRESH)
+        assert {PUBLIC, OTHER} <= set(ours.held(store)[0].addresses)
+
+    publish(scenario, store, lan=True, addresses=(PRIVATE, OTHER, PUBLIC))
