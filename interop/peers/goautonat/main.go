@@ -1,4 +1,5 @@
-// Command goautonat is a go-libp2p peer for AutoNAT v2: a server, and a client that asks once.
+// Command goautonat is a go-libp2p peer for AutoNAT v2: a server, which relays as well, and a client that
+// asks once.
 //
 // Standard output carries one JSON line for each fact; everything else goes to standard error.
 package main
@@ -27,7 +28,7 @@ import (
 )
 
 const usage = `usage: goautonat COMMAND [flags]
-  serve --ip A                               AutoNAT v2 server, TCP and QUIC
+  serve --ip A                               AutoNAT v2 server and relay, TCP and QUIC
   ask --to MA --own MA [--quic] [--port P]   ask a server whether our address can be dialed`
 
 func main() {
@@ -72,7 +73,6 @@ func newHost(listen []string, more ...libp2p.Option) (host.Host, error) {
 		libp2p.Transport(libp2pquic.NewTransport),
 		libp2p.Security(noise.ID, noise.New),
 		libp2p.Muxer(yamux.ID, yamux.DefaultTransport),
-		libp2p.DisableRelay(),
 		libp2p.DisableMetrics(),
 		libp2p.ResourceManager(&network.NullResourceManager{}),
 		libp2p.UserAgent("interop-peer-go"),
@@ -87,6 +87,7 @@ func serve(ctx context.Context, args []string) error {
 	h, err := newHost(
 		[]string{at(*ip, 4200, false), at(*ip, 4200, true)},
 		libp2p.EnableAutoNATv2(),
+		libp2p.EnableRelayService(),
 		// its dialer takes UDP to be blocked before others have used it
 		libp2p.UDPBlackHoleSuccessCounter(nil),
 		libp2p.ForceReachabilityPublic(),
@@ -117,12 +118,12 @@ func ask(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	h, err := newHost([]string{at("0.0.0.0", *port, *quic)})
+	h, err := newHost([]string{at("0.0.0.0", *port, *quic)}, libp2p.DisableRelay())
 	if err != nil {
 		return err
 	}
 	defer h.Close()
-	dialer, err := newHost(nil)
+	dialer, err := newHost(nil, libp2p.DisableRelay())
 	if err != nil {
 		return err
 	}
