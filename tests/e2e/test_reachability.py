@@ -22,7 +22,8 @@ NAT_A = "11.100.0.1"
 class LabRig(Rig):
     """`a` and `b` expose, behind what a test says; relays at two public hosts, `c` is a third."""
 
-    def __init__(self, lab: Lab, tmp: Path) -> None:
+    def __init__(self, lab: Lab, tmp: Path, *, maps: bool) -> None:
+        self.maps = maps
         self.lab = lab
         self.tmp = tmp
         self.a, self.b, self.c = lab["a"], lab["b"], lab["s3"]  # type: ignore[assignment]
@@ -49,9 +50,9 @@ class LabRig(Rig):
 
 
 @contextlib.contextmanager
-def rig_of(tmp: Path, a: str, b: str) -> Iterator[LabRig]:
+def rig_of(tmp: Path, a: str, b: str, *, maps: bool = False) -> Iterator[LabRig]:
     with Lab(a=a, b=b, public=3, link="delay=1") as lab:
-        rig = LabRig(lab, tmp)
+        rig = LabRig(lab, tmp, maps=maps)
         try:
             yield rig
         finally:
@@ -125,5 +126,20 @@ def test_where_a_full_cone_nat_lets_everybody_in_is_published(tmp_path: Path) ->
         assert str(found["address"]).startswith(f"/ip4/{NAT_A}/")
         assert found["published"]
         path = found_by(rig, exposer, found, there=f"/ip4/{NAT_A}/", wanted=True)
+        assert str(path["path"]).startswith("direct/")
+        assert str(path["address"]).startswith(f"/ip4/{NAT_A}/")
+
+
+def test_a_mapped_port_of_a_symmetric_nat_is_published_once_it_was_dialed(tmp_path: Path) -> None:
+    """Servers see this machine at other ports: by that alone nobody knows that it leads here."""
+    with rig_of(tmp_path, "symmetric,pmp=pmp", "public", maps=True) as rig:
+        exposer = rig.exposer("a")
+        told = {
+            protocol: exposer.wait("mapped", outside="verified", protocol=protocol)
+            for protocol in ("tcp", "udp")
+        }
+        assert {str(each["external"]).split(":")[0] for each in told.values()} == {NAT_A}
+        last = max(told.values(), key=lambda each: float(str(each["time"])))
+        path = found_by(rig, exposer, last, there=f"/ip4/{NAT_A}/", wanted=True)
         assert str(path["path"]).startswith("direct/")
         assert str(path["address"]).startswith(f"/ip4/{NAT_A}/")
