@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Final
 
 from pt.cli.text import BOLD, DIM, GREEN, RED, RESET, YELLOW
-from pt.node.nat import How, Reach, Survey
+from pt.node.nat import Survey
+from pt.node.nat_family import How, Reach
 from pt.node.nat_tcp import TcpDiscovery
 from pt.punch.candidates import Candidate, Kind, Side
 from pt.punch.planner import make_plan

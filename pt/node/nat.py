@@ -1,34 +1,30 @@
 """What the network in front of this machine does, by STUN servers: all families and protocols.
 
-No server is asked that was not named. What is blocked is told by comparison: silence of a server
-over UDP means something only if its TCP port answers, and the other way round.
+No server is asked that was not named.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import secrets
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from enum import Enum
-from typing import Final, NamedTuple
+from dataclasses import dataclass, field
+from typing import Final
 
-from pt.errors import DnsError, NetworkError, RefusedError, UsageError, WaitTimeoutError
+from pt.errors import DnsError, NetworkError, UsageError
 from pt.node.hops import carrier_between, first_routers
-from pt.node.nat_tcp import TcpDiscovery, discover_tcp
+from pt.node.nat_family import Family, Reach, measure
+from pt.node.nat_tcp import TcpDiscovery
 from pt.node.resolve import Resolver
-from pt.stun.aio import Explorer, bind_over_tcp
+from pt.stun.aio import Explorer
 from pt.stun.discovery import Discovery, Wishes
-from pt.stun.messages import BINDING, TRANSACTION_ID, Kind, StunError, encode
+from pt.stun.messages import BINDING, TRANSACTION_ID, Kind, encode
 from pt.wire.multiaddr import Multiaddr
-from pt.wire.nat_facts import NatFacts, Protocol
+from pt.wire.nat_facts import NatFacts
 
-__all__ = ["MAX_SERVERS", "How", "Reach", "StunServer", "Survey", "survey"]
+__all__ = ["MAX_SERVERS", "StunServer", "Survey", "survey"]
 
 MAX_SERVERS: Final = 8
-TCP_PATIENCE: Final = 4.0
-"""Seconds that a TCP port has to answer."""
 _NAMES: Final = frozenset({"dns", "dns4", "dns6"})
 Address = tuple[str, int]
 
@@ -62,24 +58,6 @@ class StunServer:
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-class How(Enum):
-    """How far one gets."""
-
-    OPEN = "open"
-    """Whoever is there answers, though perhaps not with STUN."""
-    SILENT = "silent"
-    REFUSED = "refused"
-    UNREACHABLE = "unreachable"
-
-
-class Reach(NamedTuple):
-    """One port of a server."""
-
-    protocol: Protocol
-    address: Address
-    how: How
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,58 +102,59 @@ async def survey(
 
     """
     found, names, failures = await _addresses(servers[:MAX_SERVERS], resolver)
-    problems = [str(each) for each in failures]
     if not found and failures:
         raise failures[0]
-    udp: list[Discovery] = []
-    tcp: list[TcpDiscovery] = []
+    groups = [
+        group
+        for version in (4, 6)
+        if (group := [each for each in found if (":" in each[0]) == (version == 6)])
+    ]
+    for group in groups:
+        say(f"asking {', '.join(host for host, _ in group)} over UDP and TCP")
+    measured = await asyncio.gather(
+        *(_family(each, wishes) for each in groups), return_exceptions=True
+    )
+    families: list[Family] = []
     on_the_way: list[str] = []
-    reach: list[Reach] = []
     unreachable: list[NetworkError] = []
-    for version in (4, 6):
-        own = [each for each in found if (":" in each[0]) == (version == 6)]
-        if not own:
-            continue
-        say(f"asking {', '.join(host for host, _ in own)} over UDP and TCP")
-        one, pair, routers = await asyncio.gather(
-            _over_udp(own, wishes),
-            _over_tcp(own),
-            first_routers(own[0], _request()),
-            return_exceptions=True,
-        )
-        if isinstance(one, NetworkError):
-            unreachable.append(one)
-            problems.append(str(one))
-            continue
-        if isinstance(one, BaseException):
-            raise one
-        if isinstance(pair, BaseException):
-            raise pair
-        if isinstance(routers, BaseException):
-            raise routers
-        two, ports = pair
-        reach += [
-            Reach(Protocol.UDP, each, How.SILENT if each in one.silent else How.OPEN)
-            for each in own
-        ]
-        reach += ports
-        one, two = _compare(one, two)
-        if carrier_between(routers):
-            one = replace(one, facts=replace(one.facts, carrier_grade=True))
-            two = replace(two, facts=replace(two.facts, carrier_grade=True))
-        on_the_way += routers
-        udp.append(one)
-        tcp.append(two)
-    if not udp and unreachable:
+    for each in measured:
+        if isinstance(each, NetworkError):
+            unreachable.append(each)
+        elif isinstance(each, BaseException):
+            raise each
+        else:
+            families.append(each[0])
+            on_the_way += each[1]
+    if not families and unreachable:
         raise unreachable[0]
     return Survey(
-        udp=tuple(udp),
-        tcp=tuple(tcp),
+        udp=tuple(each.udp for each in families),
+        tcp=tuple(each.tcp for each in families),
         names=names,
-        reach=tuple(reach),
+        reach=tuple(each for family in families for each in family.reach),
         routers=tuple(on_the_way),
-        problems=tuple(problems),
+        problems=tuple(map(str, (*failures, *unreachable))),
     )
+
+
+async def _family(servers: Sequence[Address], wishes: Wishes) -> tuple[Family, list[str]]:
+    """What is found over one IP version, and the first routers on the way.
+
+    Raises:
+        NetworkError: there is no way to any server.
+        LimitError: the system gives no sockets.
+
+    """
+    found, routers = await asyncio.gather(
+        measure(Explorer(), servers, wishes),
+        first_routers(servers[0], _request()),
+        return_exceptions=True,
+    )
+    if isinstance(found, BaseException):
+        raise found
+    if isinstance(routers, BaseException):
+        raise routers
+    return (found.behind_carrier() if carrier_between(routers) else found), routers
 
 
 def _request() -> bytes:
@@ -200,51 +179,3 @@ async def _addresses(
             names[server.host] = tuple(hosts)
         found.update(dict.fromkeys((host, server.port) for host in hosts))
     return list(found), names, failures
-
-
-async def _over_udp(servers: Sequence[Address], wishes: Wishes) -> Discovery:
-    explorer = Explorer()
-    try:
-        return await explorer.discover(servers, wishes)
-    finally:
-        explorer.close()
-
-
-async def _over_tcp(servers: Sequence[Address]) -> tuple[TcpDiscovery, list[Reach]]:
-    """How far each server's port is, and all of the first that serves STUN there."""
-    tried = await asyncio.gather(*map(_try_tcp, servers))
-    reach = [
-        Reach(Protocol.TCP, server, how) for server, (how, _) in zip(servers, tried, strict=True)
-    ]
-    for server, (_, problem) in zip(servers, tried, strict=True):
-        if not problem:
-            return await discover_tcp(server), reach
-    facts = NatFacts(family=6 if ":" in servers[0][0] else 4, protocol=Protocol.TCP)
-    silent = all(each.how is How.SILENT for each in reach)
-    failed = TcpDiscovery(facts=facts, server=servers[0], problem=tried[0][1], silent=silent)
-    return failed, reach
-
-
-async def _try_tcp(server: Address) -> tuple[How, str]:
-    """How far a connection gets, and why STUN is not served there, if so."""
-    try:
-        await bind_over_tcp(server, timeout=TCP_PATIENCE)
-    except WaitTimeoutError as error:
-        return How.SILENT, str(error)
-    except NetworkError as error:
-        cause = error.__cause__
-        if not isinstance(cause, OSError):  # it opened, and was closed again
-            return How.OPEN, str(error)
-        return (How.REFUSED if cause.errno == errno.ECONNREFUSED else How.UNREACHABLE), str(error)
-    except (RefusedError, StunError) as error:
-        return How.OPEN, str(error)
-    return How.OPEN, ""
-
-
-def _compare(udp: Discovery, tcp: TcpDiscovery) -> tuple[Discovery, TcpDiscovery]:
-    """Take silence of the one for blocked if the other one answers."""
-    if udp.facts.works is None and tcp.facts.works:
-        udp = replace(udp, facts=replace(udp.facts, works=False))
-    if tcp.silent and udp.facts.works:
-        tcp = replace(tcp, facts=replace(tcp.facts, works=False))
-    return udp, tcp

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from pt.aio.udp import Address, UdpPort
 from pt.errors import PtError
 from pt.node.interfaces import expand
-from pt.node.nat_tcp import discover_tcp
+from pt.node.nat_family import measure
 from pt.punch.aio import Probes
 from pt.punch.candidates import Candidate, Kind, Side
 from pt.stun.aio import Explorer, StunClient, bind_over_tcp
@@ -154,24 +154,14 @@ class NatView:
     async def _measure_family(self, servers: list[Address]) -> list[NatFacts]:
         udp = self.udp
         number = next((port for _, port in udp.addresses), None)
-        explorer = self._explorer = Explorer(udp.send, port=number)
+        self._explorer = Explorer(udp.send, port=number)
         try:
-            over_udp, over_tcp = await asyncio.gather(
-                explorer.discover(servers, _WISHES),
-                discover_tcp(servers[0]),
-                return_exceptions=True,
-            )
+            found = await measure(self._explorer, servers, _WISHES, every=False)
+        except PtError:
+            return []
         finally:
             self._explorer = None
-            explorer.close()
-        found: list[NatFacts] = []
-        for each in (over_udp, over_tcp):
-            if isinstance(each, BaseException):
-                if not isinstance(each, PtError):
-                    raise each
-            elif each.facts.works:
-                found.append(each.facts)
-        return found
+        return [each for each in found.facts if each.works]
 
     # --- candidates ----------------------------------------------------------------------------
 

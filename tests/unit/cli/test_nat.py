@@ -11,7 +11,8 @@ from pt.cli.main import main
 from pt.cli.nat import _cliffs, _essence, server_of
 from pt.cli.nat_text import OTHERS, as_json, as_text, plans
 from pt.errors import UsageError
-from pt.node.nat import How, Reach, StunServer, Survey
+from pt.node.nat import StunServer, Survey
+from pt.node.nat_family import How, Reach
 from pt.node.nat_tcp import TcpDiscovery
 from pt.stun.binding import Binding
 from pt.stun.discovery import Discovery

@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import replace
 
 import pytest
 
 from pt.aio.udp import UdpPort
 from pt.errors import DnsCause, DnsError, NetworkError, UsageError
 from pt.identity.keys import PrivateKey
-from pt.node import nat
+from pt.node import nat_family
 from pt.node.nat import MAX_SERVERS, StunServer, Survey, survey
-from pt.node.nat_tcp import TcpDiscovery
 from pt.node.node import Node
 from pt.node.resolve import Resolver
 from pt.stun.aio import Explorer
-from pt.stun.discovery import Discovery, Wishes
+from pt.stun.discovery import Wishes
 from pt.stun.server import PRIMARY, Server
 from pt.stun.transactions import Schedule
 from pt.wire.multiaddr import Multiaddr
-from pt.wire.nat_facts import NatFacts, Protocol
+from pt.wire.nat_facts import Protocol
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr(nat, "TCP_PATIENCE", 0.3)
+    monkeypatch.setattr(nat_family, "TCP_PATIENCE", 0.3)
 
 
 QUICKLY = Wishes(mtu=False, schedule=Schedule((0.0, 0.05), 0.2))
@@ -110,16 +108,6 @@ def test_silence_of_one_protocol_is_blocked_if_the_other_one_answers():
         assert udp.label == "blocked"
 
     asyncio.run(main())
-
-
-def test_what_is_silent_over_both_is_not_known():
-    blank = Discovery(facts=NatFacts())
-    silent = TcpDiscovery(facts=NatFacts(protocol=Protocol.TCP), silent=True)
-    assert nat._compare(blank, silent) == (blank, silent)
-    works = replace(blank, facts=NatFacts(works=True))
-    assert nat._compare(works, silent)[1].facts.works is False
-    refused = replace(silent, silent=False)  # it got through, to somebody who does not serve
-    assert nat._compare(works, refused)[1].facts.works is None
 
 
 def test_nobody_there():
