@@ -11,10 +11,12 @@ from collections.abc import Callable
 from typing import Final
 
 from pt.cli.jsonlines import VERSION
+from pt.cli.media import maps_ports
 from pt.cli.nat_text import as_json, as_text
 from pt.cli.options import configure_logging, relays_from, wants_json
 from pt.cli.output import use_colour
 from pt.errors import NetworkError, UsageError
+from pt.node.gateways import find_places
 from pt.node.nat import MAX_SERVERS, StunServer, Survey, survey
 from pt.node.resolve import Resolver
 from pt.stun.discovery import Wishes
@@ -27,7 +29,8 @@ EPILOG: Final = """\
   pt nat --stun stun.example.org:3478        so does any STUN server; this one is asked, no other
   pt nat --relay … --lifetime 120            also how long a mapping lives: takes minutes
 
-No server is asked that is not named. What a NAT lets in can only be told by a server with two IP
+No server is asked that is not named; the router is asked for its port-mapping services (PCP,
+NAT-PMP, UPnP), and nothing is mapped. What a NAT lets in can only be told by a server with two IP
 addresses, or by two relays that answer for each other (docs/relay.md).
 """
 SHORTEST: Final = 1.0
@@ -62,6 +65,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         const=CLIFFS[-1],
         help="try silences up to SECONDS, 298 if no number is given, and what keeps a mapping: it "
         "takes two to three times as long as a mapping lives",
+    )
+    group.add_argument(
+        "--no-portmap",
+        action="store_true",
+        help="do not ask the router which ports it would map, and by what (env PT_NO_PORTMAP=1)",
     )
     group.add_argument(
         "--watch",
@@ -132,10 +140,11 @@ def _cliffs(most: float | None) -> tuple[float, ...]:
 
 async def _run(args: argparse.Namespace, servers: list[StunServer], wishes: Wishes) -> int:
     resolver = Resolver()
+    places = find_places if maps_ports(args) else None
     before: object = None
     try:
         while True:
-            found = await survey(servers, wishes, resolver=resolver, say=_say(args))
+            found = await survey(servers, wishes, resolver=resolver, places=places, say=_say(args))
             if not found.answered and args.watch is None:
                 _show(args, found)
                 raise NetworkError(_nobody(servers, found))
@@ -150,10 +159,14 @@ async def _run(args: argparse.Namespace, servers: list[StunServer], wishes: Wish
 
 def _essence(found: Survey) -> object:
     """What has to change for it to be told again."""
-    return tuple(
+    paths = tuple(
         (facts.family, facts.protocol, facts.works, facts.label, facts.external)
         for facts in found.facts
     )
+    gateways = tuple(
+        (each.place, each.service, each.ok, each.external) for each in found.gateways or ()
+    )
+    return paths, gateways
 
 
 def _nobody(servers: list[StunServer], found: Survey) -> str:

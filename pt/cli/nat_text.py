@@ -9,7 +9,10 @@ from typing import Final
 from pt.cli.text import BOLD, DIM, GREEN, RED, RESET, YELLOW
 from pt.node.nat import Survey
 from pt.node.nat_family import How, Reach
+from pt.node.nat_gateways import Agreement
 from pt.node.nat_tcp import TcpDiscovery
+from pt.node.portmap import Finding
+from pt.portmap.aio import Place
 from pt.punch.candidates import Candidate, Kind, Side
 from pt.punch.planner import make_plan
 from pt.punch.strategies import Plan
@@ -117,6 +120,9 @@ def as_json(survey: Survey) -> dict[str, object]:
             }
             for each in survey.reach
         ],
+        "gateways": None
+        if survey.gateways is None
+        else [_gateway(each, survey.outside(each)) for each in survey.gateways],
         "routers": [each or None for each in survey.routers],
         "problems": list(survey.problems),
         "works_with": [
@@ -173,6 +179,19 @@ def _path(found: Discovery | TcpDiscovery) -> dict[str, object]:
     }
 
 
+def _gateway(found: Finding, outside: Agreement | None) -> dict[str, object]:
+    return {
+        "family": found.place.gateway.family,
+        "gateway": found.place.host,
+        "local": found.place.local,
+        "service": found.service.label,
+        "ok": found.ok,
+        "external": found.external or None,
+        "outside": None if outside is None else outside.value,
+        "detail": found.detail,
+    }
+
+
 def _where(address: tuple[str, int] | None) -> str | None:
     if address is None:
         return None
@@ -188,6 +207,7 @@ def as_text(survey: Survey, *, colour: bool) -> list[str]:
     lines: list[str] = []
     for udp, tcp in zip(survey.udp, survey.tcp, strict=True):
         lines += [*_udp(udp, paint), *_tcp(tcp, udp, paint), ""]
+    lines += [*_gateways(survey, paint), ""]
     lines += [*_firewall(survey.reach, paint), ""]
     lines += [paint(f"!  {each}", YELLOW) for each in survey.problems]
     if survey.problems:
@@ -216,6 +236,40 @@ class _Paint:
 
 def _title(family: int, protocol: str, label: str, paint: _Paint, colour: str) -> str:
     return f"{paint(f'IPv{family} {protocol}', BOLD)}  {paint(label, colour)}"
+
+
+def _gateways(survey: Survey, paint: _Paint) -> Iterable[str]:
+    """By what the routers map ports, and whether that would lead here."""
+    by_place: dict[Place, list[Finding]] = {}
+    for each in survey.gateways or ():
+        by_place.setdefault(each.place, []).append(each)
+    for place, services in by_place.items():
+        known = [each.service.label for each in services if each.ok]
+        lacking = [each.service.label for each in services if not each.ok]
+        yield f"{paint(f'Router {place.host}', BOLD)}  " + (
+            paint(f"maps ports by {', '.join(known)}", GREEN)
+            if known
+            else paint(f"maps no ports: no answer by {', '.join(lacking)}", YELLOW)
+        )
+        externals = {each.external: survey.outside(each) for each in services if each.external}
+        for external, outside in externals.items():
+            yield _row("outside", _outside(external, outside, survey.seen))
+        if known and not externals and place.gateway.family == 4:
+            yield _row("outside", "its external address is told with a mapping alone")
+
+
+def _outside(external: str, outside: Agreement | None, seen: Sequence[str]) -> str:
+    match outside:
+        case Agreement.SAME:
+            return f"{external}, as servers see it"
+        case Agreement.ELSEWHERE:
+            return f"{external}, but servers see {seen[0]}: double NAT, or another way out"
+        case Agreement.CARRIER:
+            return f"{external}, a carrier's: double NAT, what it maps leads nowhere"
+        case Agreement.PRIVATE:
+            return f"{external}, private: double NAT, the next router would have to map, too"
+        case None:
+            return external
 
 
 def _firewall(reach: Sequence[Reach], paint: _Paint) -> Iterable[str]:

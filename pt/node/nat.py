@@ -1,6 +1,6 @@
 """What the network in front of this machine does, by STUN servers: all families and protocols.
 
-No server is asked that was not named.
+No server is asked that was not named; the default gateways are if that is wanted.
 """
 
 from __future__ import annotations
@@ -8,14 +8,17 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from pt.errors import DnsError, NetworkError, UsageError
 from pt.node.hops import carrier_between, first_routers
 from pt.node.nat_family import Family, Reach, measure
+from pt.node.nat_gateways import Agreement, compare
 from pt.node.nat_tcp import TcpDiscovery
+from pt.node.portmap import Finding, ask_gateways
 from pt.node.resolve import Resolver
+from pt.portmap.aio import Place
 from pt.stun.aio import Explorer
 from pt.stun.discovery import Discovery, Wishes
 from pt.stun.messages import BINDING, TRANSACTION_ID, Kind, encode
@@ -70,6 +73,8 @@ class Survey:
     """What names stand for."""
     reach: tuple[Reach, ...] = ()
     """How far each server's ports are."""
+    gateways: tuple[Finding, ...] | None = None
+    """The port-mapping services of the default gateways; None: they were not asked."""
     routers: tuple[str, ...] = ()
     """The first ones on the way, over IPv4; empty texts for those that did not answer."""
     problems: tuple[str, ...] = ()
@@ -79,6 +84,29 @@ class Survey:
     def facts(self) -> tuple[NatFacts, ...]:
         """What the planner of hole punching takes."""
         return (*(each.facts for each in self.udp), *(each.facts for each in self.tcp))
+
+    def outside(self, found: Finding) -> Agreement | None:
+        """Whether a gateway's external address is what servers see."""
+        return compare(found.external, self.seen)
+
+    @property
+    def seen(self) -> tuple[str, ...]:
+        """The IPv4 addresses that servers saw us at, the usual one first."""
+        found = [each.external for each in self.facts if each.external and each.family == 4]
+        places = [*(each.mapped for each in self.udp), *(each.mapped for each in self.tcp)]
+        found += [host for each in places for host, _ in each.values() if ":" not in host]
+        return tuple(dict.fromkeys(found))
+
+    def with_gateways(self, gateways: tuple[Finding, ...] | None) -> Survey:
+        """The same, with what gateways said; one that has a carrier's address tells of its NAT."""
+        found = replace(self, gateways=gateways)
+        if not any(found.outside(each) is Agreement.CARRIER for each in gateways or ()):
+            return found
+        return replace(
+            found,
+            udp=tuple(each.behind_carrier() for each in self.udp),
+            tcp=tuple(each.behind_carrier() for each in self.tcp),
+        )
 
     @property
     def answered(self) -> bool:
@@ -91,9 +119,10 @@ async def survey(
     wishes: Wishes,
     *,
     resolver: Resolver,
+    places: Callable[[], Sequence[Place]] | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Survey:
-    """Ask the servers.
+    """Ask the servers, and meanwhile the gateways at `places` which ports they would map.
 
     Raises:
         DnsError: no server's name can be looked up.
@@ -101,6 +130,26 @@ async def survey(
         LimitError: the system gives no sockets.
 
     """
+    found, gateways = await asyncio.gather(
+        _ask_servers(servers, wishes, resolver, say), _ask(places), return_exceptions=True
+    )
+    if isinstance(found, BaseException):
+        raise found
+    if isinstance(gateways, BaseException):
+        raise gateways
+    return found.with_gateways(gateways)
+
+
+async def _ask(places: Callable[[], Sequence[Place]] | None) -> tuple[Finding, ...] | None:
+    return None if places is None else tuple(await ask_gateways(places))
+
+
+async def _ask_servers(
+    servers: Sequence[StunServer],
+    wishes: Wishes,
+    resolver: Resolver,
+    say: Callable[[str], None],
+) -> Survey:
     found, names, failures = await _addresses(servers[:MAX_SERVERS], resolver)
     if not found and failures:
         raise failures[0]
@@ -154,7 +203,10 @@ async def _family(servers: Sequence[Address], wishes: Wishes) -> tuple[Family, l
         raise found
     if isinstance(routers, BaseException):
         raise routers
-    return (found.behind_carrier() if carrier_between(routers) else found), routers
+    if carrier_between(routers):
+        udp, tcp = found.udp.behind_carrier(), found.tcp.behind_carrier()
+        found = replace(found, udp=udp, tcp=tcp)
+    return found, routers
 
 
 def _request() -> bytes:

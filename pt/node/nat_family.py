@@ -61,11 +61,6 @@ class Family:
         """Over UDP and TCP."""
         return self.udp.facts, self.tcp.facts
 
-    def behind_carrier(self) -> Family:
-        """The same, behind a carrier's NAT, which something else has shown."""
-        udp, tcp = (replace(each, carrier_grade=True) for each in self.facts)
-        return replace(self, udp=replace(self.udp, facts=udp), tcp=replace(self.tcp, facts=tcp))
-
 
 async def measure(
     explorer: Explorer, servers: Sequence[Address], wishes: Wishes, *, every: bool = True

@@ -40,6 +40,8 @@ HEED: Final = 5.0
 """Seconds between two questions because of what was announced, which anybody can make up."""
 PROBE_AGAIN: Final = 300.0
 """Seconds until a gateway without any service is asked anew."""
+ASK: Final = 5.0
+"""Seconds for a service to tell what it knows, if it is only asked."""
 RELEASE: Final = 1.0
 """Seconds to give mappings back at the end."""
 _ORDER: Final = list(Service)
@@ -52,6 +54,8 @@ class Finding(NamedTuple):
     service: Service
     ok: bool
     detail: str
+    external: str = ""
+    """The gateway's external address, if it tells that without a mapping."""
 
 
 class PortMapper:
@@ -335,8 +339,17 @@ async def _probe(mapper: Mapper) -> str:
     return ""
 
 
+async def _ask(mapper: Mapper) -> str:
+    """The same, within `ASK` seconds."""
+    try:
+        async with asyncio.timeout(ASK):
+            return await _probe(mapper)
+    except TimeoutError:
+        return f"no answer in {ASK:g} s"
+
+
 async def ask_gateways(places: Callable[[], Sequence[Place]] = find_places) -> list[Finding]:
-    """Which services the default gateways have; nothing is mapped."""
+    """Which services the default gateways have, within `ASK` seconds; nothing is mapped."""
 
     async def ask(place: Place) -> list[Finding]:
         try:
@@ -345,11 +358,11 @@ async def ask_gateways(places: Callable[[], Sequence[Place]] = find_places) -> l
             return [Finding(place, Service.PCP, ok=False, detail=str(error))]
         try:
             mappers = _mappers(place, datagrams)
-            problems = await asyncio.gather(*map(_probe, mappers))
+            problems = await asyncio.gather(*map(_ask, mappers))
         finally:
             datagrams.close()
         return [
-            Finding(place, mapper.service, not problem, problem or mapper.detail)
+            Finding(place, mapper.service, not problem, problem or mapper.detail, mapper.external)
             for mapper, problem in zip(mappers, problems, strict=True)
         ]
 

@@ -153,6 +153,7 @@ class Pcp:
     """PCP (RFC 6887)."""
 
     service = Service.PCP
+    external = ""
     detail = ""
 
     def __init__(self, datagrams: Datagrams) -> None:
@@ -313,7 +314,7 @@ class Upnp:
     def __init__(self, place: Place) -> None:
         self._place = place
         self._control: Control | None = None
-        self._external = ""
+        self.external = ""
         self._lifetime = LIFETIME
 
     @property
@@ -323,7 +324,7 @@ class Upnp:
             return ""
         kind = self._control.service.split(":")[-2]
         told = f"{kind} {self._control.version}"
-        return f"{told}, external address {self._external}" if self._external else told
+        return f"{told}, external address {self.external}" if self.external else told
 
     async def probe(self) -> None:
         """Search, read the description, and ask for the external address; see `Mapper`."""
@@ -346,7 +347,7 @@ class Upnp:
         problem: Exception | None = None
         for each in found:
             try:
-                self._external = await self._run(igd.external(each))
+                self.external = await self._run(igd.external(each))
             except PtError as error:
                 problem = error
             else:
@@ -358,7 +359,7 @@ class Upnp:
         """See `Mapper`."""
         wish = igd.Wish(self._place.local, wanted, port, self._lifetime)
         added = await self._run(igd.add(self._ready(), wish, _any_port))
-        self._external, self._lifetime = added.external[0], added.lifetime
+        self.external, self._lifetime = added.external[0], added.lifetime
         return Mapping(
             service=self.service,
             wanted=wanted,

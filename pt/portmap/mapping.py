@@ -55,6 +55,14 @@ class Service(Enum):
     NAT_PMP = "nat-pmp"
     UPNP = "upnp"
 
+    @property
+    def label(self) -> str:
+        """Its name for people."""
+        return _LABELS[self]
+
+
+_LABELS: Final = {Service.PCP: "PCP", Service.NAT_PMP: "NAT-PMP", Service.UPNP: "UPnP"}
+
 
 class Wanted(NamedTuple):
     """A port of ours that should be reachable."""
@@ -125,6 +133,11 @@ class Mapper(Interface):
     service: Service
     rebooted: bool
     """Set when the gateway has lost what it knew; whoever acts on it clears it."""
+
+    @property
+    def external(self) -> str:
+        """The gateway's external address, where it tells that without a mapping; else empty."""
+        ...
 
     @property
     def detail(self) -> str:

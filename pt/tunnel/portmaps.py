@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from pt.autonat.reachability import State
 from pt.node.outside import Outside, judge, seen_by_servers, seen_over_tcp
 from pt.node.portmap import PortMapper
-from pt.portmap.mapping import Mapping, Outer, Service, Wanted
+from pt.portmap.mapping import Mapping, Outer, Wanted
 from pt.tunnel import events
 from pt.wire import ipranges
 from pt.wire.multiaddr import Multiaddr
@@ -49,7 +49,6 @@ _WHY: Final = {
     "there, too, or have it only bridge",
 }
 _DIALED: Final = {State.REACHABLE: True, State.UNREACHABLE: False}
-_NAMES: Final = {Service.PCP: "PCP", Service.NAT_PMP: "NAT-PMP", Service.UPNP: "UPnP"}
 
 
 class PortMappings:
@@ -213,7 +212,7 @@ def _multiaddr(mapping: Mapping) -> Multiaddr:
 def _event(mapping: Mapping, outside: Outside | None) -> events.Mapped:
     return events.Mapped(
         ok=outside is not None,
-        service=_NAMES[mapping.service],
+        service=mapping.service.label,
         protocol=mapping.wanted.protocol.name.lower(),
         internal=_where(mapping.internal),
         external=_where(mapping.external),

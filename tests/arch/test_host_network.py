@@ -110,6 +110,13 @@ def offences(source: str) -> Iterator[tuple[int, str]]:
         said = words(node)
         on_host = name in STARTERS and owner in {"subprocess", "asyncio", "main", "cli", ""}
         is_command = COMMANDS & said and any(word.startswith("--") for word in said)
+        if (
+            on_host
+            and "nat" in said
+            and {"--relay", "--stun"} & said
+            and "--no-portmap" not in said
+        ):
+            yield node.lineno, "pt nat on the host without --no-portmap asks the router"
         if on_host and is_command and "--no-lan" not in said:
             yield node.lineno, "a pt command on the host without --no-lan"
         if on_host and is_command and "--no-public" not in said:
@@ -151,6 +158,9 @@ def test_nodes_say_where_they_may_talk(path):
         ("subprocess.Popen([PT, 'bind', '--port', '0', '--no-lan', '--no-public'])", 0),
         ("host.popen([PT, 'tcp', '--port', '22'])", 0),
         ("main(['tcp', '--port', '22'])", 2),
+        ("main(['nat', '--stun', '127.0.0.1:1'])", 1),
+        ("main(['nat', '--stun', '127.0.0.1:1', '--no-portmap'])", 0),
+        ("host.run([PT, 'nat', '--relay', relay])", 0),
     ],
 )
 def test_the_rule_itself(source, count):

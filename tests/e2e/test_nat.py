@@ -16,6 +16,8 @@ from tests.e2e.harness import PT, TIMEOUT
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(120)]
 
+OUTSIDE = "11.100.0.1"
+"""Of side a's router."""
 SIDES = {
     "a": "eim-eif",
     "b": "adm-adf-random",
@@ -144,6 +146,37 @@ def test_how_long_a_mapping_lives(lab: Lab) -> None:
     assert (udp["lifetime_at_least"], udp["lifetime_at_most"]) == (1.0, 2.0)
     assert udp["inbound_refreshes"] is False
     lab.set_nat("a", "eim-eif")
+
+
+def gateways(told: dict) -> dict[str, dict]:
+    return {each["service"]: each for each in told["gateways"]}
+
+
+def test_what_the_router_maps_ports_by(lab: Lab) -> None:
+    """The laboratory's NATs speak PCP and NAT-PMP; with UPnP: tests/interop/test_miniupnpd.py."""
+    address = f"/ip4/{lab['s1'].ip}/tcp/4001"
+    lab.set_nat("a", "eim-eif,pmp=on")
+    found = gateways(json.loads(nat(lab["a"], "--json", "--relay", address).stdout))
+    assert {name: each["ok"] for name, each in found.items()} == {
+        "PCP": True,
+        "NAT-PMP": True,
+        "UPnP": False,
+    }
+    assert (found["NAT-PMP"]["external"], found["NAT-PMP"]["outside"]) == (OUTSIDE, "same")
+    assert not [each for each in lab.mappings()["a"] if each["left"] > 300]
+    told = json.loads(nat(lab["a"], "--json", "--relay", address, "--no-portmap").stdout)
+    assert told["gateways"] is None
+    lab.set_nat("a", "eim-eif")
+
+
+def test_a_router_behind_another_one(tmp_path: Path) -> None:
+    with Lab(a="eim-apdf,pmp=pmp+eim-apdf") as double:
+        relay(double["s1"], tmp_path / "home", "--listen", f"/ip4/{double['s1'].ip}/tcp/4001")
+        argv = ("--relay", f"/ip4/{double['s1'].ip}/tcp/4001")
+        told = json.loads(nat(double["a"], "--json", *argv).stdout)
+        assert gateways(told)["NAT-PMP"]["outside"] == "carrier"
+        assert path(told, "udp")["carrier_grade"] is True
+        assert b"a carrier's: double NAT" in nat(double["a"], *argv).stdout
 
 
 def test_two_relays_with_one_address_each(tmp_path: Path) -> None:

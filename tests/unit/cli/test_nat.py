@@ -14,6 +14,10 @@ from pt.errors import UsageError
 from pt.node.nat import StunServer, Survey
 from pt.node.nat_family import How, Reach
 from pt.node.nat_tcp import TcpDiscovery
+from pt.node.portmap import Finding
+from pt.portmap.aio import Place
+from pt.portmap.gateway import Gateway
+from pt.portmap.mapping import Service
 from pt.stun.binding import Binding
 from pt.stun.discovery import Discovery
 from pt.stun.lifetime import CLIFFS, Lifetime
@@ -53,11 +57,17 @@ TCP = TcpDiscovery(
     local=LOCAL,
     binding=Binding(mapped=MAPPED, source=SERVER, rtt=0.03),
 )
+PLACE = Place(Gateway(0, "192.168.1.1", "eth0"), "192.168.1.10")
 SURVEY = Survey(
     udp=(UDP,),
     tcp=(TCP,),
     names={"relay.example": ("11.1.0.1",)},
     reach=(Reach(Protocol.UDP, SERVER, How.OPEN), Reach(Protocol.TCP, SERVER, How.OPEN)),
+    gateways=(
+        Finding(PLACE, Service.PCP, ok=False, detail="no answer"),
+        Finding(PLACE, Service.NAT_PMP, ok=True, detail="", external=MAPPED[0]),
+        Finding(PLACE, Service.UPNP, ok=True, detail="", external=MAPPED[0]),
+    ),
     routers=("192.168.1.1", "100.64.0.1", "", ""),
 )
 
@@ -85,6 +95,8 @@ def changed(**facts) -> str:
         "1480 on the way to 11.1.0.1:4001",
         "IPv4 TCP  apdm-seq",
         "Ports  UDP 4001 open, TCP 4001 open",
+        "Router 192.168.1.1  maps ports by NAT-PMP, UPnP",
+        "outside   11.100.0.1, as servers see it",
     ],
 )
 def test_the_screen(words):
@@ -156,6 +168,32 @@ def test_ports_that_are_shut_and_the_cure(shut, open_, words):
     assert words not in shown(replace(SURVEY, reach=both))  # one host's firewall, not the network's
 
 
+@pytest.mark.parametrize(
+    ("external", "words"),
+    [
+        (MAPPED[0], "11.100.0.1, as servers see it"),
+        ("11.9.9.9", "11.9.9.9, but servers see 11.100.0.1: double NAT"),
+        ("100.64.0.2", "100.64.0.2, a carrier's: double NAT"),
+        ("192.168.0.2", "192.168.0.2, private: double NAT"),
+        ("", "told with a mapping alone"),
+    ],
+)
+def test_routers_that_map_ports(external, words):
+    finding = Finding(PLACE, Service.PCP, ok=True, detail="", external=external)
+    said = shown(replace(SURVEY, gateways=(finding,)))
+    assert "Router 192.168.1.1  maps ports by PCP\n" in said
+    assert words in said
+
+
+def test_routers_that_do_not():
+    none = tuple(each._replace(ok=False, external="") for each in SURVEY.gateways)
+    said = shown(replace(SURVEY, gateways=none))
+    assert "maps no ports: no answer by PCP, NAT-PMP, UPnP" in said
+    assert "outside  " not in said
+    assert "Router" not in shown(replace(SURVEY, gateways=None))
+    assert as_json(replace(SURVEY, gateways=None))["gateways"] is None
+
+
 def test_problems_are_told():
     assert "!  no route for IPv6" in shown(replace(SURVEY, problems=("no route for IPv6",)))
 
@@ -206,6 +244,17 @@ def test_json_says_all_of_it():
     assert set(told["works_with"][0]) == {"nat", "strategy", "direct", "why", "cure"}
     assert told["problems"] == []
     assert told["ports"][0] == {"protocol": "udp", "address": "11.1.0.1:4001", "outcome": "open"}
+    assert [each["ok"] for each in told["gateways"]] == [False, True, True]
+    assert told["gateways"][1] == {
+        "family": 4,
+        "gateway": "192.168.1.1",
+        "local": "192.168.1.10",
+        "service": "NAT-PMP",
+        "ok": True,
+        "external": "11.100.0.1",
+        "outside": "same",
+        "detail": "",
+    }
     assert told["routers"] == ["192.168.1.1", "100.64.0.1", None, None]
 
 
@@ -214,6 +263,7 @@ def test_only_changes_are_told_again():
     assert _essence(replace(SURVEY, udp=(moved,))) == _essence(SURVEY)
     other = replace(UDP, facts=replace(FACTS, external="11.100.0.9"))
     assert _essence(replace(SURVEY, udp=(other,))) != _essence(SURVEY)
+    assert _essence(replace(SURVEY, gateways=())) != _essence(SURVEY)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import replace
 
 import pytest
 
@@ -12,14 +13,21 @@ from pt.errors import DnsCause, DnsError, NetworkError, UsageError
 from pt.identity.keys import PrivateKey
 from pt.node import nat_family
 from pt.node.nat import MAX_SERVERS, StunServer, Survey, survey
+from pt.node.nat_gateways import Agreement
+from pt.node.nat_tcp import TcpDiscovery
 from pt.node.node import Node
+from pt.node.portmap import Finding
 from pt.node.resolve import Resolver
+from pt.portmap.aio import Place
+from pt.portmap.gateway import Gateway
+from pt.portmap.mapping import Service
 from pt.stun.aio import Explorer
-from pt.stun.discovery import Wishes
+from pt.stun.discovery import Discovery, Wishes
 from pt.stun.server import PRIMARY, Server
 from pt.stun.transactions import Schedule
 from pt.wire.multiaddr import Multiaddr
-from pt.wire.nat_facts import Protocol
+from pt.wire.nat_facts import NatFacts, Protocol
+from tests.unit.portmap.fake import FakeGateway
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +77,7 @@ async def serving(*, udp: bool = True, tcp: bool = True):
         port.close()
 
 
-async def ask(*servers: StunServer, names=None, wishes=QUICKLY) -> Survey:
+async def ask(*servers: StunServer, names=None, wishes=QUICKLY, places=None) -> Survey:
     async def look_up(host: str, family: int) -> list[str]:
         if names is None or host not in names:
             raise DnsError(f"{host} has no address", DnsCause.NO_NAME)
@@ -77,7 +85,7 @@ async def ask(*servers: StunServer, names=None, wishes=QUICKLY) -> Survey:
 
     resolver = Resolver(ask=look_up)
     try:
-        return await survey(servers, wishes, resolver=resolver)
+        return await survey(servers, wishes, resolver=resolver, places=places)
     finally:
         await resolver.close()
 
@@ -137,6 +145,35 @@ def test_how_far_each_port_is():
         ]
 
     asyncio.run(main())
+
+
+def test_gateways_are_asked_meanwhile_if_that_is_wanted():
+    async def main() -> None:
+        async with serving() as port, FakeGateway() as fake:
+            found = await ask(here(port), places=lambda: [fake.place])
+            assert [each.service for each in found.gateways if each.ok] == list(Service)
+            assert not fake.mapped
+            assert {found.outside(each) for each in found.gateways} == {None, Agreement.ELSEWHERE}
+            assert found.seen == ("127.0.0.1",)
+            asked = fake.asked
+            assert (await ask(here(port))).gateways is None
+            assert fake.asked == asked
+
+    asyncio.run(main())
+
+
+def test_a_router_with_a_carriers_address_tells_of_the_carriers_nat():
+    place = Place(Gateway(0, "192.168.1.1", "eth0"), "192.168.1.2")
+    finding = Finding(place, Service.NAT_PMP, ok=True, detail="", external="100.64.0.2")
+    facts = NatFacts(external="11.5.0.9", carrier_grade=False)
+    six = replace(facts, family=6, external=None)
+    alone = Survey(
+        udp=(Discovery(facts=facts), Discovery(facts=six)), tcp=(TcpDiscovery(facts=facts),)
+    )
+    found = alone.with_gateways((finding,))
+    assert [each.carrier_grade for each in found.facts] == [True, False, True]
+    for other in ("11.5.0.9", "192.168.0.2", ""):
+        assert alone.with_gateways((finding._replace(external=other),)).facts == alone.facts
 
 
 def test_names_are_looked_up():

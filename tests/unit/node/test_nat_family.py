@@ -56,10 +56,3 @@ def test_else_nobody_waits_for_a_silent_server(silent_first, monkeypatch):
     assert found.tcp.server == ("127.0.0.1", port)
     assert found.tcp.facts.works
     assert tcp_reach(found) == [How.OPEN]
-
-
-def test_a_carrier_that_something_else_has_shown():
-    blank = Discovery(facts=NatFacts())
-    tcp = TcpDiscovery(facts=NatFacts(protocol=Protocol.TCP))
-    found = Family(udp=blank, tcp=tcp).behind_carrier()
-    assert [each.carrier_grade for each in found.facts] == [True, True]

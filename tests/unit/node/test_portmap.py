@@ -238,7 +238,21 @@ def test_the_services_are_told():
                 (Service.UPNP, True),
             ]
             assert found[1].detail == f"external address {EXTERNAL}"
+            assert [each.external for each in found] == ["", EXTERNAL, EXTERNAL]
             assert found[0].place.host == HOST
             assert not fake.mapped
+
+    run(main())
+
+
+def test_a_service_that_dawdles_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(portmap, "ASK", 0.2)
+
+    async def main():
+        async with FakeGateway() as fake:
+            fake.drips = True
+            found = await ask_gateways(lambda: [fake.place])
+            assert [each.ok for each in found] == [True, True, False]
+            assert found[2].detail == "no answer in 0.2 s"
 
     run(main())
