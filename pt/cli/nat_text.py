@@ -158,13 +158,13 @@ def _path(found: Discovery | TcpDiscovery) -> dict[str, object]:
         "local": _where(found.local),
         "mapped": None if binding is None else _where(binding.mapped),
         "rtt": None if binding is None else round(binding.rtt, 6),
+        "hairpin": facts.hairpin,
     }
     if isinstance(found, TcpDiscovery):
         return {**told, "problem": found.problem or None}
     lifetime = found.lifetime
     return {
         **told,
-        "hairpin": facts.hairpin,
         "quota": facts.quota,
         "noise": None if facts.noise is None else round(facts.noise, 1),
         "lifetime": facts.lifetime,
@@ -319,10 +319,8 @@ def _udp(found: Discovery, paint: _Paint) -> Iterable[str]:
     yield _row("filtering", _word(_FILTERING.get(facts.filtering)))
     if facts.translated:
         yield _row("ports", _ports(facts))
-        hairpin = {True: "yes", False: "no", None: "not known"}[facts.hairpin]
-        if found.hairpin_internal:
-            hairpin += ", with internal addresses"
-        yield _row("hairpin", hairpin)
+        inner = ", with internal addresses" if found.hairpin_internal else ""
+        yield _row("hairpin", f"{_yes(facts.hairpin)}{inner}")
     yield _row("lifetime", _lifetime(found.lifetime))
     if facts.max_age is not None:
         yield _row("age", f"gone after {facts.max_age:.0f} s, whatever the traffic")
@@ -361,6 +359,11 @@ def _tcp(found: TcpDiscovery, udp: Discovery, paint: _Paint) -> Iterable[str]:
     yield _row("filtering", known or "not known: it takes a pt relay with a second address")
     if facts.translated:
         yield _row("ports", _ports(facts))
+        yield _row("hairpin", _yes(facts.hairpin))
+
+
+def _yes(value: bool | None) -> str:
+    return {True: "yes", False: "no", None: "not known"}[value]
 
 
 def _tcp_label(facts: NatFacts) -> str:

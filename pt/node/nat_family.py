@@ -77,7 +77,9 @@ async def measure(
     """
     try:
         udp, tcp = await asyncio.gather(
-            explorer.discover(servers, wishes), _over_tcp(servers, every), return_exceptions=True
+            explorer.discover(servers, wishes),
+            _over_tcp(servers, wishes, every),
+            return_exceptions=True,
         )
     finally:
         explorer.close()
@@ -93,7 +95,9 @@ async def measure(
     return Family(udp=over_udp, tcp=over_tcp, reach=(*reach, *tcp[1]))
 
 
-async def _over_tcp(servers: Sequence[Address], every: bool) -> tuple[TcpDiscovery, list[Reach]]:
+async def _over_tcp(
+    servers: Sequence[Address], wishes: Wishes, every: bool
+) -> tuple[TcpDiscovery, list[Reach]]:
     """How far each server's port is, and all of the first that serves STUN there."""
     loop = asyncio.get_running_loop()
     tries = [loop.create_task(_try_tcp(each)) for each in servers]
@@ -101,7 +105,7 @@ async def _over_tcp(servers: Sequence[Address], every: bool) -> tuple[TcpDiscove
     try:
         number = await _first_serving(tries)
         if number is not None:
-            found = await discover_tcp(servers[number])
+            found = await discover_tcp(servers[number], hairpin=wishes.tcp_hairpin)
         if every:
             await asyncio.wait(tries)
     finally:

@@ -1,4 +1,4 @@
-"""What NATs and firewalls do to TCP, asked of a STUN server: mapping, ports, and filters.
+"""What NATs and firewalls do to TCP, asked of a STUN server: mapping, ports, filters, hairpin.
 
 A filter over TCP lets in connections, so that somebody has to connect to us: a `pt relay` does, if
 it is asked over a connection from the very address (CONNECT-BACK). Other servers do not.
@@ -14,6 +14,7 @@ from typing import Final
 
 from pt.aio import tcp
 from pt.errors import PtError, WaitTimeoutError
+from pt.node.nat_hairpin import hairpins
 from pt.stun.aio import ask_over_stream, binding_of
 from pt.stun.attributes import CONNECT_BACK, Address, Change, change_request, read_change_request
 from pt.stun.behaviour import Places, dependence_of
@@ -53,9 +54,9 @@ class TcpDiscovery:
 
 
 async def discover_tcp(
-    server: Address, *, sockets: int = SOCKETS, timeout: float = 4.0
+    server: Address, *, sockets: int = SOCKETS, hairpin: bool = True, timeout: float = 4.0
 ) -> TcpDiscovery:
-    """Ask a server all that it can tell.
+    """Ask a server all that it can tell, and whether there is a `hairpin`.
 
     The connections stay open until the last one was answered: a NAT forgets those that are closed.
     """
@@ -89,19 +90,31 @@ async def discover_tcp(
     samples = [PortSample(each[1][1], each[0].mapped[1]) for each in fresh if each is not None]
     ports = classify(samples)
     translated = local != first.mapped
+    dependence = dependence_of(places, mapped) if translated else Dependence.INDEPENDENT
+    filtering, met = await asyncio.gather(
+        _filtering(server, places, mapped, local[0], timeout),
+        hairpins(server, local[0], first.rtt, timeout) if hairpin and translated else _unknown(),
+    )
+    # Silence means nothing where each connection comes from a port that a filter does not know.
+    free = Dependence.INDEPENDENT in (dependence, filtering)
     facts = replace(
         facts,
         works=True,
         translated=translated,
-        mapping=dependence_of(places, mapped) if translated else Dependence.INDEPENDENT,
-        filtering=await _filtering(server, places, mapped, local[0], timeout),
+        mapping=dependence,
+        filtering=filtering,
         ports=ports.allocation if translated else Allocation.UNKNOWN,
         step=ports.step if translated else 0,
         block=ports.block if translated else None,
+        hairpin=met if met or free else None,
         external=first.mapped[0],
         carrier_grade=behind_carrier(local, first.mapped),
     )
     return TcpDiscovery(facts=facts, server=server, local=local, binding=first, mapped=mapped)
+
+
+async def _unknown() -> None:
+    return None
 
 
 async def _filtering(

@@ -36,7 +36,7 @@ MEASURE: Final = 6.0
 BINDING: Final = 1.0
 MAX_HOSTS: Final = 8
 MAX_OBSERVED: Final = 2
-_WISHES: Final = Wishes(mtu=False)
+_WISHES: Final = Wishes(mtu=False, tcp_hairpin=False)
 
 
 class NatView:

@@ -33,6 +33,7 @@ class Wishes:
     """Silences to try, in seconds; none: the lifetime is not measured, which takes long."""
     sockets: int = behaviour.FRESH
     mtu: bool = True
+    tcp_hairpin: bool = True
     schedule: Schedule = QUICK
 
 

@@ -90,7 +90,7 @@ def test_every_kind_of_nat_at_once(lab: Lab) -> None:
         assert tcp["mapping"] == udp["mapping"]
         assert tcp["filtering"] == udp["filtering"]
         assert udp["mtu"] == 1500
-        assert udp["hairpin"] is {"a": False, "d": False, "e": True}.get(name)
+        assert udp["hairpin"] is tcp["hairpin"] is {"a": False, "d": False, "e": True}.get(name)
         assert udp["carrier_grade"] is {"f": False, "g": True}.get(name)
         if name == "c":
             assert udp["step"] == 2

@@ -51,7 +51,7 @@ UDP = Discovery(
 )
 TCP = TcpDiscovery(
     facts=replace(
-        FACTS, protocol=Protocol.TCP, filtering=Dependence.UNKNOWN, hairpin=None, quota=None
+        FACTS, protocol=Protocol.TCP, filtering=Dependence.UNKNOWN, hairpin=False, quota=None
     ),
     server=SERVER,
     local=LOCAL,
@@ -94,6 +94,7 @@ def changed(**facts) -> str:
         "a carrier's NAT",
         "1480 on the way to 11.1.0.1:4001",
         "IPv4 TCP  apdm-seq",
+        "hairpin   no",
         "Ports  UDP 4001 open, TCP 4001 open",
         "Router 192.168.1.1  maps ports by NAT-PMP, UPnP",
         "outside   11.100.0.1, as servers see it",
@@ -240,6 +241,7 @@ def test_json_says_all_of_it():
         "silent": [],
     }
     assert (tcp["protocol"], tcp["filtering"], tcp["problem"]) == ("tcp", None, None)
+    assert tcp["hairpin"] is False
     assert told["names"] == {"relay.example": ["11.1.0.1"]}
     assert set(told["works_with"][0]) == {"nat", "strategy", "direct", "why", "cure"}
     assert told["problems"] == []
