@@ -20,7 +20,7 @@ from pt.node.gateways import find_places
 from pt.node.nat import MAX_SERVERS, StunServer, Survey, survey
 from pt.node.resolve import Resolver
 from pt.stun.discovery import Wishes
-from pt.stun.lifetime import CLIFFS
+from pt.stun.lifetime import CLIFFS, LONG_CLIFFS
 
 __all__ = ["add_arguments", "run", "server_of"]
 
@@ -63,8 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         type=float,
         const=CLIFFS[-1],
-        help="try silences up to SECONDS, 298 if no number is given, and what keeps a mapping: it "
-        "takes two to three times as long as a mapping lives",
+        help="try silences up to SECONDS, 298 if no number is given, over UDP and TCP, and what "
+        "keeps a mapping: it takes two to four times as long as a mapping lives",
     )
     group.add_argument(
         "--no-portmap",
@@ -134,7 +134,7 @@ def _cliffs(most: float | None) -> tuple[float, ...]:
     """The silences to try, up to that one."""
     if most is None:
         return ()
-    usual = [each for each in CLIFFS if each < most]
+    usual = [each for each in (*CLIFFS, *LONG_CLIFFS) if each < most]
     return (*usual, most) if usual else (most / 2, most)
 
 

@@ -11,6 +11,7 @@ from pt.node.nat import Survey
 from pt.node.nat_family import How, Reach
 from pt.node.nat_gateways import Agreement
 from pt.node.nat_tcp import TcpDiscovery
+from pt.node.nat_tcp_lifetime import TcpLifetime
 from pt.node.portmap import Finding
 from pt.portmap.aio import Place
 from pt.punch.candidates import Candidate, Kind, Side
@@ -160,16 +161,19 @@ def _path(found: Discovery | TcpDiscovery) -> dict[str, object]:
         "rtt": None if binding is None else round(binding.rtt, 6),
         "hairpin": facts.hairpin,
     }
-    if isinstance(found, TcpDiscovery):
-        return {**told, "problem": found.problem or None}
     lifetime = found.lifetime
+    told |= {
+        "lifetime": facts.lifetime,
+        "lifetime_at_least": None if lifetime is None else lifetime.at_least,
+        "lifetime_at_most": None if lifetime is None else lifetime.at_most,
+    }
+    if isinstance(found, TcpDiscovery):
+        keeps = None if found.lifetime is None else found.lifetime.keepalive_refreshes
+        return {**told, "keepalive_refreshes": keeps, "problem": found.problem or None}
     return {
         **told,
         "quota": facts.quota,
         "noise": None if facts.noise is None else round(facts.noise, 1),
-        "lifetime": facts.lifetime,
-        "lifetime_at_least": None if lifetime is None else lifetime.at_least,
-        "lifetime_at_most": None if lifetime is None else lifetime.at_most,
         "inbound_refreshes": facts.inbound_refreshes,
         "max_age": None if facts.max_age is None else round(facts.max_age, 1),
         "pooled": found.pooled,
@@ -360,6 +364,7 @@ def _tcp(found: TcpDiscovery, udp: Discovery, paint: _Paint) -> Iterable[str]:
     if facts.translated:
         yield _row("ports", _ports(facts))
         yield _row("hairpin", _yes(facts.hairpin))
+    yield _row("lifetime", _tcp_lifetime(found.lifetime))
 
 
 def _yes(value: bool | None) -> str:
@@ -408,16 +413,21 @@ def _ports(facts: NatFacts) -> str:
 def _lifetime(lifetime: Lifetime | None) -> str:
     if lifetime is None:
         return "not measured (--lifetime)"
-    if lifetime.at_most is None:
-        return f"more than {lifetime.at_least:.0f} s of silence"
-    text = f"between {lifetime.at_least:.0f} and {lifetime.at_most:.0f} s of silence"
-    match lifetime.inbound_refreshes:
-        case True:
-            return f"{text}; what comes in counts, too"
-        case False:
-            return f"{text}; only what goes out counts"
-        case _:
-            return text
+    kept = {True: "; what comes in counts, too", False: "; only what goes out counts", None: ""}
+    return _silence(lifetime.at_least, lifetime.at_most) + kept[lifetime.inbound_refreshes]
+
+
+def _tcp_lifetime(lifetime: TcpLifetime | None) -> str:
+    if lifetime is None:
+        return "not measured (--lifetime, of a pt relay)"
+    kept = {True: "; keep-alives keep it", False: "; keep-alives do not keep it", None: ""}
+    return _silence(lifetime.at_least, lifetime.at_most) + kept[lifetime.keepalive_refreshes]
+
+
+def _silence(at_least: float, at_most: float | None) -> str:
+    if at_most is None:
+        return f"more than {at_least:.0f} s of silence"
+    return f"between {at_least:.0f} and {at_most:.0f} s of silence"
 
 
 def _carrier(facts: NatFacts) -> str:

@@ -105,7 +105,9 @@ async def _over_tcp(
     try:
         number = await _first_serving(tries)
         if number is not None:
-            found = await discover_tcp(servers[number], hairpin=wishes.tcp_hairpin)
+            found = await discover_tcp(
+                servers[number], hairpin=wishes.tcp_hairpin, cliffs=wishes.cliffs
+            )
         if every:
             await asyncio.wait(tries)
     finally:

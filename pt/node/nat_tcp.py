@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from pt.aio import tcp
 from pt.errors import PtError, WaitTimeoutError
 from pt.node.nat_hairpin import hairpins
+from pt.node.nat_tcp_lifetime import TcpLifetime, measure_tcp_lifetime
 from pt.stun.aio import ask_over_stream, binding_of
 from pt.stun.attributes import CONNECT_BACK, Address, Change, change_request, read_change_request
 from pt.stun.behaviour import Places, dependence_of
@@ -43,6 +45,7 @@ class TcpDiscovery:
     local: Address | None = None
     binding: Binding | None = None
     mapped: dict[Address, Address] = field(default_factory=dict)
+    lifetime: TcpLifetime | None = None
     problem: str = ""
     silent: bool = False
 
@@ -54,9 +57,14 @@ class TcpDiscovery:
 
 
 async def discover_tcp(
-    server: Address, *, sockets: int = SOCKETS, hairpin: bool = True, timeout: float = 4.0
+    server: Address,
+    *,
+    sockets: int = SOCKETS,
+    hairpin: bool = True,
+    cliffs: Sequence[float] = (),
+    timeout: float = 4.0,
 ) -> TcpDiscovery:
-    """Ask a server all that it can tell, and whether there is a `hairpin`.
+    """Ask a server all that it can tell; whether there is a `hairpin`; silences up to `cliffs`.
 
     The connections stay open until the last one was answered: a NAT forgets those that are closed.
     """
@@ -95,6 +103,9 @@ async def discover_tcp(
         _filtering(server, places, mapped, local[0], timeout),
         hairpins(server, local[0], first.rtt, timeout) if hairpin and translated else _unknown(),
     )
+    lifetime: TcpLifetime | None = None
+    if cliffs:
+        lifetime = await measure_tcp_lifetime(server, cliffs, first.rtt, timeout)
     # Silence means nothing where each connection comes from a port that a filter does not know.
     free = Dependence.INDEPENDENT in (dependence, filtering)
     facts = replace(
@@ -107,10 +118,18 @@ async def discover_tcp(
         step=ports.step if translated else 0,
         block=ports.block if translated else None,
         hairpin=met if met or free else None,
+        lifetime=None if lifetime is None else lifetime.safe,
         external=first.mapped[0],
         carrier_grade=behind_carrier(local, first.mapped),
     )
-    return TcpDiscovery(facts=facts, server=server, local=local, binding=first, mapped=mapped)
+    return TcpDiscovery(
+        facts=facts,
+        server=server,
+        local=local,
+        binding=first,
+        mapped=mapped,
+        lifetime=lifetime,
+    )
 
 
 async def _unknown() -> None:

@@ -20,12 +20,12 @@ from pt.aio import tcp
 from pt.aio.scope import Scope
 from pt.aio.timer import Timer
 from pt.aio.udp import Address, UdpPort
-from pt.errors import LocalPortError, PtError
+from pt.errors import LimitError, LocalPortError, PtError
 from pt.node.interfaces import expand
 from pt.relayd import events
 from pt.relayd.config import STUN_PORT, RelayConfig
 from pt.stun.framing import Deframer
-from pt.stun.limits import BACK_BURST, BACK_RATE, Allowance
+from pt.stun.limits import BACK_BURST, BACK_RATE, MAX_HELD, Allowance, Held
 from pt.stun.messages import BINDING, MAX_MESSAGE, Kind, decode, encode, is_stun
 from pt.stun.partner import Connect, Partner, partner_key
 from pt.stun.server import PRIMARY, Answer, Place, Server
@@ -42,6 +42,8 @@ MAX_STREAMS: Final = 64
 STREAM_LIFE: Final = 10.0
 BACK_PATIENCE: Final = 1.5
 """Seconds for a connection to who asked for one: two packets, if nobody answers."""
+HELD_PATIENCE: Final = 5.0
+"""Seconds that a connection which was held has for what is said at the end."""
 MAX_REQUESTS: Final = 16
 """Of one TCP connection."""
 _WILDCARDS: Final = frozenset({"0.0.0.0", "::"})
@@ -116,11 +118,16 @@ class Stun:
         self._loop = asyncio.get_running_loop()
         self._allowance = Allowance()
         self._connections = Allowance(BACK_RATE, BACK_BURST)
+        self._held = Held()
         self._sites: dict[bool, _Site] = {}
         """By whether it is of IPv6."""
-        self._plain = Server({}, software=self._software, allowance=self._allowance)
+        self._plain = Server(
+            {}, software=self._software, allowance=self._allowance, held=self._held
+        )
         """For those who come to another address of ours than those two, or another port."""
         self._scope = Scope(limit=MAX_STREAMS + 16)
+        self._silent = Scope(limit=MAX_HELD)
+        """Connections that are held."""
         self._listeners: list[socket.socket] = []
         self.shared = SharedPort(port, self._received_first)
         """For whoever else uses the port."""
@@ -156,6 +163,7 @@ class Stun:
                 software=self._software,
                 allowance=self._allowance,
                 connections=self._connections,
+                held=self._held,
             )
             if self._second is not None:
                 self._ask_partner(site, six)
@@ -169,6 +177,7 @@ class Stun:
             self._loop.remove_reader(listener)
             listener.close()
         await self._scope.aclose()
+        await self._silent.aclose()
         self._first.close()
         if self._second is not None:
             self._second.close()
@@ -376,12 +385,43 @@ class Stun:
                     )
                     if answer is None:
                         return
+                    if answer.later:
+                        self._hold(sock, answer)
+                        return
                     await self._loop.sock_sendall(sock, answer.data)
                     if site is not None and answer.back:
                         self._connect_back(site, answer)
                 data = b"" if left <= 0 else await self._loop.sock_recv(sock, MAX_MESSAGE)
                 if not data:
                     return
+
+    def _hold(self, sock: socket.socket, answer: Answer) -> None:
+        """Take a connection over from who serves it, with its answer unsent."""
+        own = socket.socket(fileno=sock.detach())
+        try:
+            self._silent.start(self._say_later(own, answer))
+        except LimitError:  # it is closing
+            self._held.release(answer.to[0])
+            own.close()
+
+    async def _say_later(self, sock: socket.socket, answer: Answer) -> None:
+        """Answer, be silent, and say something, unless the client says something first."""
+        try:
+            with sock, contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 0)
+                await self._loop.sock_sendall(sock, answer.data)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(answer.later):
+                        await self._loop.sock_recv(sock, 1)
+                        return
+                said = encode(Kind.INDICATION, BINDING, decode(answer.data).transaction)
+                await self._loop.sock_sendall(sock, said)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(HELD_PATIENCE):
+                        await self._loop.sock_recv(sock, 1)
+                tcp.abort(sock)
+        finally:
+            self._held.release(answer.to[0])
 
     def _connect_back(self, site: _Site, answer: Answer) -> None:
         """Connect to who asked for it, over a connection of its own: so it is there."""

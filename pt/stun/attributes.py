@@ -16,6 +16,7 @@ __all__ = [
     "CONNECT_BACK",
     "DATA",
     "ERROR_CODE",
+    "LATER",
     "MAPPED_ADDRESS",
     "OTHER_ADDRESS",
     "PADDING",
@@ -31,9 +32,11 @@ __all__ = [
     "address",
     "change_request",
     "error_code",
+    "later",
     "read_address",
     "read_change_request",
     "read_error_code",
+    "read_later",
     "read_port",
     "read_unknown",
     "read_xor_address",
@@ -62,6 +65,9 @@ OTHER_ADDRESS: Final = 0x802C
 CONNECT_BACK: Final = 0xC0F3
 """Ours, over TCP: connect to where this comes from. As `CHANGE_REQUEST` in form; in the answer its
 bits say from where that is tried: the other port (2), the other IP address and port (4)."""
+LATER: Final = 0xC0F4
+"""Ours, over TCP: after so many milliseconds (4 bytes) say an indication of this transaction, over
+this very connection, and nothing before. In the answer: that will be done."""
 
 MAX_REASON: Final = 509
 """Bytes of an error's reason: 127 characters of UTF-8."""
@@ -193,6 +199,23 @@ def read_change_request(value: bytes) -> Change:
     if len(value) != 4:
         raise StunError("CHANGE-REQUEST has 4 bytes")
     return Change(bool(value[3] & 4), bool(value[3] & 2))
+
+
+def later(seconds: float) -> Attribute:
+    """Ask for an indication after a silence, or promise it."""
+    return LATER, round(seconds * 1000).to_bytes(4)
+
+
+def read_later(value: bytes) -> float:
+    """The seconds of LATER.
+
+    Raises:
+        StunError: it is damaged.
+
+    """
+    if len(value) != 4:
+        raise StunError("LATER has 4 bytes")
+    return int.from_bytes(value) / 1000
 
 
 def response_port(port: int) -> Attribute:

@@ -17,10 +17,12 @@ from pt.stun.binding import Binding, read_binding
 from pt.stun.probing import Ask, Prober, Script, ask, pause
 from pt.stun.transactions import Schedule
 
-__all__ = ["CLIFFS", "Lifetime", "measure_lifetime"]
+__all__ = ["CLIFFS", "LONG_CLIFFS", "MAX_CLIFFS", "Lifetime", "measure_lifetime"]
 
 CLIFFS: Final = (10.0, 20.0, 28.0, 40.0, 58.0, 88.0, 118.0, 178.0, 238.0, 298.0)
 """Seconds of silence that are tried: just below the times that NATs have, as a rule."""
+LONG_CLIFFS: Final = (598.0, 898.0, 1798.0)
+"""The same, if that long is to be waited: some that TCP connections have."""
 MAX_CLIFFS: Final = 24
 
 

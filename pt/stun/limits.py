@@ -9,7 +9,7 @@ more.
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from ipaddress import IPv6Address, ip_address
 from typing import Final
 
@@ -18,9 +18,13 @@ __all__ = [
     "BACK_RATE",
     "BURST",
     "MAX_ANSWER",
+    "MAX_HELD",
+    "MAX_HELD_EACH",
+    "MAX_SILENCE",
     "MAX_SOURCES",
     "RATE",
     "Allowance",
+    "Held",
     "network_of",
 ]
 
@@ -36,6 +40,12 @@ TOTAL_RATE: Final = 2000.0
 TOTAL_BURST: Final = 4000.0
 """Of all together: a flood from invented addresses costs STUN, not what else a relay does."""
 MAX_SOURCES: Final = 4096
+MAX_SILENCE: Final = 3600.0
+"""Seconds for which a connection is held in silence, to say something at the end (LATER)."""
+MAX_HELD: Final = 256
+"""Connections held at a time, """
+MAX_HELD_EACH: Final = 32
+"""and of one source: a measurement holds about ten."""
 
 
 @functools.lru_cache(maxsize=MAX_SOURCES)
@@ -89,3 +99,33 @@ class Allowance:
         if len(self._left) > MAX_SOURCES:
             self._left.popitem(last=False)
         return allowed
+
+
+class Held:
+    """Counts connections that are held in silence, by the source that asked for it."""
+
+    def __init__(self, most: int = MAX_HELD, each: int = MAX_HELD_EACH) -> None:
+        self._most = most
+        self._each = each
+        self._count: Counter[str] = Counter()
+        self._total = 0
+
+    def __len__(self) -> int:
+        return self._total
+
+    def take(self, host: str, seconds: float) -> bool:
+        """Count one more, of so many seconds, until `release`; whether it may be held."""
+        source = network_of(host)
+        if seconds > MAX_SILENCE or self._total >= self._most or self._count[source] >= self._each:
+            return False
+        self._count[source] += 1
+        self._total += 1
+        return True
+
+    def release(self, host: str) -> None:
+        """One of that source has ended."""
+        source = network_of(host)
+        self._total -= 1
+        self._count[source] -= 1
+        if not self._count[source]:
+            del self._count[source]

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 from pt.stun.attributes import (
     CHANGE_REQUEST,
     CONNECT_BACK,
+    LATER,
     MAPPED_ADDRESS,
     OTHER_ADDRESS,
     PADDING,
@@ -28,12 +29,14 @@ from pt.stun.attributes import (
     address,
     change_request,
     error_code,
+    later,
     read_change_request,
+    read_later,
     read_port,
     unknown_attributes,
     xor_address,
 )
-from pt.stun.limits import Allowance
+from pt.stun.limits import Allowance, Held
 from pt.stun.messages import (
     BINDING,
     FINGERPRINT,
@@ -71,12 +74,17 @@ PRIMARY: Final = Place(0, 0)
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """To be sent to an address, from a place; `back`: the places to connect to it from, too."""
+    """To be sent to an address, from a place; `back`: the places to connect to it from, too.
+
+    later: seconds after which to say something once more, over the same connection, which is held
+    until then and counts until `Held.release`.
+    """
 
     data: bytes
     to: Address
     place: Place
     back: tuple[Place, ...] = ()
+    later: float = 0.0
 
 
 class _Refusal(Exception):  # noqa: N818  # an answer, not a failure
@@ -95,11 +103,13 @@ class Server:
         software: str = "",
         allowance: Allowance | None = None,
         connections: Allowance | None = None,
+        held: Held | None = None,
         password_of: Callable[[bytes], bytes | None] | None = None,
     ) -> None:
         """`places`: the addresses as clients know them; `PRIMARY` is one of them.
 
-        `connections`: to clients that ask for them over TCP; None: there are none. With
+        `connections`: to clients that ask for them over TCP, `held`: of clients that want to hear
+        something later; None: there are none. With
         `password_of`, which knows a user's key (`password_key`) or none, requests have to be
         signed.
         """
@@ -109,6 +119,7 @@ class Server:
         self._software = software
         self._allowance = allowance if allowance is not None else Allowance()
         self._connections = connections
+        self._held = held
         self._password_of = password_of
 
     def receive(
@@ -135,6 +146,7 @@ class Server:
         key: bytes | None = None
         to, place = source, at
         back: tuple[Place, ...] = ()
+        silence = 0.0
         kind = Kind.ERROR
         attributes: tuple[Attribute, ...]
         try:
@@ -146,12 +158,14 @@ class Server:
                 back = self._back(source, at, now)
                 flags = Change(any(each.ip != at.ip for each in back), any(back))
                 attributes += ((CONNECT_BACK, change_request(flags)[1]),)
+            if stream and (silence := self._silence(message, source)):
+                attributes += (later(silence),)
         except _Refusal as refusal:
             attributes = refusal.attributes
             self.counts["refused"] += 1
         else:
             self.counts["answered"] += 1
-        return Answer(self._encode(message, kind, attributes, key), to, place, back)
+        return Answer(self._encode(message, kind, attributes, key), to, place, back, silence)
 
     def _back(self, source: Address, at: Place, now: float) -> tuple[Place, ...]:
         """From where to connect to somebody: the second ports, for at the first ones we listen."""
@@ -163,6 +177,17 @@ class Server:
             for each in wanted
             if each in self.places and self._connections.take(source[0], now)
         )
+
+    def _silence(self, message: Message, source: Address) -> float:
+        """After how many seconds to say something once more; 0: not at all."""
+        wish = message.get(LATER)
+        if wish is None or self._held is None:
+            return 0.0
+        try:
+            seconds = read_later(wish)
+        except StunError as error:
+            raise _Refusal(400, "Bad Request") from error
+        return seconds if seconds and self._held.take(source[0], seconds) else 0.0
 
     def _authenticate(self, message: Message) -> bytes | None:
         """The key to sign the answer with."""

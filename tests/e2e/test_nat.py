@@ -148,6 +148,21 @@ def test_how_long_a_mapping_lives(lab: Lab) -> None:
     lab.set_nat("a", "eim-eif")
 
 
+@pytest.mark.parametrize(
+    ("spec", "keeps"),
+    [("eim-apdf,tcpest=1.5", True), ("fw-apdf,tcpest=1.5", True), ("apdm-apdf,maxage=1.5", False)],
+)
+def test_how_long_a_tcp_connection_may_be_silent(tmp_path: Path, spec: str, keeps: bool) -> None:
+    """Keep-alives help, but where a mapping ends at an age."""
+    with Lab(a=spec) as one:
+        relay(one["s1"], tmp_path / "home", "--listen", f"/ip4/{one['s1'].ip}/tcp/4001")
+        argv = ("--json", "--no-portmap", "--relay", f"/ip4/{one['s1'].ip}/tcp/4001")
+        tcp = path(json.loads(nat(one["a"], *argv, "--lifetime", "2").stdout), "tcp")
+        assert (tcp["lifetime_at_least"], tcp["lifetime_at_most"]) == (1.0, 2.0)
+        assert tcp["lifetime"] == 1.0
+        assert tcp["keepalive_refreshes"] is keeps
+
+
 def gateways(told: dict) -> dict[str, dict]:
     return {each["service"]: each for each in told["gateways"]}
 

@@ -14,13 +14,14 @@ from pt.errors import UsageError
 from pt.node.nat import StunServer, Survey
 from pt.node.nat_family import How, Reach
 from pt.node.nat_tcp import TcpDiscovery
+from pt.node.nat_tcp_lifetime import TcpLifetime
 from pt.node.portmap import Finding
 from pt.portmap.aio import Place
 from pt.portmap.gateway import Gateway
 from pt.portmap.mapping import Service
 from pt.stun.binding import Binding
 from pt.stun.discovery import Discovery
-from pt.stun.lifetime import CLIFFS, Lifetime
+from pt.stun.lifetime import CLIFFS, LONG_CLIFFS, Lifetime
 from pt.wire.nat_facts import Allocation, Dependence, NatFacts, Protocol
 
 SERVER, LOCAL, MAPPED = ("11.1.0.1", 4001), ("192.168.1.10", 40000), ("11.100.0.1", 50000)
@@ -56,6 +57,7 @@ TCP = TcpDiscovery(
     server=SERVER,
     local=LOCAL,
     binding=Binding(mapped=MAPPED, source=SERVER, rtt=0.03),
+    lifetime=TcpLifetime(298.0, 330.0, True),
 )
 PLACE = Place(Gateway(0, "192.168.1.1", "eth0"), "192.168.1.10")
 SURVEY = Survey(
@@ -95,6 +97,7 @@ def changed(**facts) -> str:
         "1480 on the way to 11.1.0.1:4001",
         "IPv4 TCP  apdm-seq",
         "hairpin   no",
+        "between 298 and 330 s of silence; keep-alives keep it",
         "Ports  UDP 4001 open, TCP 4001 open",
         "Router 192.168.1.1  maps ports by NAT-PMP, UPnP",
         "outside   11.100.0.1, as servers see it",
@@ -108,7 +111,9 @@ def test_what_is_not_known_is_said():
     assert "it takes a server with a second address" in changed(filtering=Dependence.UNKNOWN)
     assert "hairpin   not known" in changed(hairpin=None)
     assert "no sign of a carrier's NAT" in changed(carrier_grade=None)
-    assert "not measured" in shown(replace(SURVEY, udp=(replace(UDP, lifetime=None),)))
+    assert "not measured (--lifetime)" in shown(replace(SURVEY, udp=(replace(UDP, lifetime=None),)))
+    said = shown(replace(SURVEY, tcp=(replace(TCP, lifetime=None),)))
+    assert "not measured (--lifetime, of a pt relay)" in said
 
 
 @pytest.mark.parametrize(
@@ -131,6 +136,12 @@ def test_lifetimes_in_words():
     assert "more than 298 s of silence" in row(Lifetime(298.0))
     assert "what comes in counts, too" in row(Lifetime(20.0, 30.0, True))
     assert "between 0 and 10 s of silence\n" in row(Lifetime(0.0, 10.0))
+
+    def tcp_row(lifetime: TcpLifetime) -> str:
+        return shown(replace(SURVEY, tcp=(replace(TCP, lifetime=lifetime),)))
+
+    assert "more than 60 s of silence\n" in tcp_row(TcpLifetime(60.0))
+    assert "; keep-alives do not keep it" in tcp_row(TcpLifetime(60.0, 90.0, False))
 
 
 def test_what_is_blocked_and_what_does_not_answer():
@@ -242,6 +253,8 @@ def test_json_says_all_of_it():
     }
     assert (tcp["protocol"], tcp["filtering"], tcp["problem"]) == ("tcp", None, None)
     assert tcp["hairpin"] is False
+    assert (tcp["lifetime_at_least"], tcp["lifetime_at_most"]) == (298.0, 330.0)
+    assert tcp["keepalive_refreshes"] is True
     assert told["names"] == {"relay.example": ["11.1.0.1"]}
     assert set(told["works_with"][0]) == {"nat", "strategy", "direct", "why", "cure"}
     assert told["problems"] == []
@@ -293,6 +306,7 @@ def test_silences():
     assert _cliffs(30.0) == (10.0, 20.0, 28.0, 30.0)
     assert _cliffs(CLIFFS[-1]) == CLIFFS
     assert _cliffs(4.0) == (2.0, 4.0)
+    assert _cliffs(3600.0) == (*CLIFFS, *LONG_CLIFFS, 3600.0)
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,22 @@ import pytest
 from pt.aio.udp import UdpPort
 from pt.errors import UsageError
 from pt.node.nat_tcp import discover_tcp
-from pt.relayd import events
+from pt.node.nat_tcp_lifetime import TcpLifetime, measure_tcp_lifetime
+from pt.relayd import events, stun
 from pt.relayd.config import STUN_PORT, RelayConfig
 from pt.relayd.stun import SharedPort
 from pt.stun.aio import StunClient, bind_over_tcp
-from pt.stun.attributes import CONNECT_BACK, PADDING, Change, change_request, response_port
+from pt.stun.attributes import (
+    CONNECT_BACK,
+    LATER,
+    PADDING,
+    Change,
+    change_request,
+    later,
+    response_port,
+)
 from pt.stun.binding import read_binding
-from pt.stun.messages import BINDING, Kind, encode
+from pt.stun.messages import BINDING, Kind, decode, encode
 from pt.stun.transactions import Schedule
 from pt.tunnel.events import Warned
 from pt.wire.multiaddr import Multiaddr
@@ -341,6 +350,51 @@ def test_connections_are_few(tmp_path: Path):
                             callers.append(name)
             assert {name[1] for name in callers} == {port + 1}
             assert 2 <= len(callers) <= 8
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("second", [0, 1])
+def test_it_says_something_later_over_either_port(tmp_path: Path, second: int, monkeypatch):
+    monkeypatch.setattr(stun, "STREAM_LIFE", 0.1)  # and it is held for longer than others
+
+    async def main() -> None:
+        port = free_pair("127.0.0.1")
+        async with lab(tmp_path, listen=listening("127.0.0.1", port=port)) as made:
+            server = ("127.0.0.1", port + second)
+            found = await measure_tcp_lifetime(server, (0.05, 0.15, 0.3), 0.0, 2.0)
+            assert found == TcpLifetime(0.3)
+            assert made.relay.snapshot().stun == {"answered": 3}
+
+    asyncio.run(main())
+
+
+def test_who_speaks_or_goes_is_not_held(tmp_path: Path):
+    async def main() -> None:
+        port = free_pair("127.0.0.1")
+        request = encode(Kind.REQUEST, BINDING, bytes(12), [later(60.0)])
+        async with lab(tmp_path, listen=listening("127.0.0.1", port=port)) as made:
+            held = made.relay._stun._held
+            loop = asyncio.get_running_loop()
+            async with asyncio.timeout(10):
+                answer = decode(await say(port, request, end=True))
+                assert answer.get(LATER) == later(60.0)[1]
+                assert len(held) == 0
+                with socket.create_connection(("127.0.0.1", port)) as sock:
+                    sock.setblocking(False)
+                    await loop.sock_sendall(sock, request)
+                    await loop.sock_recv(sock, 100)
+                    assert len(held) == 1
+                    await loop.sock_sendall(sock, b"x")
+                    assert await loop.sock_recv(sock, 100) == b""
+                    assert len(held) == 0
+                last = socket.create_connection(("127.0.0.1", port))
+                last.setblocking(False)
+                await loop.sock_sendall(last, request)
+                await loop.sock_recv(last, 100)
+                assert len(held) == 1
+        last.close()
+        assert len(held) == 0  # the relay's end is theirs
 
     asyncio.run(main())
 

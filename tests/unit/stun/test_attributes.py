@@ -15,9 +15,11 @@ from pt.stun.attributes import (
     address,
     change_request,
     error_code,
+    later,
     read_address,
     read_change_request,
     read_error_code,
+    read_later,
     read_port,
     read_unknown,
     read_xor_address,
@@ -107,3 +109,11 @@ def test_response_ports():
     for bad in (b"", b"\0\0", b"\1", b"\1\2\3"):
         with pytest.raises(StunError):
             read_port(bad)
+
+
+def test_what_is_to_be_said_later():
+    assert later(1.5) == (0xC0F4, bytes.fromhex("000005dc"))
+    assert read_later(later(3600.0)[1]) == 3600.0
+    for bad in (b"", b"\0\0\0", bytes(8)):
+        with pytest.raises(StunError):
+            read_later(bad)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from pt.stun.limits import BURST, MAX_SOURCES, RATE, Allowance, network_of
+from pt.stun.limits import BURST, MAX_SILENCE, MAX_SOURCES, RATE, Allowance, Held, network_of
 
 
 def test_a_burst_and_then_a_rate():
@@ -42,3 +42,19 @@ def test_the_table_is_bounded():
     for number in range(MAX_SOURCES + 10):
         assert allowance.take(f"11.{number >> 16}.{number >> 8 & 255}.{number & 255}", 0.0)
     assert len(allowance) == MAX_SOURCES
+
+
+def test_connections_that_are_held():
+    held = Held(most=3, each=2)
+    assert not held.take("11.0.0.1", MAX_SILENCE + 1)
+    assert [held.take("2001:db8::1", 1.0) for _ in range(3)] == [True, True, False]
+    assert not held.take("2001:db8::2", 1.0)  # of the same network
+    assert held.take("11.0.0.1", MAX_SILENCE)
+    assert not held.take("11.0.0.2", 1.0)
+    assert len(held) == 3
+    held.release("2001:db8::2")
+    assert held.take("11.0.0.2", 1.0)
+    for host in ("2001:db8::1", "11.0.0.1", "11.0.0.2"):
+        held.release(host)
+    assert len(held) == 0
+    assert not held._count

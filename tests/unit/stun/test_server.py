@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pt.stun.attributes import (
     CHANGE_REQUEST,
     CONNECT_BACK,
+    LATER,
     MAPPED_ADDRESS,
     OTHER_ADDRESS,
     PADDING,
@@ -20,6 +21,7 @@ from pt.stun.attributes import (
     XOR_MAPPED_ADDRESS,
     Change,
     change_request,
+    later,
     read_address,
     read_change_request,
     read_error_code,
@@ -27,7 +29,7 @@ from pt.stun.attributes import (
     read_xor_address,
     response_port,
 )
-from pt.stun.limits import BURST, MAX_ANSWER, Allowance
+from pt.stun.limits import BURST, MAX_ANSWER, MAX_SILENCE, Allowance, Held
 from pt.stun.messages import BINDING, FINGERPRINT, Kind, decode, encode
 from pt.stun.server import PRIMARY, Place, Server
 
@@ -144,6 +146,26 @@ def test_no_connections_from_what_is_not_there():
     assert answer.back == ()
     assert told_back(message) == Change(False, False)
     assert told_back(ask(server(), BACK, stream=True)[1]) == Change(False, False)
+
+
+def test_what_is_to_be_said_later_over_a_stream():
+    held = Held(each=1)
+    one = server(held=held)
+    answer, message = ask(one, later(20.0), stream=True)
+    assert answer.later == 20.0
+    assert message.get(LATER) == later(20.0)[1]
+    assert ask(one, later(20.0), stream=True)[0].later == 0.0  # a second one of the same source
+    held.release(CLIENT[0])
+    for other, how in (
+        (later(MAX_SILENCE + 1), {"stream": True}),
+        (later(0.0), {"stream": True}),
+        (later(20.0), {}),
+    ):
+        answer, message = ask(one, other, **how)
+        assert (answer.later, message.get(LATER)) == (0.0, None)
+    assert ask(server(), later(20.0), stream=True)[0].later == 0.0
+    assert read_error_code(ask(one, (LATER, b"x"), stream=True)[1])[0] == 400
+    assert len(held) == 0
 
 
 def test_unknown_attributes():
