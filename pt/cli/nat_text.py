@@ -118,6 +118,7 @@ def as_json(survey: Survey) -> dict[str, object]:
                 "protocol": each.protocol.name.lower(),
                 "address": _where(each.address),
                 "outcome": each.how.value,
+                "named": each.named,
             }
             for each in survey.reach
         ],
@@ -280,23 +281,23 @@ def _firewall(reach: Sequence[Reach], paint: _Paint) -> Iterable[str]:
     """Which ports of servers can be reached, and what to do about those that cannot."""
     if not reach:
         return
-    by_port: dict[tuple[Protocol, int], list[How]] = {}
+    by_port: dict[tuple[Protocol, int], list[Reach]] = {}
     for each in reach:
-        by_port.setdefault((each.protocol, each.address[1]), []).append(each.how)
+        if each.named or each.through:  # silence where nobody was named tells nothing
+            by_port.setdefault((each.protocol, each.address[1]), []).append(each)
+    order = list(How)
     words = []
-    best: dict[tuple[Protocol, int], How] = {}
-    for (protocol, port), hows in sorted(by_port.items()):
-        how = next((each for each in How if each in hows), How.SILENT)
-        best[protocol, port] = how
-        told = f"{protocol.name} {port} {how.value}"
-        words.append(paint(told, GREEN if how is How.OPEN else YELLOW))
+    through: set[int] = set()
+    shut: set[int] = set()
+    for (protocol, port), tried in sorted(by_port.items()):
+        best = min(tried, key=lambda each: (not each.through, order.index(each.how)))
+        told = f"{protocol.name} {port} {best.how.value}"
+        words.append(paint(told, GREEN if best.through else YELLOW))
+        if best.through:
+            through.add(port)
+        elif protocol is Protocol.TCP and best.how is How.SILENT:
+            shut.add(port)
     yield f"{paint('Ports', BOLD)}  {', '.join(words)}"
-    through = {port for (protocol, port), how in best.items() if how is How.OPEN}
-    shut = {
-        port
-        for (protocol, port), how in best.items()
-        if protocol is Protocol.TCP and how is How.SILENT
-    }
     if shut - {443} and 443 in through:
         yield "  port 443 gets through where others do not: have a relay listen there, as in"
         yield "  pt relay --listen /ip4/0.0.0.0/tcp/443/tls/ws --tls-cert … --tls-key …"

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final, NamedTuple
 
+from pt.aio.tcp import dial
 from pt.errors import NetworkError, RefusedError, WaitTimeoutError
 from pt.node.nat_tcp import TcpDiscovery, discover_tcp
 from pt.stun.aio import Explorer, bind_over_tcp
@@ -24,6 +25,9 @@ __all__ = ["Family", "How", "Reach", "measure"]
 
 TCP_PATIENCE: Final = 4.0
 """Seconds that a TCP port has to answer."""
+USUAL_PORTS: Final = (443, 4001)
+"""TCP ports that are tried, too: HTTPS, and libp2p."""
+USUAL_PATIENCE: Final = 2.0
 HEAD_START: Final = 0.3
 """Seconds that servers named before the first that answered have still."""
 Address = tuple[str, int]
@@ -45,6 +49,14 @@ class Reach(NamedTuple):
     protocol: Protocol
     address: Address
     how: How
+    named: bool = True
+    """Else it was tried because networks that let little out let such ports out: a refusal tells
+    that it is reached, silence tells nothing."""
+
+    @property
+    def through(self) -> bool:
+        """Whether packets get there and back."""
+        return self.how is How.OPEN or (not self.named and self.how is How.REFUSED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +79,8 @@ async def measure(
 ) -> Family:
     """Ask servers of one IP version: `explorer` over UDP, connections over TCP.
 
-    With `every` server's port is waited for; else the first that serves is enough. The explorer is
-    closed.
+    With `every` server's port is waited for, and usual ports of the first one; else the first that
+    serves is enough. The explorer is closed.
 
     Raises:
         NetworkError: there is no way to any of them.
@@ -76,9 +88,10 @@ async def measure(
 
     """
     try:
-        udp, tcp = await asyncio.gather(
+        udp, tcp, usual = await asyncio.gather(
             explorer.discover(servers, wishes),
             _over_tcp(servers, wishes, every),
+            _usual(servers if every else ()),
             return_exceptions=True,
         )
     finally:
@@ -87,12 +100,14 @@ async def measure(
         raise udp
     if isinstance(tcp, BaseException):
         raise tcp
+    if isinstance(usual, BaseException):
+        raise usual
     reach = [
         Reach(Protocol.UDP, each, How.SILENT if each in udp.silent else How.OPEN)
         for each in servers
     ]
     over_udp, over_tcp = _compare(udp, tcp[0])
-    return Family(udp=over_udp, tcp=over_tcp, reach=(*reach, *tcp[1]))
+    return Family(udp=over_udp, tcp=over_tcp, reach=(*reach, *tcp[1], *usual))
 
 
 async def _over_tcp(
@@ -151,13 +166,38 @@ async def _try_tcp(server: Address) -> tuple[How, str]:
     except WaitTimeoutError as error:
         return How.SILENT, str(error)
     except NetworkError as error:
-        cause = error.__cause__
-        if not isinstance(cause, OSError):  # it opened, and was closed again
-            return How.OPEN, str(error)
-        return (How.REFUSED if cause.errno == errno.ECONNREFUSED else How.UNREACHABLE), str(error)
+        cause = error.__cause__  # none: it opened, and was closed again
+        return (_failed(cause) if isinstance(cause, OSError) else How.OPEN), str(error)
     except (RefusedError, StunError) as error:
         return How.OPEN, str(error)
     return How.OPEN, ""
+
+
+def _failed(error: OSError) -> How:
+    return How.REFUSED if error.errno == errno.ECONNREFUSED else How.UNREACHABLE
+
+
+async def _usual(servers: Sequence[Address]) -> list[Reach]:
+    """How far usual TCP ports of the first server are, where nobody was named."""
+    found = [(host, port) for host, _ in servers[:1] for port in USUAL_PORTS]
+    untried = [each for each in found if each not in servers]
+    hows = await asyncio.gather(*map(_try_connect, untried))
+    return [
+        Reach(Protocol.TCP, address, how, named=False)
+        for address, how in zip(untried, hows, strict=True)
+    ]
+
+
+async def _try_connect(address: Address) -> How:
+    """How far a connection gets; nothing is said."""
+    try:
+        async with asyncio.timeout(USUAL_PATIENCE):
+            (await dial(*address)).close()
+    except TimeoutError:
+        return How.SILENT
+    except OSError as error:
+        return _failed(error)
+    return How.OPEN
 
 
 def _compare(udp: Discovery, tcp: TcpDiscovery) -> tuple[Discovery, TcpDiscovery]:

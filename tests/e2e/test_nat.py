@@ -136,6 +136,9 @@ def test_udp_that_is_blocked_and_tcp_443_that_is_not(lab: Lab) -> None:
     said = nat(lab["h"], "--relay", shut, open_).stdout.decode()
     assert "TCP 443 open, TCP 4001 silent" in said
     assert "have a relay listen there" in said
+    said = nat(lab["h"], "--relay", shut, code=7).stdout.decode()  # which nobody listens at, but
+    assert "TCP 443 refused, TCP 4001 silent" in said
+    assert "have a relay listen there" in said
 
 
 def test_how_long_a_mapping_lives(lab: Lab) -> None:

@@ -206,6 +206,19 @@ def test_routers_that_do_not():
     assert as_json(replace(SURVEY, gateways=None))["gateways"] is None
 
 
+def test_ports_that_nobody_named():
+    shut = Reach(Protocol.TCP, SERVER, How.SILENT)
+
+    def said(how: How) -> str:
+        other = Reach(Protocol.TCP, (SERVER[0], 443), how, named=False)
+        return shown(replace(SURVEY, reach=(shut, other)))
+
+    assert "Ports  TCP 443 refused, TCP 4001 silent" in said(How.REFUSED)
+    assert "have a relay listen there" in said(How.REFUSED)
+    assert "Ports  TCP 4001 silent\n" in said(How.SILENT)
+    assert "port 443" not in said(How.SILENT)
+
+
 def test_problems_are_told():
     assert "!  no route for IPv6" in shown(replace(SURVEY, problems=("no route for IPv6",)))
 
@@ -258,7 +271,12 @@ def test_json_says_all_of_it():
     assert told["names"] == {"relay.example": ["11.1.0.1"]}
     assert set(told["works_with"][0]) == {"nat", "strategy", "direct", "why", "cure"}
     assert told["problems"] == []
-    assert told["ports"][0] == {"protocol": "udp", "address": "11.1.0.1:4001", "outcome": "open"}
+    assert told["ports"][0] == {
+        "protocol": "udp",
+        "address": "11.1.0.1:4001",
+        "outcome": "open",
+        "named": True,
+    }
     assert [each["ok"] for each in told["gateways"]] == [False, True, True]
     assert told["gateways"][1] == {
         "family": 4,

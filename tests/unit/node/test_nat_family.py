@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
 from pt.node import nat_family
-from pt.node.nat_family import Family, How, measure
+from pt.node.nat_family import Family, How, Reach, measure
 from pt.node.nat_tcp import TcpDiscovery
 from pt.stun.aio import Explorer
 from pt.stun.discovery import Discovery
@@ -29,7 +32,7 @@ def run(*, every: bool, silent_first: bool) -> tuple[Family, int]:
 
 
 def tcp_reach(found: Family) -> list[How]:
-    return [each.how for each in found.reach if each.protocol is Protocol.TCP]
+    return [each.how for each in found.reach if each.protocol is Protocol.TCP and each.named]
 
 
 def test_what_is_silent_over_both_is_not_known():
@@ -56,3 +59,44 @@ def test_else_nobody_waits_for_a_silent_server(silent_first, monkeypatch):
     assert found.tcp.server == ("127.0.0.1", port)
     assert found.tcp.facts.works
     assert tcp_reach(found) == [How.OPEN]
+    assert all(each.named for each in found.reach)
+
+
+def test_usual_ports_of_the_first_server_are_tried_too(monkeypatch):
+    async def main() -> None:
+        async with serving() as port, serving() as other:
+            with socket.create_server(("127.0.0.1", 0)) as open_, closed() as shut:
+                usual = (port, open_.getsockname()[1], shut)
+                monkeypatch.setattr(nat_family, "USUAL_PORTS", usual)
+                servers = [("127.0.0.1", port), ("127.0.0.1", other)]
+                found = await measure(Explorer(), servers, QUICKLY)
+        more = [each for each in found.reach if not each.named]
+        assert [(each.address[1], each.how) for each in more] == [
+            (usual[1], How.OPEN),
+            (shut, How.REFUSED),
+        ]
+        assert all(each.through for each in more)
+
+    asyncio.run(main())
+
+
+@contextlib.contextmanager
+def closed() -> Iterator[int]:
+    """A port that refuses."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield sock.getsockname()[1]
+
+
+def test_silence_of_a_port_that_nobody_named_tells_nothing():
+    address = ("11.1.0.1", 443)
+    through = {
+        (how, named): Reach(Protocol.TCP, address, how, named).through
+        for how in How
+        for named in (True, False)
+    }
+    assert {each for each, is_through in through.items() if is_through} == {
+        (How.OPEN, True),
+        (How.OPEN, False),
+        (How.REFUSED, False),
+    }
