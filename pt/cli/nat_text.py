@@ -291,7 +291,8 @@ def _firewall(reach: Sequence[Reach], paint: _Paint) -> Iterable[str]:
     shut: set[int] = set()
     for (protocol, port), tried in sorted(by_port.items()):
         best = min(tried, key=lambda each: (not each.through, order.index(each.how)))
-        told = f"{protocol.name} {port} {best.how.value}"
+        word = best.how.value if best.named or best.how is How.OPEN else "gets through"
+        told = f"{protocol.name} {port} {word}"
         words.append(paint(told, GREEN if best.through else YELLOW))
         if best.through:
             through.add(port)

@@ -119,6 +119,9 @@ class _Meter:
             yield from pause(survived / 2)
             if kept is not False:
                 kept = yield from self._reaches(inbound, bindings[0])
+            # What has ended may be there again, on the same port, as soon as something goes out.
+            if not (yield from self._reaches(used, bindings[1])):
+                return (None if kept is False else kept), self._prober.now - began
             (outcome,) = yield from ask([Ask(sock=used, to=self._server)])
             again = read_binding(outcome)
             if again is not None and again.mapped != bindings[1].mapped:

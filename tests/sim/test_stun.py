@@ -173,9 +173,10 @@ def test_a_mapping_that_is_gone_at_once():
     assert told.facts.lifetime == 5.0
 
 
-def test_a_mapping_that_ends_whatever_the_traffic():
-    nat = "apdm-apdf-random,timeout=50,maxage=45"
-    told, _ = found(nat, Wishes(mtu=False, cliffs=(20.0, 40.0, 60.0)))
+@pytest.mark.parametrize("nat", ["apdm-apdf-random", "eim-apdf", "eim-eif"])
+def test_a_mapping_that_ends_whatever_the_traffic(nat):
+    """Even where the next one is on the same port."""
+    told, _ = found(f"{nat},timeout=50,maxage=45", Wishes(mtu=False, cliffs=(20.0, 40.0, 60.0)))
     assert 40 <= told.facts.max_age <= 62
     assert told.facts.inbound_refreshes is None
 
