@@ -7,10 +7,12 @@ from dataclasses import replace
 
 import pytest
 
+from pt.cli import nat
 from pt.cli.main import main
 from pt.cli.nat import _cliffs, _essence, server_of
 from pt.cli.nat_text import OTHERS, as_json, as_text, plans
 from pt.errors import UsageError
+from pt.node.gateways import find_places
 from pt.node.nat import StunServer, Survey
 from pt.node.nat_family import How, Reach
 from pt.node.nat_tcp import TcpDiscovery
@@ -341,3 +343,22 @@ def test_what_makes_no_sense(argv, why, capsys, monkeypatch):
     monkeypatch.delenv("PT_RELAY", raising=False)
     assert main(["nat", *argv]) == 2
     assert why in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "environ", "asked"),
+    [("-v", "", True), ("--no-portmap", "", False), ("-v", "1", False)],
+)
+def test_whether_the_router_is_asked(option, environ, asked, capsys, monkeypatch):
+    given: list[object] = []
+
+    async def fake(servers, wishes, *, resolver, places, say):
+        given.append(places)
+        return SURVEY
+
+    monkeypatch.setattr(nat, "survey", fake)
+    monkeypatch.setenv("PT_NO_PORTMAP", environ)
+    argv = ["nat", "--stun", "127.0.0.1:9", option]
+    assert main(argv) == 0
+    assert given == [find_places if asked else None]
+    assert "Router 192.168.1.1" in capsys.readouterr().out
