@@ -42,6 +42,8 @@ PROBE_AGAIN: Final = 300.0
 """Seconds until a gateway without any service is asked anew."""
 ASK: Final = 5.0
 """Seconds for a service to tell what it knows, if it is only asked."""
+SILENCE: Final = 2.0
+"""The same, for one that says nothing at all."""
 RELEASE: Final = 1.0
 """Seconds to give mappings back at the end."""
 _ORDER: Final = list(Service)
@@ -324,10 +326,10 @@ class _Site:
             self._announcements.close()
 
 
-def _mappers(place: Place, datagrams: Datagrams) -> list[Mapper]:
+def _mappers(place: Place, datagrams: Datagrams, patience: float | None = None) -> list[Mapper]:
     if place.gateway.family == 6:
         return [Pcp(datagrams)]
-    return [Pcp(datagrams), NatPmp(datagrams), Upnp(place)]
+    return [Pcp(datagrams), NatPmp(datagrams), Upnp(place, patience)]
 
 
 async def _probe(mapper: Mapper) -> str:
@@ -353,11 +355,11 @@ async def ask_gateways(places: Callable[[], Sequence[Place]] = find_places) -> l
 
     async def ask(place: Place) -> list[Finding]:
         try:
-            datagrams = Datagrams(place)
+            datagrams = Datagrams(place, SILENCE)
         except NetworkError as error:
             return [Finding(place, Service.PCP, ok=False, detail=str(error))]
         try:
-            mappers = _mappers(place, datagrams)
+            mappers = _mappers(place, datagrams, SILENCE)
             problems = await asyncio.gather(*map(_ask, mappers))
         finally:
             datagrams.close()

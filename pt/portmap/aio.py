@@ -76,14 +76,15 @@ def _where(place: Place, port: int) -> tuple[str, int] | tuple[str, int, int, in
 class Datagrams:
     """Questions to the gateway's port for PCP and NAT-PMP; only answers from there are heard."""
 
-    def __init__(self, place: Place) -> None:
-        """Open the socket.
+    def __init__(self, place: Place, patience: float | None = None) -> None:
+        """Open the socket; answers have `patience` seconds, `GIVE_UP` if nothing is said.
 
         Raises:
             NetworkError: there is no way to the gateway.
 
         """
         self.place = place
+        self._patience = GIVE_UP if patience is None else patience
         self._loop = asyncio.get_running_loop()
         self._pending: dict[asyncio.Future[bytes], Callable[[bytes], bool]] = {}
         self._sock = socket.socket(ip_family(place.local), socket.SOCK_DGRAM)
@@ -111,7 +112,7 @@ class Datagrams:
         self._pending[answer] = mine
         timers = [self._loop.call_later(each, self._send, request) for each in SENDS]
         try:
-            async with asyncio.timeout(GIVE_UP):
+            async with asyncio.timeout(self._patience):
                 return await answer
         except TimeoutError as error:
             raise WaitTimeoutError(f"the gateway {self.place.host} does not answer") from error
@@ -311,8 +312,10 @@ class Upnp:
     service = Service.UPNP
     rebooted = False
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, patience: float | None = None) -> None:
+        """`patience`: for devices to answer, `SEARCH` if nothing is said."""
         self._place = place
+        self._patience = SEARCH if patience is None else patience
         self._control: Control | None = None
         self.external = ""
         self._lifetime = LIFETIME
@@ -411,7 +414,7 @@ class Upnp:
     # --- bytes ---------------------------------------------------------------------------------
 
     async def _search(self) -> list[str]:
-        """Locations that the gateway, and nobody else, tells within `SEARCH` seconds."""
+        """Locations that the gateway, and nobody else, tells in time."""
         place = self._place
         if place.gateway.family != 4:
             return []
@@ -435,7 +438,7 @@ class Upnp:
 
             timers = [loop.call_later(each, send) for each in SENDS[:3]]
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(SEARCH):
+                async with asyncio.timeout(self._patience):
                     while not found:
                         with contextlib.suppress(PortmapError, ConnectionRefusedError):
                             data, source = await loop.sock_recvfrom(sock, ssdp.MAX_ANSWER + 1)

@@ -245,6 +245,22 @@ def test_the_services_are_told():
     run(main())
 
 
+def test_a_gateway_that_is_silent_is_not_waited_for_long(monkeypatch):
+    monkeypatch.setattr(aio, "GIVE_UP", 60.0)
+    monkeypatch.setattr(aio, "SEARCH", 60.0)
+    monkeypatch.setattr(portmap, "SILENCE", 0.2)
+    monkeypatch.setattr(portmap, "ASK", 30.0)
+
+    async def main():
+        async with FakeGateway() as fake:
+            fake.speaks = set()
+            async with asyncio.timeout(10):
+                found = await ask_gateways(lambda: [fake.place])
+            assert [each.ok for each in found] == [False] * 3
+
+    run(main())
+
+
 def test_a_service_that_dawdles_is_not_waited_for(monkeypatch):
     monkeypatch.setattr(portmap, "ASK", 0.2)
 
