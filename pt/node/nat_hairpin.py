@@ -10,8 +10,8 @@ import asyncio
 import contextlib
 import secrets
 import socket
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, TypeVar
 
 from pt.aio import tcp
 from pt.aio.simultaneous import open_from_both_sides
@@ -22,6 +22,8 @@ from pt.stun.behaviour import may_write
 
 __all__ = ["hairpins"]
 
+T = TypeVar("T")
+
 PATIENCE: Final = 0.6
 """Seconds for the two to meet, and as many round trips to the server as `TRIPS`."""
 TRIPS: Final = 4
@@ -31,25 +33,35 @@ _TOKEN: Final = 16
 async def hairpins(server: Address, host: str, rtt: float, timeout: float) -> bool | None:
     """Whether two sockets of `host` met; None: they could not be tried."""
     with contextlib.ExitStack() as stack:
-        try:
-            ends = await asyncio.gather(*(_mapped(stack, server, host, timeout) for _ in range(2)))
-        except (PtError, OSError):
+        ends = await asyncio.gather(
+            *(_mapped(stack, server, host, timeout) for _ in range(2)), return_exceptions=True
+        )
+        known = _known(ends)
+        if known is None:
             return None
-        (one, first), (two, second) = ends
+        (one, first), (two, second) = known
         if not (may_write(server, first) and may_write(server, second)):
             return None
-        tokens = [secrets.token_bytes(_TOKEN) for _ in ends]
+        tokens = [secrets.token_bytes(_TOKEN) for _ in known]
         pairs = ((one, second, tokens), (two, first, tokens[::-1]))
         met = await asyncio.gather(
             *(_meet(host, port, to, _prover(*said), rtt) for port, to, said in pairs),
             return_exceptions=True,
         )
-    for each in met:
-        if isinstance(each, BaseException) and not isinstance(each, (PtError, OSError)):
+    came = _known(met)
+    return None if came is None else any(came)
+
+
+def _known(outcomes: Sequence[T | BaseException]) -> list[T] | None:
+    """All outcomes, unless one is a failure of the network's."""
+    found: list[T] = []
+    for each in outcomes:
+        if isinstance(each, (PtError, OSError)):
+            return None
+        if isinstance(each, BaseException):
             raise each
-    if any(isinstance(each, BaseException) for each in met):
-        return None
-    return any(met)
+        found.append(each)
+    return found
 
 
 async def _mapped(

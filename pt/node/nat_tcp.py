@@ -81,12 +81,12 @@ async def discover_tcp(
         ) -> tuple[Binding, Address] | None:
             try:
                 return await bound(to, local)
-            except PtError:
+            except (PtError, OSError):  # or the system gives no more sockets
                 return None
 
         try:
             first, local = await bound(server)
-        except PtError as error:
+        except (PtError, OSError) as error:
             silent = isinstance(error, WaitTimeoutError)
             return TcpDiscovery(facts=facts, server=server, problem=str(error), silent=silent)
         places = Places.of(server, first)

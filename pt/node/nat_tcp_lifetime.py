@@ -19,6 +19,7 @@ from pt.errors import PtError
 from pt.stun.aio import ask_over_stream
 from pt.stun.attributes import LATER, Address, later, read_later
 from pt.stun.lifetime import MAX_CLIFFS
+from pt.stun.limits import MAX_SILENCE
 from pt.stun.messages import MAX_MESSAGE, Kind, StunError, decode
 
 __all__ = ["Survives", "TcpLifetime", "measure_tcp_lifetime", "try_silences"]
@@ -102,7 +103,8 @@ async def _kept(survived: float, gone: float, survives: Survives) -> bool | None
     """Whether keep-alives keep what silence ends."""
     if survived < SHORTEST_PROBE:
         return None
-    return await survives(gone + survived / 2, int(max(SHORTEST_PROBE, survived / 2)))
+    silence = min(gone + survived / 2, max(gone, MAX_SILENCE))  # which no server exceeds
+    return await survives(silence, int(max(SHORTEST_PROBE, survived / 2)))
 
 
 async def _survives(
@@ -110,7 +112,11 @@ async def _survives(
 ) -> bool | None:
     """See `Survives`."""
     loop = asyncio.get_running_loop()
-    with socket.socket(tcp.ip_family(server[0]), socket.SOCK_STREAM) as sock:
+    try:
+        sock = socket.socket(tcp.ip_family(server[0]), socket.SOCK_STREAM)
+    except OSError:  # the system gives no more
+        return None
+    with sock:
         if every and not _keep_alive(sock, every):
             return None
         try:

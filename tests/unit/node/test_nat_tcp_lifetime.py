@@ -13,7 +13,7 @@ from pt.node.nat_tcp_lifetime import TcpLifetime, measure_tcp_lifetime, try_sile
 from pt.stun.attributes import Address
 from pt.stun.framing import Deframer
 from pt.stun.lifetime import CLIFFS
-from pt.stun.limits import Held
+from pt.stun.limits import MAX_SILENCE, Held
 from pt.stun.messages import BINDING, Kind, decode, encode
 from pt.stun.server import PRIMARY, Server
 from tests.sim.loop import run
@@ -84,6 +84,13 @@ def test_those_that_do_not_live_for_the_shortest():
     found, _ = measured(Nat(0.5), (1.0, 2.0))
     assert found == TcpLifetime(0.0, 1.0)
     assert found.safe == 0.5
+
+
+def test_a_silence_as_long_as_servers_hold_is_tried_with_keep_alives():
+    nat = Nat(2000.0, holds=MAX_SILENCE)
+    found, _ = measured(nat, (1798.0, MAX_SILENCE))
+    assert found.keepalive_refreshes is True
+    assert (MAX_SILENCE, 899) in nat.tried
 
 
 def test_fine_steps_are_not_tried():
