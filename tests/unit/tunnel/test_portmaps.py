@@ -27,7 +27,7 @@ class Quic:
     udp = None
 
 
-VIEW = SimpleNamespace(servers=list)
+VIEW = SimpleNamespace(servers=list, stun=None)
 """Of which nobody can be asked; who made it closes it."""
 
 
@@ -186,9 +186,6 @@ def test_whoever_found_it_closed_is_believed(monkeypatch, state, strangers, outs
     async def main():
         async with world(monkeypatch) as here:
             monkeypatch.setattr(portmaps, "seen_by_servers", seen_by_servers)
-            monkeypatch.setattr(
-                portmaps, "NatView", lambda *_: SimpleNamespace(stun=None, close=nothing)
-            )
             here.node.quic.udp = SimpleNamespace(addresses=[("0.0.0.0", 4002)])
             here.dialed[Multiaddr.quic("11.5.0.2", 4002)] = state
             mappings = here.make()
