@@ -1,4 +1,4 @@
-"""What every test shares: which marks exist, and that CI skips nothing."""
+"""What every test shares: marks, the guard of the host's network, and that CI skips nothing."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import hypothesis
 import pytest
 
 from pt.lab import unavailable
+from tests import guard
 
 CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 
 
+guard.install()
 hypothesis.settings.register_profile("shared", deadline=None)  # a test that times is none
 hypothesis.settings.load_profile("shared")
 
@@ -32,8 +34,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
-    """Under CI=true a skip is a failure: what CI does not run, nobody runs."""
+    """Fail a test that the guard stopped; under CI=true, one that is skipped, as nobody runs it."""
     report = yield
+    if (hits := guard.take_hits()) and not report.failed:
+        report.outcome = "failed"
+        report.longrepr = "\n".join(hits)
     if CI and report.skipped and not hasattr(report, "wasxfail"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         reason = re.sub(r"^Skipped: ", "", str(reason))

@@ -3,11 +3,13 @@
 In the network namespace that the tests were started in, sockets may only name loopback addresses,
 multicast is sent from the loopback interface alone, and no name is resolved. Sockets of a namespace
 that `pt.lab` made are free: nothing leads out of there. Child processes are outside of this hook;
-`tests/arch/test_host_network.py` looks at how they are started.
+`tests/arch/test_host_network.py` looks at how they are started. What was stopped is noted: it fails
+the test, too, if the program under test caught the exception, or a task ended by it unseen.
 """
 
 from __future__ import annotations
 
+import collections
 import fcntl
 import functools
 import os
@@ -15,7 +17,7 @@ import socket
 import sys
 from ipaddress import ip_address, ip_network
 
-__all__ = ["HostNetworkError", "install"]
+__all__ = ["HostNetworkError", "install", "take_hits"]
 
 NAMESPACE = "/proc/thread-self/ns/net"
 SIOCGSKNS = 0x894C  # linux/sockios.h: a descriptor of the namespace a socket belongs to
@@ -26,6 +28,11 @@ INTERNET = (socket.AF_INET, socket.AF_INET6)
 MDNS_PORT = 5353
 LABORATORY = ip_network("11.0.0.0/8")
 LOOPBACK_INDEX = 1  # Linux: the loopback device is the first of every namespace
+
+
+MAX_HITS = 16  # kept between two looks
+
+_hits: collections.deque[str] = collections.deque(maxlen=MAX_HITS)
 
 
 class HostNetworkError(RuntimeError):
@@ -44,9 +51,18 @@ def install() -> None:
             return
         reason = _reason(event, args)
         if reason and _namespace(args[0]) == home:
-            raise HostNetworkError(f"{event}: {reason}, in the host's network namespace")
+            error = HostNetworkError(f"{event}: {reason}, in the host's network namespace")
+            _hits.append(str(error))
+            raise error
 
     sys.addaudithook(hook)
+
+
+def take_hits() -> list[str]:
+    """What was stopped since the last call."""
+    hits = list(_hits)
+    _hits.clear()
+    return hits
 
 
 def _reason(event: str, args: tuple[object, ...]) -> str:

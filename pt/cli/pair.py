@@ -1,7 +1,8 @@
 """An exposer and a binder in this process, joined over loopback; no packet leaves the machine.
 
 What the demonstration and the self-test run on: both ends complete, each with a home of its own
-that is gone afterwards, mDNS off, listening on 127.0.0.1, the address given instead of looked up.
+that is gone afterwards, mDNS and hole punching off, listening on 127.0.0.1, the address given
+instead of looked up.
 With a relay between them, the binder knows nothing but the exposer's address there.
 """
 
@@ -72,6 +73,7 @@ async def embedded_pair(
                     services=services,
                     listen=(loopback,),
                     lan=False,
+                    punch=False,
                     relays=() if relay is None else relay.addresses[:1],
                     relay_secret=None if relay is None else relay.config.secret,
                 ),
@@ -83,7 +85,7 @@ async def embedded_pair(
             peers = tuple(each for each in exposer.addresses if each.is_circuit is relayed)
             forwards = tuple(Forward(local_port=0, remote_port=each.port) for each in services)
             binder = Binder(
-                BindConfig(name=name, forwards=forwards, peers=peers, lan=False),
+                BindConfig(name=name, forwards=forwards, peers=peers, lan=False, punch=False),
                 homes[1],
                 on_binder,
             )

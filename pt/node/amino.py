@@ -284,7 +284,8 @@ class Amino:
             self._set(
                 "offline",
                 "no-tcp",
-                "no server of the DHT that is known has a TCP address: give one with --bootstrap",
+                "no server of the DHT that is known has a TCP or QUIC address: give one with "
+                "--bootstrap",
             )
 
     def _set(self, state: str, cause: str = "", detail: str = "") -> None:

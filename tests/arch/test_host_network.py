@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.guard import HostNetworkError
+from tests.guard import HostNetworkError, take_hits
 
 ROOT = Path(__file__).resolve().parents[2]
 TREES = ("tests", "examples", "bench", "interop")
@@ -182,6 +182,7 @@ def test_the_rule_itself(source, count):
 def test_the_guard_stops_what_would_leave(attempt):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, pytest.raises(HostNetworkError):
         attempt(sock)
+    assert len(take_hits()) == 1  # or this test would fail
 
 
 def test_the_guard_lets_loopback_be():

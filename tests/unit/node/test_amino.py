@@ -424,9 +424,9 @@ def test_no_route(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_only_other_transports() -> None:
     async def main() -> None:
-        quic = Multiaddr.parse("/ip4/11.1.1.1/udp/4001/quic-v1")
+        other = Multiaddr.parse("/ip4/11.1.1.1/tcp/4001/ws")
         async with amino() as dht:
-            dht.amino.offer([PeerInfo(fresh_node().peer_id, (quic,))])
+            dht.amino.offer([PeerInfo(fresh_node().peer_id, (other,))])
             await until(lambda: dht.amino.facts.cause == "no-tcp")
 
     run(main())
