@@ -1,6 +1,8 @@
 """When to ask for mappings, to renew them, and to try again: decisions without I/O.
 
-A mapping is renewed at half its life, and again at ever shorter intervals until it ends.  What is
+A mapping is renewed at half its life, and again at ever shorter intervals until it ends.  All that
+are past that are renewed together: some daemons (miniupnpd with nftables) open the firewall for one
+protocol at the cost of the other's mapping of the same port, until that is renewed, too.  What is
 refused is tried again after half a minute, then ever more seldom.
 """
 
@@ -32,6 +34,8 @@ MAX_FAILURES: Final = 3
 @dataclass(slots=True)
 class _Lease:
     due: float
+    early: float
+    """From when on it is renewed beside others."""
     mapping: Mapping | None = None
     ends: float = 0.0
     failures: int = 0
@@ -55,7 +59,7 @@ class Leases:
         new = list(wanted)[:MAX_WANTED]
         gone = [self._leases.pop(each) for each in list(self._leases) if each not in new]
         for each in new:
-            self._leases.setdefault(each, _Lease(now))
+            self._leases.setdefault(each, _Lease(now, now))
         return [each.mapping for each in gone if each.mapping is not None]
 
     def due(self, now: float) -> list[Wanted]:
@@ -63,7 +67,9 @@ class Leases:
         for lease in self._leases.values():
             if lease.mapping is not None and lease.mapping.lifetime and lease.ends <= now:
                 lease.mapping = None
-        return [each for each, lease in self._leases.items() if lease.due <= now]
+        if not any(lease.due <= now for lease in self._leases.values()):
+            return []
+        return [each for each, lease in self._leases.items() if lease.early <= now]
 
     def next_due(self) -> float | None:
         """When to call `due` again."""
@@ -77,8 +83,9 @@ class Leases:
         before, lease.mapping, lease.failures = lease.mapping, mapping, 0
         life = min(mapping.lifetime, LONGEST)
         lease.ends = now + life
-        wait = life * (0.5 + 0.125 * self._random()) if life else PERMANENT
-        lease.due = now + max(wait, SOONEST)
+        half, spread = (life * 0.5, life * 0.125) if life else (PERMANENT, 0.0)
+        lease.early = now + max(half, SOONEST)
+        lease.due = now + max(half + spread * self._random(), SOONEST)
         return before is None or before.external != mapping.external
 
     def failed(self, wanted: Wanted, now: float, retry_after: float | None = None) -> None:
@@ -90,13 +97,14 @@ class Leases:
         if lease.mapping is not None and lease.mapping.lifetime:
             wait = max((lease.ends - now) / 4, SOONEST)
             lease.due = now + (wait if now + wait < lease.ends else max(0.0, lease.ends - now))
+            lease.early = lease.due
             return
         if lease.failures >= MAX_FAILURES:
             lease.mapping = None
         wait = min(FIRST_RETRY * 2 ** (lease.failures - 1), LAST_RETRY)
         if retry_after is not None:
             wait = min(max(retry_after, wait, SOONEST), LAST_RETRY)
-        lease.due = now + wait * (1 + 0.1 * self._random())
+        lease.due = lease.early = now + wait * (1 + 0.1 * self._random())
 
     def lost(self, now: float) -> None:
         """The gateway has forgotten all: what stood is asked for at once, and counts no more.
@@ -107,4 +115,4 @@ class Leases:
         self._lost_next = due + AGAIN
         for lease in self._leases.values():
             lease.mapping, lease.failures = None, 0
-            lease.due = due
+            lease.due = lease.early = due

@@ -38,6 +38,25 @@ def test_a_mapping_is_renewed_at_half_its_life():
     assert made.next_due() == 3600.0
 
 
+def test_what_is_past_half_its_life_is_renewed_together():
+    chance = iter([1.0, 0.0])
+    made = Leases(lambda: next(chance))
+    made.want((UDP, TCP), 0.0)
+    made.granted(mapping(), 0.0)
+    made.granted(mapping(TCP), 0.0)
+    assert made.due(1799.0) == []
+    assert made.due(1800.0) == [UDP, TCP]  # though UDP alone would have had time until 2250
+    made.failed(TCP, 1800.0)
+    assert made.due(2250.0) == [UDP, TCP]
+
+
+def test_one_that_has_failed_waits_its_time():
+    made = leases(UDP, TCP)
+    made.granted(mapping(), 0.0)
+    made.failed(TCP, 1790.0)
+    assert made.due(1800.0) == [UDP]
+
+
 def test_another_external_address_is_news():
     made = leases()
     made.granted(mapping(), 0.0)
