@@ -54,7 +54,10 @@ _OUTER: Final = {Outer.CARRIER: Outside.CARRIER, Outer.PRIVATE: Outside.PRIVATE}
 
 
 def judge(mapping: Mapping, seen: Iterable[Address], *, strangers: bool | None) -> Outside:
-    """Put together what is known: where we were `seen`, and whether `strangers` got in."""
+    """Put together what is known: where we were `seen`, and whether `strangers` got in.
+
+    Who is behind a firewall alone may have several addresses, and be seen at another one of them.
+    """
     if mapping.outer is not Outer.PUBLIC:
         return _OUTER[mapping.outer]
     if strangers is not None:
@@ -63,7 +66,7 @@ def judge(mapping: Mapping, seen: Iterable[Address], *, strangers: bool | None) 
     told = [each for each in seen if (":" in each[0]) == (":" in host)]
     if (host, port) in told:
         return Outside.VERIFIED
-    if told and host not in {each[0] for each in told}:
+    if told and not mapping.pinhole and host not in {each[0] for each in told}:
         return Outside.ELSEWHERE
     return Outside.UNVERIFIED
 
@@ -105,7 +108,8 @@ async def _shut(client: StunClient, binding: Binding) -> bool | None:
 async def seen_over_tcp(servers: Sequence[Address], mapping: Mapping) -> list[Address]:
     """Where a server sees a TCP connection from the mapped port, beside who listens there."""
     host, port = mapping.internal
-    for server in [each for each in servers if ":" not in each[0]][:MAX_ASKED]:
+    family = ":" in host
+    for server in [each for each in servers if (":" in each[0]) == family][:MAX_ASKED]:
         with contextlib.suppress(PtError):
             binding, _ = await bind_over_tcp(server, local=(host, port), timeout=TCP_PATIENCE)
             return [binding.mapped]

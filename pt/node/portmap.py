@@ -61,11 +61,14 @@ class Finding(NamedTuple):
 
 
 class PortMapper:
-    """Keeps what `wanted()` names mapped; `on_change` is told when `mappings` has changed."""
+    """Keeps mapped what `wanted` names: ports that are listened at, at an address of ours.
+
+    `on_change` is told when `mappings` has changed.
+    """
 
     def __init__(
         self,
-        wanted: Callable[[], Iterable[Wanted]],
+        wanted: Callable[[str], Iterable[Wanted]],
         on_change: Callable[[], None],
         *,
         tracer: Tracer = NO_TRACE,
@@ -102,20 +105,33 @@ class PortMapper:
 
     async def _run(self) -> None:
         while True:
-            wanted = list(self._wanted())
-            places = [each for each in self._places() if _needed(each)] if wanted else []
+            needed = [each for each in self._places() if _needed(each)]
+            places = {each: list(self._wanted(each.local)) for each in needed}
             for place in list(self._sites):
-                if place not in places:
-                    self._tracer.emit("portmap_left", gateway=place.host, local=place.local)
-                    await self._end(place, release=False)
-            for place in places:
+                if not places.get(place):
+                    await self._leave(place, release=place in places)
+            for place, wanted in places.items():
+                if not wanted:
+                    continue
                 if place not in self._sites:
-                    site = _Site(place, self._changed, self._tracer)
+                    site = _Site(place, self._changed, self._heard, self._tracer)
                     task = asyncio.get_running_loop().create_task(site.run())
                     self._sites[place] = site, task
                 self._sites[place][0].want(wanted)
             self._changed()
             await asyncio.sleep(LOOK)
+
+    def _heard(self) -> None:
+        """One gateway has announced itself: it is mostly the same machine for both IP versions."""
+        for site, _ in self._sites.values():
+            site.heard()
+
+    async def _leave(self, place: Place, *, release: bool) -> None:
+        """Forget a gateway that is gone, or give back what is wanted no more."""
+        self._tracer.emit("portmap_left", gateway=place.host, local=place.local)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RELEASE):
+                await self._end(place, release=release)
 
     async def _end(self, place: Place, *, release: bool) -> None:
         site, task = self._sites[place]
@@ -144,16 +160,24 @@ def _needed(place: Place) -> bool:
 class _Site:
     """One gateway."""
 
-    def __init__(self, place: Place, changed: Callable[[], None], tracer: Tracer) -> None:
+    def __init__(
+        self,
+        place: Place,
+        changed: Callable[[], None],
+        announced: Callable[[], None],
+        tracer: Tracer,
+    ) -> None:
         self.leases = Leases(random.random)
         self._place = place
         self._changed = changed
+        self._announced = announced
         self._tracer = tracer
         self._loop = asyncio.get_running_loop()
         self._ready: dict[Service, Mapper] = {}
         self._datagrams: Datagrams | None = None
         self._announcements: Announcements | None = None
         self._gone: list[Mapping] = []
+        self._asking: asyncio.Task[Mapping] | None = None
         self._wake = asyncio.Event()
         self._check_at = math.inf
         self._find_at = math.inf
@@ -168,7 +192,7 @@ class _Site:
 
     async def run(self) -> None:
         """Find services, and keep what is wanted, until cancelled."""
-        self._announcements = Announcements(self._place, self._heard)
+        self._announcements = Announcements(self._place, self._announced)
         while True:
             await self._find()
             self._find_at = self._loop.time() + PROBE_AGAIN
@@ -177,7 +201,7 @@ class _Site:
                 if self._ready:
                     await self._round()
 
-    def _heard(self) -> None:
+    def heard(self) -> None:
         """The gateway seems to have announced that it has started: see whether that is so."""
         soon = self._loop.time() + HEED
         self._check_at, self._find_at = min(self._check_at, soon), min(self._find_at, soon)
@@ -255,7 +279,7 @@ class _Site:
             mapper = self._ready[service]
             port = wanted.port if held is None else held.external[1]
             try:
-                mapping = await mapper.map(wanted, port)
+                mapping = await self._ask(mapper, wanted, port)
             except (PtError, OSError) as error:
                 self._tell(service, wanted, str(error))
                 if isinstance(error, MapRefusedError):
@@ -270,6 +294,17 @@ class _Site:
                 self._tell(service, wanted, "", f"{host}:{number}")
             return
         self.leases.failed(wanted, self._loop.time(), retry_after)
+
+    async def _ask(self, mapper: Mapper, wanted: Wanted, port: int) -> Mapping:
+        """Map; if cancelled meanwhile, `release` gives back what is granted then."""
+        self._asking = self._loop.create_task(mapper.map(wanted, port))
+        try:
+            mapping = await asyncio.shield(self._asking)
+        except (PtError, OSError):
+            self._asking = None
+            raise
+        self._asking = None
+        return mapping
 
     def _reboot(self, mapper: Mapper) -> None:
         """Act on what a gateway's clock has told."""
@@ -316,10 +351,16 @@ class _Site:
 
     async def release(self) -> None:
         """Give all mappings back."""
-        await asyncio.gather(*map(self._unmap, (*self.leases.mappings, *self._gone)))
+        late: list[Mapping] = []
+        if self._asking is not None:
+            with contextlib.suppress(PtError, OSError):
+                late.append(await self._asking)
+        await asyncio.gather(*map(self._unmap, {*self.leases.mappings, *self._gone, *late}))
 
     def close(self) -> None:
         """Close the sockets."""
+        if self._asking is not None:
+            self._asking.cancel()
         if self._datagrams is not None:
             self._datagrams.close()
         if self._announcements is not None:

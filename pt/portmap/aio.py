@@ -361,7 +361,7 @@ class Upnp:
     async def map(self, wanted: Wanted, port: int) -> Mapping:
         """See `Mapper`."""
         wish = igd.Wish(self._place.local, wanted, port, self._lifetime)
-        added = await self._run(igd.add(self._ready(), wish, _any_port))
+        added = await self._found(lambda control: igd.add(control, wish, _any_port))
         self.external, self._lifetime = added.external[0], added.lifetime
         return Mapping(
             service=self.service,
@@ -377,9 +377,21 @@ class Upnp:
 
     async def check(self, mapping: Mapping) -> bool:
         """See `Mapper`."""
-        return await self._run(igd.check(self._ready(), mapping))
+        return await self._found(lambda control: igd.check(control, mapping))
 
     # --- calls ---------------------------------------------------------------------------------
+
+    async def _found(self, script: Callable[[Control], igd.Script[T]]) -> T:
+        """Run a script, after another search if nobody is at the address that was found before.
+
+        A daemon may have another port after a restart.
+        """
+        control = self._ready()
+        try:
+            return await self._run(script(control))
+        except NetworkError:
+            await self.probe()
+        return await self._run(script(self._ready()))
 
     def _ready(self) -> Control:
         if self._control is None:

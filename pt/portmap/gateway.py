@@ -1,4 +1,7 @@
-"""The default gateways, as Linux tells them in /proc/net/route and /proc/net/ipv6_route."""
+"""The default gateways and our IPv6 addresses, as Linux tells them in files of /proc/net.
+
+These are `route`, `ipv6_route` and `if_inet6`.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,14 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
-__all__ = ["Gateway", "parse_route4", "parse_route6"]
+from pt.wire import ipranges
+
+__all__ = ["Gateway", "parse_addresses6", "parse_route4", "parse_route6"]
 
 _UP_GATEWAY: Final = 0x3  # RTF_UP, RTF_GATEWAY of linux/route.h
 _ZERO6: Final = "0" * 32
+_UNFIT: Final = 0x68
+"""IFA_F_DADFAILED, IFA_F_DEPRECATED, IFA_F_TENTATIVE of linux/if_addr.h."""
 MAX_LINES: Final = 4096
 
 
@@ -60,3 +67,20 @@ def parse_route6(lines: Iterable[str]) -> list[Gateway]:
         except ValueError:
             continue
     return sorted(found)
+
+
+def parse_addresses6(lines: Iterable[str], device: str) -> list[str]:
+    """Public IPv6 addresses of a device that are in use; what cannot be read is left out."""
+    found: dict[str, None] = {}
+    for line, _ in zip(lines, range(MAX_LINES), strict=False):
+        words = line.split()
+        try:
+            text, _, _, _, flags, name = words
+            if name != device or int(flags, 16) & _UNFIT or len(text) != 32:
+                continue
+            address = IPv6Address(bytes.fromhex(text))
+        except ValueError:
+            continue
+        if ipranges.is_public(address):
+            found[str(address)] = None
+    return list(found)

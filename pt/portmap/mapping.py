@@ -93,6 +93,11 @@ class Mapping:
     """Seconds; 0: until it is deleted, or the gateway reboots."""
 
     @property
+    def pinhole(self) -> bool:
+        """Whether nothing is translated: it is a firewall that lets in."""
+        return self.external == self.internal
+
+    @property
     def outer(self) -> Outer:
         """What its external address is."""
         return outer(self.external[0])

@@ -10,15 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable
-from ipaddress import ip_address
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from pt.autonat.reachability import State
 from pt.node.outside import Outside, judge, seen_by_servers, seen_over_tcp
 from pt.node.portmap import PortMapper
 from pt.portmap.mapping import Mapping, Outer, Wanted
 from pt.tunnel import events
-from pt.wire import ipranges
 from pt.wire.multiaddr import Multiaddr
 from pt.wire.nat_facts import Protocol
 
@@ -49,6 +47,7 @@ _WHY: Final = {
     "there, too, or have it only bridge",
 }
 _DIALED: Final = {State.REACHABLE: True, State.UNREACHABLE: False}
+_Key: TypeAlias = "tuple[Wanted, Address]"
 
 
 class PortMappings:
@@ -73,10 +72,13 @@ class PortMappings:
         self._changed = changed
         self._state = state
         self._given = node.announce
-        self._told: dict[Wanted, tuple[Mapping, Outside]] = {}
+        self._told: dict[_Key, tuple[Mapping, Outside]] = {}
+        self._looking = False
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._mapper = PortMapper(lambda: wanted_of(node), self._wake.set, tracer=node.tracer)
+        self._mapper = PortMapper(
+            lambda local: wanted_of(node, local), self._wake.set, tracer=node.tracer
+        )
 
     def start(self) -> None:
         """Begin, in the background."""
@@ -87,7 +89,11 @@ class PortMappings:
     def _met(self, connection: Connection) -> None:
         """A peer outside has said where it sees us."""
         unsure = any(found is Outside.UNVERIFIED for _, found in self._told.values())
-        if unsure and connection.relay is None and connection.remote_addr.is_public:
+        if (
+            (unsure or self._looking)
+            and connection.relay is None
+            and connection.remote_addr.is_public
+        ):
             self._wake.set()
 
     def recheck(self) -> None:
@@ -113,7 +119,9 @@ class PortMappings:
 
     async def _run(self) -> None:
         while True:
+            self._looking = True
             await self._look()
+            self._looking = False
             await asyncio.sleep(PAUSE)
             sure = all(found is not Outside.UNVERIFIED for _, found in self._told.values())
             with contextlib.suppress(TimeoutError):
@@ -127,14 +135,14 @@ class PortMappings:
         found = await asyncio.gather(*map(self._judge, mappings))
         before = self._told
         self._told = {
-            each.wanted: (each, outside) for each, outside in zip(mappings, found, strict=True)
+            _key(each): (each, outside) for each, outside in zip(mappings, found, strict=True)
         }
         self._apply()
-        for wanted, (mapping, _) in before.items():
-            if wanted not in self._told:
+        for key, (mapping, _) in before.items():
+            if key not in self._told:
                 self._emit(_event(mapping, None))
-        for wanted, (mapping, outside) in self._told.items():
-            known = before.get(wanted)
+        for key, (mapping, outside) in self._told.items():
+            known = before.get(key)
             if known is None or (known[0].external, known[1]) != (mapping.external, outside):
                 self._emit(_event(mapping, outside))
 
@@ -189,18 +197,24 @@ async def map_meanwhile(
         await mappings.close()
 
 
-def wanted_of(node: Node) -> list[Wanted]:
-    """The UDP port that QUIC shares, and the first TCP port, unless this machine alone has them."""
+def wanted_of(node: Node, local: str) -> list[Wanted]:
+    """The UDP port that QUIC shares and the first TCP port that are open at an address of ours."""
     udp = node.quic.udp
-    over_udp = _outward([] if udp is None else udp.addresses)
-    over_tcp = _outward(node.points)
+    over_udp = _open_at(local, [] if udp is None else udp.addresses)
+    over_tcp = _open_at(local, node.points)
     found = [(Protocol.UDP, each) for each in over_udp[:1]]
     found += [(Protocol.TCP, each) for each in over_tcp[:1]]
     return [Wanted(protocol, port) for protocol, port in found]
 
 
-def _outward(points: Iterable[tuple[str, int]]) -> list[int]:
-    return [port for host, port in points if port and not ipranges.is_loopback(ip_address(host))]
+def _open_at(local: str, points: Iterable[tuple[str, int]]) -> list[int]:
+    places = (local, "::" if ":" in local else "0.0.0.0")
+    return [port for host, port in points if port and host in places]
+
+
+def _key(mapping: Mapping) -> _Key:
+    """What is mapped: a port may be, at a gateway of each IP version."""
+    return mapping.wanted, mapping.internal
 
 
 def _multiaddr(mapping: Mapping) -> Multiaddr:

@@ -21,6 +21,23 @@ def test_the_default_routes_and_our_address_there(monkeypatch, tmp_path):
     assert gateways.find_places() == []
 
 
+def test_every_address_of_ours_is_told_over_ipv6_within_bounds(monkeypatch, tmp_path):
+    zero, via = "0" * 32, "fe80000000000000000000000000abcd"
+    routes, addresses = tmp_path / "ipv6_route", tmp_path / "if_inet6"
+    routes.write_text(f"{zero} 00 {zero} 00 {via} 00000400 00000001 0 00000003 eth0\n")
+    addresses.write_text(
+        "".join(f"2a0060000000000000000000000{each:05x} 02 40 00 80 eth0\n" for each in range(1, 9))
+    )
+    monkeypatch.setattr(gateways, "_ROUTES", ((routes, gateways.parse_route6),))
+    monkeypatch.setattr(gateways, "_ADDRESSES6", addresses)
+    monkeypatch.setattr(gateways, "_local", lambda gateway: "2a00:6000::2")
+    found = gateways.find_places()
+    assert [each.local for each in found] == [f"2a00:6000::{each}" for each in (2, 1, 3, 4)]
+    assert {each.host for each in found} == {"fe80::abcd"}
+    addresses.unlink()
+    assert [each.local for each in gateways.find_places()] == ["2a00:6000::2"]
+
+
 def test_only_the_gateway_announces(monkeypatch):
     async def main():
         heard = []

@@ -1,9 +1,12 @@
 import asyncio
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from pt.errors import WaitTimeoutError
-from pt.node.outside import Outside, judge, seen_by_servers
+from pt.node import outside
+from pt.node.outside import Outside, judge, seen_by_servers, seen_over_tcp
 from pt.portmap.mapping import Mapping, Service, Wanted
 from pt.stun.binding import Binding
 from pt.stun.transactions import Outcome
@@ -41,6 +44,29 @@ def mapping(host="11.5.0.2", port=4001):
 )
 def test_what_was_seen_decides(seen, strangers, verdict):
     assert judge(mapping(), seen, strangers=strangers) is verdict
+
+
+def test_another_address_of_ours_behind_a_firewall_proves_no_nat():
+    one, other = ("2a00:6000::1", 4001), ("2a00:6000::2", 4001)
+    pinhole = replace(mapping(), internal=one, external=one)
+    assert judge(pinhole, [other], strangers=None) is Outside.UNVERIFIED
+    assert judge(pinhole, [other, one], strangers=None) is Outside.VERIFIED
+    translated = replace(pinhole, internal=("fd00::1", 4001))
+    assert judge(translated, [other], strangers=None) is Outside.ELSEWHERE
+
+
+def test_servers_of_the_same_ip_version_are_asked_over_tcp(monkeypatch):
+    async def bind(server, *, local, timeout):
+        asked.append((server, local))
+        return SimpleNamespace(mapped=local), local
+
+    asked = []
+    monkeypatch.setattr(outside, "bind_over_tcp", bind)
+    one, server = ("2a00:6000::1", 4001), ("2a00:6000::9", 3478)
+    pinhole = replace(mapping(), internal=one, external=one)
+    assert asyncio.run(seen_over_tcp([SERVER, server], pinhole)) == [one]
+    assert asyncio.run(seen_over_tcp([server, SERVER], mapping())) == [("192.168.1.2", 4001)]
+    assert asked == [(server, one), (SERVER, ("192.168.1.2", 4001))]
 
 
 @pytest.mark.parametrize(

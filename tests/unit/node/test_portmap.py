@@ -40,7 +40,7 @@ class World:
         self.changes = 0
         self._news = asyncio.Event()
         self.mapper = PortMapper(
-            lambda: self.wanted,
+            lambda local: self.wanted,
             self._changed,
             places=lambda: [each.place for each in self.gateways],
         )
@@ -171,6 +171,18 @@ def test_a_port_that_is_not_wanted_any_more_is_given_back():
     run(main())
 
 
+def test_the_last_port_is_given_back_as_well():
+    async def main():
+        async with world() as here:
+            await here.until(lambda: len(here.externals) == 2)
+            here.wanted = []
+            await here.until(lambda: not here.externals and not here.fake.mapped)
+            here.wanted = [TCP]
+            await here.until(lambda: set(here.externals) == {TCP})
+
+    run(main())
+
+
 def test_nothing_is_asked_before_something_is_wanted():
     async def main():
         async with world(start=False) as here:
@@ -205,6 +217,25 @@ def test_a_gateway_without_services_is_asked_again_later():
             assert not here.externals
             here.fake.speaks = {"pcp"}
             await here.until(lambda: len(here.externals) == 2)
+
+    run(main())
+
+
+def test_what_is_granted_while_closing_is_given_back():
+    async def main():
+        async with world() as here:
+            here.fake.speaks = {"pcp"}
+            closing = []
+
+            def close_first(data):
+                if here.fake.mapped and not closing:
+                    closing.append(asyncio.get_running_loop().create_task(here.mapper.close()))
+                return [data]
+
+            here.fake.mangle = close_first
+            await here.until(lambda: closing)
+            await closing[0]
+            assert not here.fake.mapped
 
     run(main())
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pt.portmap.gateway import Gateway, parse_route4, parse_route6
+from pt.portmap.gateway import Gateway, parse_addresses6, parse_route4, parse_route6
 
 ROUTE4 = """\
 Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT
@@ -41,7 +41,23 @@ def test_default_routes_over_ipv6_by_metric():
     assert {each.family for each in found} == {6}
 
 
+def test_public_ipv6_addresses_of_a_device():
+    told = (
+        "00000000000000000000000000000001 01 80 10 80       lo\n"
+        "fe800000000000000020000fffe00001 02 40 20 80     eth0\n"
+        "fe800000000000000200000ffe000001 02 40 20 80     eth0\n"
+        "fd110000000000000000000000000001 02 40 00 80     eth0\n"
+        "2a006000000000000000000000000002 02 40 00 80     eth0\n"
+        "2a006000000000000000000000000003 02 40 00 01     eth0\n"
+        "2a006000000000000000000000000004 02 40 00 21     eth0\n"
+        "2a006000000000000000000000000005 02 40 00 40     eth0\n"
+        "2a006000000000000000000000000006 03 40 00 80    wlan0\n"
+    )
+    assert parse_addresses6(told.splitlines(), "eth0") == ["2a00:6000::2", "2a00:6000::3"]
+
+
 @given(st.lists(st.text()))
 def test_any_text_is_read(lines):
+    parse_addresses6(lines, "eth0")
     parse_route4(lines)
     parse_route6(lines)

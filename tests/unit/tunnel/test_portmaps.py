@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -18,7 +19,7 @@ from pt.tunnel import portmaps
 from pt.tunnel.portmaps import PortMappings, map_meanwhile, wanted_of
 from pt.wire.multiaddr import Multiaddr
 from pt.wire.nat_facts import Protocol
-from tests.unit.portmap.fake import FakeGateway
+from tests.unit.portmap.fake import EXTERNAL, FakeGateway
 
 GIVEN = Multiaddr.tcp("11.7.0.1", 1)
 
@@ -236,10 +237,35 @@ def test_mapping_for_as_long_as_it_is_wanted(monkeypatch):
 
 
 def test_what_is_wanted():
+    four, six = "192.168.1.2", "2a00:6000::2"
     node = Node()
-    assert wanted_of(node) == [Wanted(Protocol.TCP, 4001)]
-    node.quic.udp = SimpleNamespace(addresses=[("0.0.0.0", 4002), ("::", 4002)])
-    assert wanted_of(node) == [Wanted(Protocol.UDP, 4002), Wanted(Protocol.TCP, 4001)]
-    node.points = [("127.0.0.1", 4001), ("::1", 4001)]
-    node.quic.udp = SimpleNamespace(addresses=[("127.0.0.1", 4002)])
-    assert wanted_of(node) == []
+    assert wanted_of(node, four) == [Wanted(Protocol.TCP, 4001)]
+    assert wanted_of(node, six) == []
+    node.quic.udp = SimpleNamespace(addresses=[("0.0.0.0", 4002), ("::", 4003)])
+    assert wanted_of(node, four) == [Wanted(Protocol.UDP, 4002), Wanted(Protocol.TCP, 4001)]
+    assert wanted_of(node, six) == [Wanted(Protocol.UDP, 4003)]
+    node.points = [("127.0.0.1", 4001), ("::1", 4001), (six, 4004)]
+    node.quic.udp = SimpleNamespace(addresses=[("192.168.9.9", 4002)])
+    assert wanted_of(node, four) == []
+    assert wanted_of(node, six) == [Wanted(Protocol.TCP, 4004)]
+
+
+def test_a_port_that_two_gateways_map_is_told_of_twice(monkeypatch):
+    async def main():
+        async with world(monkeypatch) as here, FakeGateway() as other:
+            other.external = "11.6.0.1"
+            places = [here.fake.place, replace(other.place, local="127.0.0.3")]
+
+            def mapper(*args, **kwargs):
+                return PortMapper(*args, places=lambda: places, **kwargs)
+
+            monkeypatch.setattr(portmaps, "PortMapper", mapper)
+            mappings = here.make()
+            mappings.start()
+            async with asyncio.timeout(5):
+                while len(here.events) < 2:
+                    await asyncio.sleep(0.01)
+            assert {each.external.split(":")[0] for each in here.events} == {EXTERNAL, "11.6.0.1"}
+            await mappings.close()
+
+    asyncio.run(main())
