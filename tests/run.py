@@ -51,6 +51,7 @@ TOOLS = (
     Tool("mount", "mount", "the full state directory"),
     Tool("turnserver", "coturn", "interop with coturn"),
     Tool("turnutils_natdiscovery", "coturn", "interop with coturn"),
+    Tool("miniupnpd", "miniupnpd-nftables", "port mappings of a real daemon"),
     Tool("chromium", "chromium", "the relay's status page in a browser"),
     Tool("chromedriver", "chromium-driver", "the relay's status page in a browser"),
 )

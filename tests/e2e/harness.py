@@ -385,6 +385,12 @@ def ask_echo(sock: socket.socket, data: bytes = b"ping") -> None:
     assert bytes(got) == data
 
 
+def finish(sock: socket.socket) -> None:
+    """End a connection on either side; one that is cut short may be resumed, and is waited for."""
+    sock.shutdown(socket.SHUT_WR)
+    assert read_all(sock) == b""
+
+
 def big_file(path: Path, size: int) -> str:
     """Write `size` bytes that do not repeat or compress, and return their SHA-256."""
     digest = hashlib.sha256()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pt.lab import Lab
-from tests.e2e.harness import Event, PtProcess, Rig, ask_echo, local_port
+from tests.e2e.harness import Event, PtProcess, Rig, ask_echo, finish, local_port
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(120)]
 
@@ -100,6 +100,7 @@ def test_a_mapped_port_is_published_once_a_relay_has_seen_it_and_given_back_at_t
         assert binder.wait("connected")["path"] == path
         with rig.dial(local_port(binder), host=rig.c) as client:
             ask_echo(client, b"through the mapping")
+            finish(client)
         rig.stop(binder)
     assert rig.leases() == [external["udp"]]
     rig.stop(exposer)
