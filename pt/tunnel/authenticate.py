@@ -26,6 +26,8 @@ __all__ = [
     "RESET_WRONG_NAME",
     "ask_session",
     "ask_to_attach",
+    "attach_message",
+    "check_attach_answer",
     "grant_attach",
     "grant_session",
     "session_id",
@@ -122,20 +124,42 @@ async def ask_to_attach(connection: Connection, secret: bytes) -> MuxedStream | 
         PtError: the connection broke.
 
     """
+    if connection.link.session.can_open:  # the proof goes along with the proposal
+        stream = await connection.open_known(wire.PROTOCOL)
+    else:
+        stream = await connection.open_stream((wire.PROTOCOL,), limited=True)
+    await stream.write(attach_message(connection, secret))
+    answer = await stream.read_exactly(wire.ATTACH_ANSWER.size)
+    if not check_attach_answer(connection, secret, answer):
+        await stream.reset()
+        return None
+    return stream
+
+
+def attach_message(connection: Connection, secret: bytes) -> bytes:
+    """ATTACH with the binder's proof."""
     us, them = connection.node.peer_id, connection.peer_id
     binding = connection.handshake_hash
     proof = resume_proof(secret, binding=binding, initiator=us, responder=them, role=INITIATOR)
-    stream = await connection.open_stream((wire.PROTOCOL,), limited=True)
-    await stream.write(wire.ATTACH.pack(wire.ATTACH_KIND, session_id(secret), proof))
-    answer = await stream.read_exactly(wire.ATTACH_ANSWER.size)
-    code, their_proof = wire.ATTACH_ANSWER.unpack(answer)
+    return wire.ATTACH.pack(wire.ATTACH_KIND, session_id(secret), proof)
+
+
+def check_attach_answer(connection: Connection, secret: bytes, answer: bytes) -> bool:
+    """Whether the exposer has the session still.
+
+    Raises:
+        CryptoFailure: it says so without proving that the session is its own.
+
+    """
+    code, proof = wire.ATTACH_ANSWER.unpack(answer)
     if code != wire.Code.OK:
-        await stream.reset()
-        return None
+        return False
+    us, them = connection.node.peer_id, connection.peer_id
+    binding = connection.handshake_hash
     verify_resume_proof(
-        their_proof, secret, binding=binding, initiator=us, responder=them, role=RESPONDER
+        proof, secret, binding=binding, initiator=us, responder=them, role=RESPONDER
     )
-    return stream
+    return True
 
 
 def grant_attach(connection: Connection, secret: bytes, proof: bytes) -> bytes:

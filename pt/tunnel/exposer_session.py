@@ -30,8 +30,14 @@ __all__ = ["ExposerSession", "TargetDial", "failure"]
 
 MAX_OLDER: Final = 2
 """Connections that a binder may keep besides the one it uses."""
+BACK_SOON: Final = 3.0
+"""Seconds within which a binder goes back to a path that was never dead."""
 CONNECT_TIMEOUT: Final = 10.0
 """Seconds a target may take to accept."""
+
+
+def _may_stand_in(connection: Connection) -> bool:
+    return connection.relay is not None and not connection.closed and not connection.limited
 
 
 def failure(error: int) -> tuple[Code, str]:
@@ -123,7 +129,14 @@ class ExposerSession(TunnelSession):
         self._numbers = Numbers()
         self._live: set[int] = set()
         self._older: list[Connection] = []
-        self._watch = PathWatch(self.loop, self, lambda: self._spare is not None)
+        self._accused: tuple[Connection, float] | None = None
+        self._watch = PathWatch(
+            self.loop,
+            self,
+            lambda: self._spare is not None,
+            spare=lambda: self._spare,
+            leave=self._accuse,
+        )
 
     def attach(self, connection: Connection, control: Stream, early: bytes) -> None:
         """Use `connection`; an older one is let go and may be used again, if the binder wants."""
@@ -137,6 +150,7 @@ class ExposerSession(TunnelSession):
             self._older.append(old)
             while len(self._older) > MAX_OLDER:
                 self._older.pop(0).close("replaced by newer connections of the same peer")
+        self._acquit(connection)
         self._watch.start()
         self.say_offer(self._targets.ports)
 
@@ -146,7 +160,24 @@ class ExposerSession(TunnelSession):
         current = self.connection
         if current is None or current.relay is not None:
             return None
-        return next((each for each in self._older if not each.closed and not each.limited), None)
+        return next((each for each in self._older if _may_stand_in(each)), None)
+
+    def _accuse(self) -> None:
+        """The path is silent: tell the binder, who goes on over the standby."""
+        connection, spare = self.connection, self._spare
+        if connection is not None and spare is not None:
+            self._accused = connection, self.loop.time()
+            self._say_lost(spare)
+
+    def _acquit(self, connection: Connection) -> None:
+        """A path that is used again so soon was alive."""
+        accused, self._accused = self._accused, None
+        if accused is not None and accused[0] is connection:
+            now = self.loop.time()
+            if now - accused[1] < BACK_SOON:
+                self._watch.alarms.false(now)
+        else:
+            self._accused = accused
 
     def _lost(self, connection: Connection, reason: str) -> None:
         spare = self._spare if self.connection is connection else None

@@ -2,7 +2,7 @@
 
 Whatever opens first carries the session.  From a relay it moves to a direct connection as soon as
 one can be had: dialed by us, or by the exposer once it knows our addresses.  From then on the
-circuit waits as a standby, and takes over within a second when the direct path falls silent.  A
+circuit waits as a standby, and takes over within 0.2 s when the direct path falls silent.  A
 circuit that its relay limits is replaced by another one before it is used up.
 
 Every move is made before the old path is broken: the session attaches to the new connection, open
@@ -18,9 +18,10 @@ from itertools import chain, repeat
 from typing import TYPE_CHECKING, Final
 
 from pt.errors import ClosedError, LocalPortError, PtError, UsageError
-from pt.tunnel import authenticate, better, events
+from pt.tunnel import authenticate, better, events, probation
 from pt.tunnel.config import TunnelConfig, default_listen
 from pt.tunnel.core.messages import PROTOCOL_LOST
+from pt.tunnel.early import attach_early
 from pt.tunnel.limited import limit_warning, used_up
 from pt.tunnel.watch import PathWatch
 from pt.wire.multiaddr import Multiaddr
@@ -87,6 +88,7 @@ class Paths:
         self._emit = emit
         self._known: dict[Multiaddr, None] = {}
         self._standby: Connection | None = None
+        self._suspect: Connection | None = None
         self._lock = asyncio.Lock()
         self._news = asyncio.Event()
         self._moved = asyncio.Event()  # the exposer named another address after the beginning
@@ -98,7 +100,13 @@ class Paths:
         self._last_relay: object = None
         self._view: NatView | None = None
         self._punching: Punching | None = None
-        self._watch = PathWatch(asyncio.get_running_loop(), session, lambda: self.alternative)
+        self._watch = PathWatch(
+            asyncio.get_running_loop(),
+            session,
+            lambda: self.alternative,
+            spare=lambda: self._standby,
+            leave=self._evade,
+        )
         self.learn(known)
         session.on_addresses = self.learn
         session.on_lossy = self._lossy
@@ -106,12 +114,15 @@ class Paths:
         node.handle(PROTOCOL_LOST, self._told_lost)
 
     async def _told_lost(self, stream: MuxedStream, connection: Connection) -> None:
-        """The exposer knows the path to be dead, and says so on another one."""
+        """Nothing of ours reaches the exposer on the path in use, and it says so on another."""
         del stream
         current = self.session.connection
         if connection.peer_id != self.session.remote or current in (None, connection):
             return
-        current.link.lose("the exposer lost this path", abort=True)
+        if connection is self._standby:
+            self._evade()
+        else:
+            current.link.lose("the exposer lost this path", abort=True)
 
     async def close(self) -> None:
         """Stop; the session and its connection are the caller's."""
@@ -230,23 +241,21 @@ class Paths:
         """The session runs on `connection` now: decide about `old`, and what to do next."""
         if connection is self._standby:
             self._standby = None
+        if connection is self._suspect:
+            self._suspect = None
         if connection.relay is not None:
             self._last_relay = connection.relay.raw
         if old is not None and old is not connection and not old.closed:
-            if connection.relay is None and old.relay is not None and not old.limited:
-                self._keep(old)
-            else:
-                old.close("the session goes on over another path")
+            self._part_with(old, connection)
         for job in self._jobs.values():
             if job is not asyncio.current_task():
                 job.cancel()
         self._jobs.clear()
         if connection.relay is not None:
-            self._job("upgrade", self._upgrade())
-            if self._punches:
-                self._job("punch", self._punch(connection))
-            if self._maps and self._mapping is None:
-                self._mapping = self._start(self._map())
+            if self._suspect is not None:
+                self._job("probe", self._probe(self._suspect, connection))
+            else:
+                self._leave_relay(connection)
         else:
             self._stop_listening()
             if self._mapping is not None:
@@ -259,6 +268,59 @@ class Paths:
         if connection.path == "direct/quic":
             self._job("tcp", better.to_tcp(connection, lambda: self.direct, self._dial, self._go))
         self._watch.start()
+
+    def _part_with(self, old: Connection, connection: Connection) -> None:
+        if connection.relay is None and old.relay is not None and not old.limited:
+            self._keep(old)
+        elif old is not self._suspect:
+            old.close("the session goes on over another path")
+
+    def _leave_relay(self, connection: Connection) -> None:
+        """Begin to look for a direct path."""
+        self._job("upgrade", self._upgrade())
+        if self._punches:
+            self._job("punch", self._punch(connection))
+        if self._maps and self._mapping is None:
+            self._mapping = self._start(self._map())
+
+    def _evade(self) -> None:
+        """The direct path is silent, the standby is not: go on there before it is known why."""
+        current, standby = self.session.connection, self._standby
+        idle = self._suspect is None and not self._lock.locked()
+        if idle and current is not None and standby is not None and current.relay is None:
+            self._start(self._go_on(current, standby))
+
+    async def _go_on(self, suspect: Connection, standby: Connection) -> None:
+        async with self._lock:
+            if self.session.ended or self.session.connection is not suspect or standby.closed:
+                return
+            self._watch.alarms.left(asyncio.get_running_loop().time())
+            self._suspect = suspect
+            try:
+                proved = attach_early(self.session, standby)
+                self.announce(standby)
+                self.settle(standby, suspect)
+                async with asyncio.timeout(RESCUE_TIMEOUT):
+                    await proved
+            except (PtError, TimeoutError) as error:
+                if self.session.connection is suspect:
+                    self._suspect = None
+                standby.close(f"the standby does not answer: {error}")
+
+    async def _probe(self, suspect: Connection, relayed: Connection) -> None:
+        """Go back to the path that was left if it is alive after all, else find another."""
+        try:
+            for soon in (True, False):
+                back = await probation.came_back(suspect, self._watch.alarms, soon=soon)
+                if back and await self._take(suspect):
+                    return
+                if soon:
+                    self._leave_relay(relayed)
+        finally:
+            if self._suspect is suspect:
+                self._suspect = None
+            if self.session.connection is not suspect:
+                suspect.link.lose("it fell silent", abort=True)
 
     async def rescue(self) -> bool:
         """After the loss of the path: go on over the standby, if there is one that answers."""

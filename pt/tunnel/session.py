@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Final
 
 from pt.aio.keep_alive import KeepAlive
 from pt.errors import RemoteProtocolError
@@ -36,6 +36,8 @@ MAX_STREAMS: Final = 20_000
 """Connections of one session at a time."""
 LEDGER_LIMIT: Final = 64 * 1024 * 1024
 """Memory that unacknowledged bytes of all its streams may take."""
+MAX_LEFT: Final = 4
+"""Connections left without a proof on the next one."""
 ACK_DELAY: Final = 0.04
 """Seconds an acknowledgement may wait for company."""
 CONTROL_ROOM: Final = 64 * 1024
@@ -47,9 +49,6 @@ _REPLY: Final = accept_reply(wire.PROTOCOL)
 
 class TunnelSession:
     """What both roles share.  `on_forget(pump, reason)` is told each connection's end."""
-
-    ends_streams: ClassVar[bool] = False
-    """Whether this role resets the streams of a connection that the session leaves."""
 
     def __init__(
         self,
@@ -84,6 +83,8 @@ class TunnelSession:
         self.on_lossy: Callable[[], None] | None = None
         """Told when a path that minds loss, in either direction, has some."""
         self._loss: LossWatch | None = None
+        self.moved_at = 0.0
+        """When bytes of a connection came last, within `ACK_DELAY`."""
 
     # --- connections ---------------------------------------------------------------------------
 
@@ -133,29 +134,29 @@ class TunnelSession:
     def _let_go(self) -> None:
         """Forget the path.  The muxer of a lost one tells only streams that it still knows: not
         those that ended both ways and wait for an acknowledgement, or for their local socket.
-
-        On one that is only left for another, the binder ends the streams: what the exposer said
-        there might arrive before its word on the new one.
         """  # noqa: D205
         connection, self.connection = self.connection, None
         control, self._control = self._control, None
         if self._loss is not None:
             self._loss.stop()
             self._loss = None
+        left: list[Stream] = []
         if control is not None:
             control.handler = None
-            if self.ends_streams:
-                control.reset()
+            left.append(control)
         self.ledger_waiters.clear()
         for pump in list(self.pumps.values()):
             stream = pump.stream
             if stream is not None:
                 pump.stream_lost(None)
                 stream.handler = None
-                if self.ends_streams:
-                    stream.reset()
+                left.append(stream)
         if connection is not None:
+            self._leave(connection, left)
             connection.link.flush()
+
+    def _leave(self, connection: Connection, streams: list[Stream]) -> None:
+        """The session leaves `connection`, and `streams` on it."""
 
     def end(self, reason: str) -> None:
         """Reset every connection that is left and forget the session."""
@@ -177,6 +178,7 @@ class TunnelSession:
 
     def ack_later(self, pump: TunnelPump) -> None:
         """`pump` received something: tell the peer soon."""
+        self.moved_at = self.loop.time()
         self._dirty.append(pump)
         if self._ack_timer is None:
             self._ack_timer = self.loop.call_later(ACK_DELAY, self._ack_due)
@@ -304,8 +306,6 @@ class BinderSession(TunnelSession):
     `on_answer(pump, code, reason)` is told each OPEN's answer.
     """
 
-    ends_streams = True
-
     def __init__(
         self,
         *,
@@ -326,13 +326,21 @@ class BinderSession(TunnelSession):
             on_detached=on_detached,
         )
         self.offered: tuple[int, ...] = ()
+        self._left: list[tuple[Connection, list[Stream]]] = []  # whose streams are to be ended
+        self.proved = True
+        """Whether the exposer has shown that it has the session, on the connection in use."""
         self._on_answer = on_answer
         self._next = 1
         self._to_open: deque[BinderPump] = deque()
 
-    def attach(self, connection: Connection, control: Stream, early: bytes) -> None:
+    def attach(
+        self, connection: Connection, control: Stream, early: bytes, *, proved: bool = True
+    ) -> None:
         """Use `connection` and resume every stream on it."""
+        self.proved = proved
         super().attach(connection, control, early)
+        if proved:
+            self._end_left()
         connection.link.session.on_acked = self._open_waiting
         self._to_open.clear()
         if self.pumps:
@@ -343,6 +351,31 @@ class BinderSession(TunnelSession):
             assert isinstance(pump, BinderPump)
             self._start(pump)
         connection.link.flush()
+
+    def confirm(self, control: Stream, early: bytes) -> None:
+        """The exposer has proved the session on `control`, which was attached before."""
+        if control is self._control:
+            self.proved = True
+            self._end_left()
+            control.handler = self
+            self._control_data(early)
+
+    def _leave(self, connection: Connection, streams: list[Stream]) -> None:
+        """End the streams: what the exposer said there might arrive before its word on the new
+        connection.  Not before it is there, too: it would take the end for the application's.
+        """  # noqa: D205
+        self._left.append((connection, streams))
+        if len(self._left) > MAX_LEFT:
+            self._left.pop(0)[0].close("left without an answer on any other path")
+        if self.proved:
+            self._end_left()
+
+    def _end_left(self) -> None:
+        left, self._left = self._left, []
+        for connection, streams in left:
+            for stream in streams:
+                stream.reset()
+            connection.link.flush()
 
     def open(self, sock: socket.socket, port: int) -> BinderPump:
         """Begin to forward a freshly accepted connection to the exposer's `port`."""
@@ -390,6 +423,14 @@ class BinderSession(TunnelSession):
 
     def answered(self, pump: BinderPump, code: int, received: int, reason: str) -> None:
         """The exposer answered an OPEN or RESUME."""
+        if not self.proved:
+            stream = pump.stream
+            pump.stream_lost(None)
+            if stream is not None:
+                stream.handler = None
+                stream.reset()
+            self._break("an answer before the proof")
+            return
         first = not pump.opened
         if code == Code.OK:
             try:

@@ -1,8 +1,8 @@
-"""Notices within a second that the path of a busy session is dead.
+"""Notices quickly that the path of a busy session is dead.
 
 The connection's own keep-alive gives a path 8 seconds, since nothing else could be done about it
 anyway.  When there is another path, waiting is the worse choice: while bytes move, silence is asked
-about ten times a second, and a path that does not answer is given up.
+about, and `pt.tunnel.suspicion` says when to go on over the standby, and when to give the path up.
 """
 
 from __future__ import annotations
@@ -11,56 +11,69 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from pt.tunnel.suspicion import Alarms, Step, Suspicion
+
 if TYPE_CHECKING:
+    from pt.node.connection import Connection
     from pt.tunnel.session import TunnelSession
 
 __all__ = ["PathWatch"]
 
+QUICK_TICK: Final = 0.02
+"""While bytes are expected."""
+WAITING_TICK: Final = 0.01
+"""While an answer is."""
 BUSY_TICK: Final = 0.1
 IDLE_TICK: Final = 0.25
 QUIET_TICK: Final = 1.0
 """When no connection is open at all."""
 BUSY_FOR: Final = 10.0
 """Seconds after the last traffic for which the path is watched closely."""
+FLOW: Final = 0.2
+"""Seconds after bytes of a connection came for which more are expected."""
+OWED: Final = 1.0
+"""Seconds for which unacknowledged bytes that become neither more nor fewer are expected to."""
 TRAFFIC: Final = 130
 """Bytes within a tick that are more than keep-alive; a single key stroke is less, and shows as a
 byte that waits for its acknowledgement."""
-ASK_AFTER: Final = 0.15
-"""Seconds of silence after which a ping is sent at each tick."""
-GIVE_UP: Final = 0.65
-"""Seconds of silence, and three round trips, after which the path is taken for dead."""
-MAX_RTT: Final = 1.0
-STALLED: Final = 0.2
-"""A tick that comes so late (s) says that this process was held up, not the path."""
 
 
 class PathWatch:
-    """Watches the connection in use of one session while `alternative()` says there is another."""
+    """Watches the connection in use of one session while `alternative()` says there is another.
+
+    `spare()` is one that is open, and `leave()` called when the session should go on there.
+    """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         session: TunnelSession,
         alternative: Callable[[], bool],
+        *,
+        spare: Callable[[], Connection | None],
+        leave: Callable[[], None],
     ) -> None:
+        self.alarms = Alarms()
         self._loop = loop
         self._session = session
         self._alternative = alternative
+        self._spare = spare
+        self._leave = leave
+        self._suspicion = Suspicion(self.alarms)
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
         self._seen = 0
+        self._held = 0
         self._busy_until = 0.0
-        self._patient_until = 0.0
-        self._asked = 0.0
-        self._close = False
+        self._owed_until = 0.0
 
     def start(self) -> None:
         """Watch the connection that the session uses now."""
         self.stop()
         now = self._loop.time()
         self._busy_until = now + BUSY_FOR
-        self._patient_until = now + GIVE_UP
-        self._close = False
+        connection = self._session.connection
+        self._suspicion.begin(now, None if connection is None else connection.remote_addr.host)
         self._again(BUSY_TICK)
 
     def stop(self) -> None:
@@ -73,6 +86,17 @@ class PathWatch:
         self._due = self._loop.time() + pause
         self._timer = self._loop.call_at(self._due, self._tick)
 
+    def _expecting(self, now: float) -> bool:
+        """Whether bytes, or acknowledgements of ours, should come now."""
+        held = self._session.ledger.held
+        if held != self._held:
+            self._held = held
+            self._owed_until = now + OWED
+        owed = held > 0 and now < self._owed_until
+        moved = self._session.moved_at
+        more = now - moved < FLOW and moved > self._suspicion.answered
+        return owed or more
+
     def _tick(self) -> None:
         connection = self._session.connection
         if connection is None or connection.closed:
@@ -81,25 +105,32 @@ class PathWatch:
         now = self._loop.time()
         link = connection.link
         seen = link.bytes_in + link.bytes_out
-        if not 0 <= seen - self._seen < TRAFFIC or self._session.ledger.held:
+        quick = self._expecting(now)
+        if not 0 <= seen - self._seen < TRAFFIC or quick or self._held:
             self._busy_until = now + BUSY_FOR
         self._seen = seen
-        if now - self._due > STALLED:
-            self._patient_until = now + GIVE_UP
         if now >= self._busy_until or not self._alternative():
-            self._close = False
+            self._suspicion.rest(now)
             self._again(IDLE_TICK if self._session.pumps else QUIET_TICK)
             return
-        if not self._close or link.last_rx >= self._asked:
-            self._close = True
-            self._asked = now  # since when there was no answer, if there is none now
-        unanswered = now - self._asked
-        rtt = min(link.session.rtt or 0.1, MAX_RTT)
-        if unanswered > GIVE_UP + 3 * rtt and now >= self._patient_until:
+        spare = self._spare()
+        step = self._suspicion.look(
+            now,
+            late=now - self._due,
+            heard=link.last_rx,
+            spare=None if spare is None else spare.link.last_rx,
+            rtt=link.session.rtt,
+            quick=quick,
+        )
+        if step is Step.LOSE:
             self._timer = None
-            link.lose(f"no answer for {unanswered:.1f} s, and there is another path", abort=True)
+            link.lose("no answer in time, and there is another path", abort=True)
             return
-        if now - link.last_rx > ASK_AFTER:
-            link.session.ping()
-            link.flush()
-        self._again(BUSY_TICK)
+        waits = step is not Step.WAIT or self._suspicion.waiting
+        self._again(WAITING_TICK if waits else QUICK_TICK if quick else BUSY_TICK)
+        if step is Step.LEAVE:
+            self._leave()
+        elif step is Step.ASK:
+            for each in (connection,) if spare is None else (connection, spare):
+                each.link.session.ping()
+                each.link.flush()

@@ -111,14 +111,14 @@ def converse(client: socket.socket, seconds: float) -> str:
 
 
 class GapTransfer(Transfer):
-    """A transfer that notes the longest time in which nothing arrived, in either direction."""
+    """A transfer that notes the longest time in which nothing arrived at one of both ends."""
 
     gap = 0.0
-    _last = 0.0
+    _last: dict[str, float] | None = None
 
     def watch(self) -> None:
         """Begin to look for gaps."""
-        self.gap, self._last = 0.0, time.monotonic()
+        self.gap, self._last = 0.0, dict.fromkeys(self.received, time.monotonic())
 
     def _receive(self, name: str, sock) -> None:  # type: ignore[no-untyped-def]
         recv = sock.recv
@@ -128,8 +128,8 @@ class GapTransfer(Transfer):
                 data = recv(size)
                 now = time.monotonic()
                 if self._last:
-                    self.gap = max(self.gap, now - self._last)
-                self._last = now
+                    self.gap = max(self.gap, now - self._last[name])
+                    self._last[name] = now
                 return data
 
         super()._receive(name, Noted())  # type: ignore[arg-type]

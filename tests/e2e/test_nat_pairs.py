@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pt.lab.lab import Lab
-from tests.e2e.harness import NAME, PtProcess, Rig, ask_echo, local_port
+from tests.e2e.harness import (
+    MIB,
+    NAME,
+    PtProcess,
+    Rig,
+    ask_echo,
+    local_port,
+    need,
+    soak,
+    take_waiting,
+)
+from tests.e2e.relay_rig import GapTransfer
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(180)]
+CUTS = 9 if soak() else 2
+OUTAGE = 3.0
+"""Seconds that a path is dead."""
 LISTEN = ["--listen", "/ip4/0.0.0.0/tcp/4001", "/ip4/0.0.0.0/udp/4001/quic-v1"]
 
 
@@ -36,8 +53,9 @@ class NatRig(Rig):
 
 
 @contextlib.contextmanager
-def rig_of(tmp: Path, a: str, b: str) -> Iterator[NatRig]:
-    with Lab(a=a, b=b, public=1, link="delay=5", seed=3) as lab:
+def rig_of(tmp: Path, a: str, b: str, link: str = "delay=5", relay: str = "") -> Iterator[NatRig]:
+    links = {"s1": relay} if relay else None
+    with Lab(a=a, b=b, public=1, link=link, links=links, seed=3) as lab:
         rig = NatRig(lab, tmp)
         try:
             yield rig
@@ -45,14 +63,48 @@ def rig_of(tmp: Path, a: str, b: str) -> Iterator[NatRig]:
             rig.close()
 
 
-def tunnel(rig: NatRig) -> tuple[PtProcess, PtProcess]:
+def relayed(rig: NatRig, port: int) -> tuple[PtProcess, PtProcess]:
     relay = rig.relay()
-    exposer = rig.expose("--port", str(rig.echo_service()), "--relay", relay, *LISTEN)
+    exposer = rig.expose("--port", str(port), "--relay", relay, *LISTEN)
     peer = exposer.wait("ready")["peer_id"]
     binder = rig.bind("--port", "0", to=f"{relay}/p2p-circuit/p2p/{peer}")
     assert str(binder.wait("connected")["path"]).startswith("relay/")
+    return exposer, binder
+
+
+def tunnel(rig: NatRig) -> tuple[PtProcess, PtProcess]:
+    exposer, binder = relayed(rig, rig.echo_service())
     ask_echo(rig.dial(local_port(binder)), b"first, through the relay")
     return exposer, binder
+
+
+def transfer(rig: NatRig) -> tuple[PtProcess, PtProcess, GapTransfer]:
+    listener = rig.listen(rig.a)
+    exposer, binder = relayed(rig, listener.getsockname()[1])
+    take_waiting(listener)
+    client = rig.dial(local_port(binder))
+    return exposer, binder, GapTransfer(client, rig.accept(listener), 1 << 40)
+
+
+class Wall:
+    """Drops what `host` exchanges with one address, while it stands."""
+
+    def __init__(self, rig: NatRig, event: dict[str, object]) -> None:
+        found = re.match(r"/ip4/([^/]+)/", str(event["address"]))
+        assert found is not None
+        self._host = rig.b
+        self._peer = found[1]
+
+    def build(self) -> None:
+        chain = "chain {0} {{ type filter hook {0} priority 0; ip {1} {2} drop; }};"
+        inward = chain.format("input", "saddr", self._peer)
+        self._nft(f"table ip wall {{ {inward} {chain.format('output', 'daddr', self._peer)} }}")
+
+    def remove(self) -> None:
+        self._nft("delete table ip wall")
+
+    def _nft(self, rules: str) -> None:
+        self._host.run(["nft", rules])
 
 
 @pytest.mark.parametrize(
@@ -91,3 +143,51 @@ def test_where_there_is_none_the_relay_is_explained(tmp_path: Path) -> None:
             text = told.output.decode()
             assert "relayed" in text
             assert "random" in text
+
+
+def test_a_peer_that_is_held_up_keeps_its_path(tmp_path: Path) -> None:
+    """A stopped process is silent on both paths: the session does not leave the direct one."""
+    with rig_of(tmp_path, "eim-apdf", "eim-apdf") as rig:
+        exposer, binder, both = transfer(rig)
+        threads = both.start()
+        binder.wait("connected", count=2)
+        for process in (exposer, binder) * 2:
+            both.wait_for(sum(both.received.values()) + 4 * MIB)
+            process.signal(signal.SIGSTOP)
+            time.sleep(0.4)  # how long it is held up; nothing is waited for
+            process.signal(signal.SIGCONT)
+        both.wait_for(sum(both.received.values()) + 4 * MIB)
+        both.stop()
+        both.finish(threads)
+        paths = [str(event["path"]) for event in binder.matching("connected")]
+        assert all(path.startswith("direct/") for path in paths[1:]), paths
+
+
+@pytest.mark.parametrize("delay", [5, 12])
+def test_a_direct_path_that_falls_silent_costs_a_transfer_little(
+    tmp_path: Path, delay: int
+) -> None:
+    """It goes on over the relay, byte-exact, and comes back when the path does."""
+    need("nft")
+    with rig_of(tmp_path, "eim-apdf", "eim-apdf", f"delay={delay}", "delay=1") as rig:
+        _, binder, both = transfer(rig)
+        threads = both.start()
+        gaps: list[float] = []
+        for cut in range(1, CUTS + 1):
+            wall = Wall(rig, binder.wait("connected", count=2 * cut))
+            assert str(binder.matching("connected")[-1]["path"]).startswith("direct/")
+            both.wait_for(sum(both.received.values()) + 4 * MIB)
+            both.watch()
+            wall.build()
+            binder.wait("connected", count=2 * cut + 1)
+            assert str(binder.matching("connected")[-1]["path"]).startswith("relay/")
+            end = time.monotonic() + OUTAGE
+            while time.monotonic() < end:  # bytes move meanwhile
+                both.wait_for(sum(both.received.values()) + MIB // 4)
+            gaps.append(both.gap)
+            wall.remove()
+        both.stop()
+        both.finish(threads)
+        told = " ".join(f"{1000 * gap:.0f}" for gap in sorted(gaps))
+        print(f"{4 * delay} ms of round trip, {CUTS} cuts; milliseconds without a byte: {told}")
+        assert sorted(gaps)[len(gaps) // 2] < 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tests.e2e.transfer import Transfer
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(900 if soak() else 180)]
 MOVES = 10 if soak() else 2
+OUTAGE = 2.0
 
 
 @pytest.fixture
@@ -51,7 +53,7 @@ def test_a_running_transfer_moves_from_relay_to_direct_and_back(rig: RelayRig) -
     both = GapTransfer(client, rig.accept(listener), 1 << 40)
     threads = both.start()
     outer = rig.net.router("a"), rig.net.router("b")
-    longest = 0.0
+    gaps: list[float] = []
     for move in range(1, MOVES + 1):
         binder.wait("connected", count=2 * move)
         assert str(binder.matching("connected")[-1]["path"]).startswith("direct/")
@@ -59,11 +61,14 @@ def test_a_running_transfer_moves_from_relay_to_direct_and_back(rig: RelayRig) -
         both.watch()
         rig.net.cut(*outer)
         binder.wait("connected", count=2 * move + 1)
-        both.wait_for(sum(both.received.values()) + 4 * MIB)
-        longest = max(longest, both.gap)
+        back = time.monotonic() + OUTAGE
+        while time.monotonic() < back:  # the transfer goes on meanwhile
+            both.wait_for(sum(both.received.values()) + MIB)
+        gaps.append(both.gap)
         assert str(binder.matching("connected")[-1]["path"]).startswith("relay/")
         rig.net.restore(*outer)
     both.stop()
     both.finish(threads)
-    print(f"{MOVES} times there and back; at most {longest:.2f} s without a byte")
-    assert longest < 2.0
+    told = " ".join(f"{1000 * gap:.0f}" for gap in sorted(gaps))
+    print(f"{MOVES} times there and back; milliseconds without a byte: {told}")
+    assert sorted(gaps)[len(gaps) // 2] < 1.0

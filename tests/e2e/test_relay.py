@@ -262,14 +262,12 @@ def test_the_direct_path_dies_and_the_relay_takes_over(rig: RelayRig, how: str) 
     transfer.watch()
     if how == "cut off":
         rig.net.cut(rig.c, rig.net.router("a"))
+        binder.wait("connected", path="relay/raw", count=2)
     else:
         rig.c.run(["ss", "-K", "-t", "dst", rig.net.router("a").ip])
-    resumed = binder.wait("resumed")
-    if how == "cut off":
-        assert binder.matching("connected")[-1]["path"] == "relay/raw"
+        binder.wait("resumed")
     transfer.finish(threads)
-    print(f"{how}: {transfer.gap:.2f} s without a byte, path lost for {resumed['seconds']} s")
-    assert float(str(resumed["seconds"])) <= 1.0
+    print(f"{how}: {transfer.gap:.2f} s without a byte")
     assert transfer.gap <= INTERRUPTION
 
 

@@ -30,7 +30,7 @@ Control messages, on the stream that began with SESSION or ATTACH:
                                              carries the session; the exposer dials the binder's
 
 A stream of `/peertunnel/2.0.0/lost`, on a connection that the session left and that still stands,
-carries nothing: by it the exposer says that the connection in use is dead.
+carries nothing: by it the exposer says that the connection in use is silent.
 
 A session moves to another connection by ATTACH there; what still comes on the one before is
 ignored.  Only the binder opens streams.  It counts their numbers up and never uses one for two

@@ -7,14 +7,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from pt.tunnel.watch import BUSY_FOR, GIVE_UP, PathWatch
+from pt.tunnel.suspicion import GIVE_UP
+from pt.tunnel.watch import BUSY_FOR, PathWatch
 from tests.sim.loop import run
 
 
 class Line:
     """What the watch looks at: a link whose other end answers as long as `alive`."""
 
-    def __init__(self, rtt: float | None = 0.01) -> None:
+    def __init__(self, rtt: float | None = 0.01, delay: float = 0.0) -> None:
+        self.delay = delay
         self.loop = asyncio.get_running_loop()
         self.alive = True
         self.bytes_in = self.bytes_out = 0
@@ -27,8 +29,11 @@ class Line:
     def ping(self) -> None:
         self.pings += 1
         if self.alive:
-            self.last_rx = self.loop.time()
-            self.bytes_in += 30
+            self.loop.call_later(self.delay, self.answer)
+
+    def answer(self) -> None:
+        self.last_rx = self.loop.time()
+        self.bytes_in += 30
 
     def flush(self) -> None:
         self.bytes_out += 30
@@ -39,15 +44,42 @@ class Line:
         self.lost_at = self.loop.time()
 
 
+class Watched:
+    """A watch on one line, and perhaps another line as its standby."""
+
+    def __init__(self, line: Line, *, alternative: bool = True, spare: Line | None = None) -> None:
+        self.line = line
+        self.left: list[float] = []
+        self.session = SimpleNamespace(
+            connection=SimpleNamespace(
+                link=line, closed=False, remote_addr=SimpleNamespace(host=("ip4", "192.0.2.1"))
+            ),
+            pumps={1: None},
+            ledger=SimpleNamespace(held=0),
+            moved_at=0.0,
+        )
+        line.ledger = self.session.ledger
+        other = None if spare is None else SimpleNamespace(link=spare)
+        self.watch = PathWatch(
+            line.loop,
+            self.session,  # type: ignore[arg-type]
+            lambda: alternative,
+            spare=lambda: other,  # type: ignore[arg-type, return-value]
+            leave=lambda: self.left.append(line.loop.time()),
+        )
+        self.watch.start()
+
+    async def receive(self, seconds: float) -> None:
+        """Bytes come all the time."""
+        end = self.line.loop.time() + seconds
+        while self.line.loop.time() < end:
+            await asyncio.sleep(0.01)
+            self.line.bytes_in += 1000
+            self.line.last_rx = self.session.moved_at = self.line.loop.time()
+
+
 def watched(line: Line, *, alternative: bool = True) -> PathWatch:
-    connection = SimpleNamespace(link=line, closed=False)
-    session = SimpleNamespace(
-        connection=connection, pumps={1: None}, ledger=SimpleNamespace(held=0)
-    )
-    line.ledger = session.ledger
-    watch = PathWatch(line.loop, session, lambda: alternative)  # type: ignore[arg-type]
-    watch.start()
-    return watch
+    return Watched(line, alternative=alternative).watch
 
 
 @pytest.mark.parametrize(("rtt", "most"), [(0.01, 0.9), (0.1, 1.2), (None, 1.2)])
@@ -108,5 +140,74 @@ def test_a_process_that_was_held_up_blames_itself() -> None:
         await asyncio.sleep(3)
         assert not line.lost_at
         watch.stop()
+
+    run(scenario())
+
+
+def test_a_running_download_leaves_a_dead_path_for_a_standby_that_answers() -> None:
+    async def scenario() -> None:
+        line = Line()
+        rig = Watched(line, spare=Line(delay=0.04))
+        await rig.receive(3)
+        assert not line.pings
+        line.alive = False
+        died = line.loop.time()
+        await asyncio.sleep(0.3)
+        (left,) = rig.left
+        assert left - died < 0.18
+        assert not line.lost_at
+        rig.watch.stop()
+
+    run(scenario())
+
+
+def test_a_running_upload_does_so_when_acknowledgements_stay_away() -> None:
+    async def scenario() -> None:
+        line = Line()
+        rig = Watched(line, spare=Line(delay=0.04))
+        for _ in range(301):
+            line.ledger.held = 5000 - line.ledger.held
+            line.bytes_out += 1000
+            line.last_rx = line.loop.time()
+            await asyncio.sleep(0.01)
+        assert not line.pings
+        line.alive = False
+        died = line.loop.time()
+        await asyncio.sleep(0.3)
+        (left,) = rig.left
+        assert left - died < 0.18
+        rig.watch.stop()
+
+    run(scenario())
+
+
+def test_a_peer_that_is_held_up_is_silent_on_both_paths() -> None:
+    async def scenario() -> None:
+        line, spare = Line(), Line()
+        rig = Watched(line, spare=spare)
+        await rig.receive(1)
+        line.alive = spare.alive = False
+        await asyncio.sleep(0.5)
+        line.alive = spare.alive = True
+        await asyncio.sleep(2)
+        assert not rig.left
+        assert not line.lost_at
+        rig.watch.stop()
+
+    run(scenario())
+
+
+def test_after_the_last_bytes_one_answer_is_enough() -> None:
+    async def scenario() -> None:
+        line, spare = Line(), Line()
+        rig = Watched(line, spare=spare)
+        await rig.receive(1)
+        await asyncio.sleep(0.14)
+        assert line.pings == spare.pings == 1
+        await asyncio.sleep(BUSY_FOR + 2)
+        pings = line.pings
+        await asyncio.sleep(60)
+        assert line.pings == pings
+        rig.watch.stop()
 
     run(scenario())
