@@ -101,15 +101,22 @@ class NatView:
         if not task.cancelled():
             task.exception()  # there was no way: nothing is known
 
-    async def side(self, tcp_port: int | None = None) -> Side:
-        """What to tell a peer: facts, and where this node may be reached now."""
+    async def side(self, tcp_port: int | None = None, own: UdpPort | None = None) -> Side:
+        """What to tell a peer: facts, and where this node may be reached now.
+
+        `own`: at this port instead of the shared one.
+        """
         self.prepare()
         task = self._measuring
         if task is not None:
             await asyncio.wait([task])
-        found = await asyncio.gather(self._reflexive(), self._reflexive_tcp(tcp_port))
+        udp = self._reflexive() if own is None else self._seen(own)
+        found = await asyncio.gather(udp, self._reflexive_tcp(tcp_port))
         mapped = [Candidate(Kind.MAPPED, *each) for each in self._node.mapped]
-        candidates = [*mapped, *self._hosts(), *(each for group in found for each in group)]
+        hosts = self._hosts(self.udp if own is None else own)
+        if own is not None:
+            mapped = []
+        candidates = [*mapped, *hosts, *(each for group in found for each in group)]
         return Side(facts=self._facts, candidates=tuple(dict.fromkeys(candidates)))
 
     async def close(self) -> None:
@@ -168,8 +175,15 @@ class NatView:
     def _interfaces(self) -> list[str]:
         return [*expand("0.0.0.0"), *expand("::")]
 
-    def _hosts(self) -> list[Candidate]:
-        number = next((port for _, port in self.udp.addresses), 0)
+    async def _seen(self, port: UdpPort) -> list[Candidate]:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(BINDING):
+                mapped = await self.ask(port)
+                return [] if mapped is None else [Candidate(Kind.REFLEXIVE, *mapped)]
+        return []
+
+    def _hosts(self, udp: UdpPort) -> list[Candidate]:
+        number = next((port for _, port in udp.addresses), 0)
         found = [Candidate(Kind.HOST, host, number) for host in self._interfaces()]
         return [each for each in found if each.usable][:MAX_HOSTS]
 

@@ -228,8 +228,9 @@ class Exposer:
         from pt.tunnel.punching import Punching  # noqa: PLC0415  # seldom at once
 
         session = None if self._gate is None else self._gate.session_of(connection)
-        if session is None or connection.relay is None:
-            raise RemoteProtocolError("hole punching outside a relayed session")
+        stale = connection.relay is None and session is not None
+        if session is None or (stale and session.connection is not connection):
+            raise RemoteProtocolError("hole punching outside a session")
         if self._punching is None:
             self._punching = Punching(self._node, self._nat_view(), self._emit, security=security())
         await self._punching.serve(stream, connection, session.secret)

@@ -18,7 +18,7 @@ from itertools import chain, repeat
 from typing import TYPE_CHECKING, Final
 
 from pt.errors import ClosedError, LocalPortError, PtError, UsageError
-from pt.tunnel import authenticate, better, events, probation
+from pt.tunnel import authenticate, better, events, probation, rotation
 from pt.tunnel.config import TunnelConfig, default_listen
 from pt.tunnel.core.messages import PROTOCOL_LOST
 from pt.tunnel.early import attach_early
@@ -89,6 +89,8 @@ class Paths:
         self._known: dict[Multiaddr, None] = {}
         self._standby: Connection | None = None
         self._suspect: Connection | None = None
+        self._direct: Connection | None = None  # in use, or lost
+        self._ages = rotation.Ages(asyncio.get_running_loop().time)
         self._lock = asyncio.Lock()
         self._news = asyncio.Event()
         self._moved = asyncio.Event()  # the exposer named another address after the beginning
@@ -265,7 +267,10 @@ class Paths:
                 self._job("standby", self._make_standby())
         if connection.limited:
             self._job("renew", self._renew(connection))
+        self._direct = connection if connection.relay is None else None
         if connection.path == "direct/quic":
+            if self._punches:
+                self._job("rotate", self._rotate(connection))
             self._job("tcp", better.to_tcp(connection, lambda: self.direct, self._dial, self._go))
         self._watch.start()
 
@@ -296,6 +301,7 @@ class Paths:
                 return
             self._watch.alarms.left(asyncio.get_running_loop().time())
             self._suspect = suspect
+            self._ages.suspected = True
             try:
                 proved = attach_early(self.session, standby)
                 self.announce(standby)
@@ -320,10 +326,14 @@ class Paths:
             if self._suspect is suspect:
                 self._suspect = None
             if self.session.connection is not suspect:
+                self._ages.dead(suspect)
                 suspect.link.lose("it fell silent", abort=True)
 
     async def rescue(self) -> bool:
         """After the loss of the path: go on over the standby, if there is one that answers."""
+        direct, self._direct = self._direct, None
+        if direct is not None:
+            self._ages.dead(direct)
         standby, self._standby = self._standby, None
         if standby is None or standby.closed:
             return False
@@ -392,22 +402,35 @@ class Paths:
 
     async def _punch(self, relayed: Connection) -> None:
         """Get through both NATs, now and from time to time, while the session is on a relay."""
-        from pt.tunnel.punching import (  # noqa: PLC0415  # who is not relayed needs none of it
-            Punching,
-            until_through,
+        from pt.tunnel.punching import until_through  # noqa: PLC0415  # as `_puncher`
+
+        await until_through(
+            self._puncher(),
+            relayed,
+            self.session.secret,
+            moved=self._moved,
+            wanted=lambda: self._on_relay,
+            own=lambda: self._ages.suspected,
+            take=self._take,
         )
+
+    def _puncher(self) -> Punching:
+        from pt.tunnel.punching import Punching  # noqa: PLC0415  # who is not relayed needs none
 
         if self._punching is None:
             self._punching = Punching(
                 self._node, self._nat_view(), self._emit, security=self._security
             )
-        await until_through(
-            self._punching,
-            relayed,
-            self.session.secret,
-            moved=self._moved,
-            wanted=lambda: self._on_relay,
-            take=self._take,
+        return self._punching
+
+    def _rotate(self, current: Connection) -> Coroutine[None, None, None]:
+        """Be on a path through fresh mappings before those of this one are dropped."""
+        secret = self.session.secret
+        return rotation.rotate(
+            current,
+            self._ages,
+            lambda path, number: self._puncher().punch(path, secret, number, own=True),
+            self._go,
         )
 
     def _nat_view(self) -> NatView:

@@ -13,11 +13,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
+from pt.aio.udp import UdpPort
 from pt.errors import ClosedError, PtError
 from pt.multistream.negotiation import UnsupportedError
 from pt.node.nat_view import NatView, free_tcp_port
 from pt.node.route import Route
-from pt.punch.aio import Conversation, Direct, Local, PunchError
+from pt.punch.aio import Conversation, Direct, Local, Probes, PunchError
 from pt.punch.upkeep import Attempts
 from pt.tunnel import events
 from pt.tunnel.core.messages import PROTOCOL_PUNCH
@@ -57,11 +58,18 @@ class Punching:
         self._emit = emit
         self._security = security
         self._serving = 0
+        self._own: set[UdpPort] = set()
+        """Ports opened for attempts that are under way."""
 
     # --- the binder ----------------------------------------------------------------------------
 
-    async def punch(self, relayed: Connection, secret: bytes, attempt: int) -> Connection:
+    async def punch(
+        self, relayed: Connection, secret: bytes, attempt: int, *, own: bool = False
+    ) -> Connection:
         """Make one attempt with the peer at the end of `relayed`; the direct connection.
+
+        `own`: from a UDP port of its own, which has a mapping of its own. If `relayed` is a direct
+        path, which is to be replaced, the exposer has one, too.
 
         Raises:
             UnsupportedError: the peer does not punch.
@@ -69,12 +77,13 @@ class Punching:
             PtError, TimeoutError: something broke on the way.
 
         """
-        local = await self._local(relayed, secret)
-        stream = await relayed.open_stream((PROTOCOL_PUNCH,), limited=True)
-        async with self._talk(stream, local, controlling=True) as talk:
-            direct = await talk.punch(attempt)
-            async with asyncio.timeout(CONNECT):
-                connection = await self._connect(direct, relayed)
+        async with self._local(relayed, secret, own=own) as local:
+            stream = await relayed.open_stream((PROTOCOL_PUNCH,), limited=True)
+            async with self._talk(stream, local, controlling=True) as talk:
+                direct = await talk.punch(attempt)
+                self._used(direct)
+                async with asyncio.timeout(CONNECT):
+                    connection = await self._connect(direct, relayed)
         self._tell(direct, connection)
         return connection
 
@@ -83,7 +92,7 @@ class Punching:
         if direct.tcp is not None:
             return await self._adopt(direct, relayed, initiator=True)
         assert direct.port is not None
-        port = direct.port if direct.fresh else None
+        port = None if direct.port is self.view.udp else direct.port
         return await self._node.quic.dial_from(port, remote, relayed.peer_id)
 
     async def _adopt(self, direct: Direct, relayed: Connection, *, initiator: bool) -> Connection:
@@ -102,17 +111,33 @@ class Punching:
 
     # --- either side ---------------------------------------------------------------------------
 
-    async def _local(self, relayed: Connection, secret: bytes) -> Local:
-        tcp_port = free_tcp_port()
-        return Local(
-            side=await self.view.side(tcp_port),
-            probes=self.view.probes,
-            secret=secret,
-            rtt=relayed.rtt or DEFAULT_RTT,
-            ask=self.view.ask,
-            tcp_port=tcp_port,
-            tracer=self._node.tracer,
-        )
+    @contextlib.asynccontextmanager
+    async def _local(
+        self, relayed: Connection, secret: bytes, *, own: bool
+    ) -> AsyncIterator[Local]:
+        tcp_port = None if relayed.relay is None else free_tcp_port()
+        port = UdpPort(("0.0.0.0", 0)) if own else None
+        if port is not None:
+            self._own.add(port)
+        try:
+            yield Local(
+                side=await self.view.side(tcp_port, port),
+                probes=self.view.probes if port is None else _probes(port),
+                secret=secret,
+                rtt=relayed.rtt or DEFAULT_RTT,
+                ask=self.view.ask,
+                tcp_port=tcp_port,
+                tracer=self._node.tracer,
+            )
+        finally:
+            if port is not None and port in self._own:  # no path begins there
+                self._own.discard(port)
+                port.close()
+
+    def _used(self, direct: Direct) -> None:
+        """The port that met is the node's now."""
+        if direct.port is not None:
+            self._own.discard(direct.port)
 
     @contextlib.asynccontextmanager
     async def _talk(
@@ -142,13 +167,16 @@ class Punching:
             raise ClosedError("too many attempts at a time")
         self._serving += 1
         try:
-            local = await self._local(relayed, secret)
-            async with self._talk(stream, local, controlling=False) as talk:
+            async with (
+                self._local(relayed, secret, own=relayed.relay is None) as local,
+                self._talk(stream, local, controlling=False) as talk,
+            ):
                 direct = await talk.punch()
                 if direct.tcp is not None:
                     async with asyncio.timeout(CONNECT):
                         await self._adopt(direct, relayed, initiator=False)
                 elif direct.port is not None:
+                    self._used(direct)
                     self._node.quic.accept_at(direct.port)
         finally:
             self._serving -= 1
@@ -172,11 +200,13 @@ async def until_through(
     *,
     moved: asyncio.Event,
     wanted: Callable[[], bool],
+    own: Callable[[], bool],
     take: Callable[[Connection], Awaitable[bool]],
 ) -> None:
     """The binder's attempts, at once, from time to time, and when either side has `moved`.
 
-    Ends when `take` took a connection, none is `wanted` any more, or the peer does not punch.
+    `own`: whether from a port of its own.  Ends when `take` took a connection, none is `wanted` any
+    more, or the peer does not punch.
     """
     if relayed.limit is not None and 0 < relayed.limit.data < MIN_BYTES:
         return
@@ -193,7 +223,7 @@ async def until_through(
         if not wanted():
             return
         try:
-            fresh = await punching.punch(relayed, secret, number)
+            fresh = await punching.punch(relayed, secret, number, own=own())
         except UnsupportedError:
             return
         except (PtError, OSError, TimeoutError) as error:
@@ -203,6 +233,17 @@ async def until_through(
         if await take(fresh):
             return
         attempts.failed(clock())
+
+
+def _probes(port: UdpPort) -> Probes:
+    """Those of a port that nobody else reads."""
+    probes = Probes(port)
+
+    def received(data: bytes, address: Address) -> None:
+        probes.received(data, address)
+
+    port.received = received
+    return probes
 
 
 def _remote(direct: Direct) -> Multiaddr:

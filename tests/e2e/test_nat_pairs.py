@@ -191,3 +191,30 @@ def test_a_direct_path_that_falls_silent_costs_a_transfer_little(
         told = " ".join(f"{1000 * gap:.0f}" for gap in sorted(gaps))
         print(f"{4 * delay} ms of round trip, {CUTS} cuts; milliseconds without a byte: {told}")
         assert sorted(gaps)[len(gaps) // 2] < 1.0
+
+
+def await_rotation(binder: PtProcess, since: int) -> int:
+    """Wait for a direct path that follows a direct path; its number among all paths."""
+    before = str(binder.wait("connected", count=since)["path"])
+    while True:
+        since += 1
+        now = str(binder.wait("connected", count=since)["path"])
+        if before == now == "direct/quic":
+            return since
+        before = now
+
+
+def test_a_path_is_replaced_before_its_mapping_is_too_old(tmp_path: Path) -> None:
+    """Two paths die of their mappings' age; those that come then are left in time."""
+    with rig_of(tmp_path, "eim-apdf", "eim-apdf-random,maxage=6") as rig:
+        _, binder, both = transfer(rig)
+        threads = both.start()
+        first = await_rotation(binder, 1)
+        both.watch()
+        last = await_rotation(binder, await_rotation(binder, first))
+        gap = both.gap
+        assert last == first + 2  # without the relay between
+        both.stop()
+        both.finish(threads)
+        print(f"two rotations; {1000 * gap:.0f} ms without a byte")
+        assert gap < 1.0

@@ -53,13 +53,15 @@ class World:
         self.taken: list[object] = []
         self.moved = asyncio.Event()
         self.wanted = True
+        self.own = False
         self.takes = True
         self.start = asyncio.get_running_loop().time()
 
     def now(self) -> float:
         return round(asyncio.get_running_loop().time() - self.start)
 
-    async def punch(self, relayed, secret, attempt):
+    async def punch(self, relayed, secret, attempt, *, own):
+        assert own is self.own
         self.times.append(self.now())
         self.numbers.append(attempt)
         outcome = self.outcomes.pop(0) if len(self.outcomes) > 1 else self.outcomes[0]
@@ -82,6 +84,7 @@ class World:
                     b"secret",
                     moved=self.moved,
                     wanted=lambda: self.wanted,
+                    own=lambda: self.own,
                     take=self.take,
                 )
         except TimeoutError:
