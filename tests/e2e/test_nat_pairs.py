@@ -163,6 +163,25 @@ def test_a_peer_that_is_held_up_keeps_its_path(tmp_path: Path) -> None:
         assert all(path.startswith("direct/") for path in paths[1:]), paths
 
 
+def test_after_an_interruption_of_a_moment_the_path_is_direct_again(tmp_path: Path) -> None:
+    with rig_of(tmp_path, "eim-apdf", "eim-apdf") as rig:
+        _, binder, both = transfer(rig)
+        threads = both.start()
+        before = binder.wait("connected", count=2)
+        wall = Wall(rig, before)
+        both.wait_for(sum(both.received.values()) + 4 * MIB)
+        wall.build()
+        assert str(binder.wait("connected", count=3)["path"]).startswith("relay/")
+        wall.remove()
+        after = binder.wait("connected", count=4)
+        assert str(after["path"]).startswith("direct/")
+        both.wait_for(sum(both.received.values()) + 4 * MIB)
+        both.stop()
+        both.finish(threads)
+        again = len(binder.matching("punched")) == 1
+        print("the same path" if again else "another path")  # the same, unless all is slow
+
+
 @pytest.mark.parametrize("delay", [5, 12])
 def test_a_direct_path_that_falls_silent_costs_a_transfer_little(
     tmp_path: Path, delay: int
