@@ -22,16 +22,16 @@ from pt.tunnel import authenticate, better, events, probation, rotation
 from pt.tunnel.config import TunnelConfig, default_listen
 from pt.tunnel.core.messages import PROTOCOL_LOST
 from pt.tunnel.early import attach_early
+from pt.tunnel.known import Known
 from pt.tunnel.limited import limit_warning, used_up
+from pt.tunnel.traversal import Traversal
 from pt.tunnel.watch import PathWatch
 from pt.wire.multiaddr import Multiaddr
 
 if TYPE_CHECKING:
     from pt.aio.muxed import MuxedStream
     from pt.node.connection import Connection
-    from pt.node.nat_view import NatView
     from pt.node.node import Node
-    from pt.tunnel.punching import Punching
     from pt.tunnel.session import BinderSession
 
 __all__ = ["Paths", "connected"]
@@ -51,8 +51,6 @@ RENEW_RETRY: Final = 2.0
 """Seconds until another circuit is asked for when one could not be had."""
 RENEW_TICK: Final = 0.2
 LOOPBACK: Final = Multiaddr.tcp("127.0.0.1", 0)
-MAX_KNOWN: Final = 32
-"""Addresses of the exposer that are remembered."""
 
 
 def connected(connection: Connection) -> events.Connected:
@@ -86,22 +84,20 @@ class Paths:
         self._node = node
         self._security = security
         self._emit = emit
-        self._known: dict[Multiaddr, None] = {}
+        self._known = Known()
+        self._traversal = Traversal(
+            node, session, lambda: self._known.circuits, emit, security=security
+        )
         self._standby: Connection | None = None
         self._suspect: Connection | None = None
         self._direct: Connection | None = None  # in use, or lost
         self._ages = rotation.Ages(asyncio.get_running_loop().time)
         self._lock = asyncio.Lock()
-        self._news = asyncio.Event()
-        self._moved = asyncio.Event()  # the exposer named another address after the beginning
         self._tasks: set[asyncio.Task[None]] = set()
         self._jobs: dict[str, asyncio.Task[None]] = {}
         self._listening = False
         self._kept: set[Connection] = set()  # that will tell us their end
         self._warned = False
-        self._last_relay: object = None
-        self._view: NatView | None = None
-        self._punching: Punching | None = None
         self._watch = PathWatch(
             asyncio.get_running_loop(),
             session,
@@ -109,8 +105,8 @@ class Paths:
             spare=lambda: self._standby,
             leave=self._evade,
         )
-        self.learn(known)
-        session.on_addresses = self.learn
+        self._known.learn(known)
+        session.on_addresses = self._known.learn
         session.on_lossy = self._lossy
         node.on_connection.append(self._inbound)
         node.handle(PROTOCOL_LOST, self._told_lost)
@@ -141,38 +137,14 @@ class Paths:
         standby, self._standby = self._standby, None
         if standby is not None:
             standby.close("the session is over")
-        if self._view is not None:
-            await self._view.close()
+        await self._traversal.close()
 
     # --- what is known ---------------------------------------------------------------------------
-
-    def learn(self, addresses: Iterable[Multiaddr]) -> None:
-        """The exposer can (also) be dialed there."""
-        for address in addresses:
-            bare = address if address.is_circuit else address.without_peer()
-            if bare is None or bare in self._known or not (bare.transport or bare.is_dnsaddr):
-                continue
-            if len(self._known) >= MAX_KNOWN:
-                self._known.pop(next(iter(self._known)))
-            self._known[bare] = None
-            self._news.set()
-            self._moved.set()
-
-    @property
-    def direct(self) -> list[Multiaddr]:
-        """Where the exposer may be reached directly."""
-        return [address for address in self._known if not address.is_circuit]
-
-    @property
-    def circuits(self) -> list[Multiaddr]:
-        """Its addresses through relays, the relay used last at the end."""
-        found = [address for address in self._known if address.is_circuit]
-        return sorted(found, key=lambda address: _relay_of(address) == self._last_relay)
 
     @property
     def addresses(self) -> tuple[Multiaddr, ...]:
         """All of them, in the order in which a lost path is looked for."""
-        return (*self.direct, *self.circuits)
+        return (*self._known.direct, *self._known.circuits)
 
     @property
     def alternative(self) -> bool:
@@ -182,9 +154,8 @@ class Paths:
             return False
         if self._standby is not None and not self._standby.closed:
             return True
-        relays = {_relay_of(address) for address in self._known if address.is_circuit}
         own = None if connection.relay is None else connection.relay.raw
-        return bool(relays - {own})
+        return bool(self._known.relays - {own})
 
     # --- moving ----------------------------------------------------------------------------------
 
@@ -245,8 +216,7 @@ class Paths:
             self._standby = None
         if connection is self._suspect:
             self._suspect = None
-        if connection.relay is not None:
-            self._last_relay = connection.relay.raw
+        self._known.used(connection)
         if old is not None and old is not connection and not old.closed:
             self._part_with(old, connection)
         for job in self._jobs.values():
@@ -270,8 +240,10 @@ class Paths:
         self._direct = connection if connection.relay is None else None
         if connection.path == "direct/quic":
             if self._punches:
-                self._job("rotate", self._rotate(connection))
-            self._job("tcp", better.to_tcp(connection, lambda: self.direct, self._dial, self._go))
+                self._job("rotate", self._traversal.rotate(connection, self._ages, self._go))
+            self._job(
+                "tcp", better.to_tcp(connection, lambda: self._known.direct, self._dial, self._go)
+            )
         self._watch.start()
 
     def _part_with(self, old: Connection, connection: Connection) -> None:
@@ -286,7 +258,7 @@ class Paths:
         if self._punches:
             self._job("punch", self._punch(connection))
         if self._maps and self._mapping is None:
-            self._mapping = self._start(self._map())
+            self._mapping = self._start(self._traversal.map())
 
     def _evade(self) -> None:
         """The direct path is silent, the standby is not: go on there before it is known why."""
@@ -380,12 +352,12 @@ class Paths:
         for pause in chain(UPGRADE_AFTER, repeat(UPGRADE_EVERY)):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
-                    await self._news.wait()
-            self._news.clear()
+                    await self._known.news.wait()
+            self._known.news.clear()
             if not self._on_relay:
                 return
             self._invite()
-            direct = self.direct
+            direct = self._known.direct
             if not direct:
                 continue
             try:
@@ -402,54 +374,12 @@ class Paths:
 
     async def _punch(self, relayed: Connection) -> None:
         """Get through both NATs, now and from time to time, while the session is on a relay."""
-        from pt.tunnel.punching import until_through  # noqa: PLC0415  # as `_puncher`
-
-        await until_through(
-            self._puncher(),
+        await self._traversal.punch(
             relayed,
-            self.session.secret,
-            moved=self._moved,
+            moved=self._known.moved,
             wanted=lambda: self._on_relay,
             own=lambda: self._ages.suspected,
             take=self._take,
-        )
-
-    def _puncher(self) -> Punching:
-        from pt.tunnel.punching import Punching  # noqa: PLC0415  # who is not relayed needs none
-
-        if self._punching is None:
-            self._punching = Punching(
-                self._node, self._nat_view(), self._emit, security=self._security
-            )
-        return self._punching
-
-    def _rotate(self, current: Connection) -> Coroutine[None, None, None]:
-        """Be on a path through fresh mappings before those of this one are dropped."""
-        secret = self.session.secret
-        return rotation.rotate(
-            current,
-            self._ages,
-            lambda path, number: self._puncher().punch(path, secret, number, own=True),
-            self._go,
-        )
-
-    def _nat_view(self) -> NatView:
-        """For punching and port mappings together, made when either needs it."""
-        from pt.tunnel.nat import view_through  # noqa: PLC0415  # with what it is for
-
-        if self._view is None:
-            self._view = view_through(self._node, lambda: self.circuits)
-        return self._view
-
-    async def _map(self) -> None:
-        """Ask the gateway to let the exposer in, while the session is on a relay."""
-        from pt.tunnel.portmaps import map_meanwhile  # noqa: PLC0415  # for the same reason
-
-        await map_meanwhile(
-            self._node,
-            self._nat_view(),
-            self._emit,
-            changed=lambda: self.session.say_addresses(self._node.addresses),
         )
 
     @property
@@ -508,7 +438,7 @@ class Paths:
     def _lossy(self) -> None:
         connection = self.session.connection
         if connection is not None and connection.relay is None:
-            job = better.over_loss(connection, lambda: self.direct, self._dial, self._go)
+            job = better.over_loss(connection, lambda: self._known.direct, self._dial, self._go)
             self._job("loss", job)
 
     async def _dial(self, addresses: Sequence[Multiaddr], timeout: float) -> Connection:
@@ -526,7 +456,7 @@ class Paths:
         """Keep a circuit ready, if a relay without limits offers one."""
         for pause in chain(STANDBY_AFTER, repeat(STANDBY_EVERY)):
             await asyncio.sleep(pause)
-            circuits = self.circuits
+            circuits = self._known.circuits
             if not circuits or self.session.connection is None:
                 continue
             try:
@@ -554,7 +484,7 @@ class Paths:
             if not used_up(connection):
                 continue
             try:
-                fresh = await self._circuit(self.circuits)
+                fresh = await self._circuit(self._known.circuits)
                 try:
                     async with asyncio.timeout(MOVE_TIMEOUT):
                         if not await self.move(fresh):
@@ -565,7 +495,3 @@ class Paths:
                 return
             except (PtError, OSError, TimeoutError):
                 await asyncio.sleep(RENEW_RETRY)
-
-
-def _relay_of(address: Multiaddr) -> bytes | None:
-    return address.split_circuit()[0].peer_id_bytes

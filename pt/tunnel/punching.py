@@ -26,6 +26,7 @@ from pt.wire.multiaddr import Multiaddr
 
 if TYPE_CHECKING:
     from pt.aio.muxed import MuxedStream
+    from pt.aio.udp import Address
     from pt.node.connection import Connection
     from pt.node.node import Node
 

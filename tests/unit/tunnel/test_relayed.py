@@ -23,6 +23,7 @@ from pt.tunnel import paths as paths_module
 from pt.tunnel.binder import Binder
 from pt.tunnel.config import BindConfig, ExposeConfig, Forward, Service
 from pt.tunnel.exposer import Exposer
+from pt.tunnel.known import Known
 from pt.tunnel.limited import lasts
 from pt.tunnel.paths import Paths
 from pt.wire.multiaddr import Multiaddr
@@ -161,7 +162,7 @@ async def world(tmp: Path) -> AsyncIterator[World]:
 @pytest.fixture
 def no_direct(monkeypatch: pytest.MonkeyPatch) -> None:
     """As behind NATs: nobody is ever reached directly."""
-    monkeypatch.setattr(Paths, "direct", property(lambda self: []))
+    monkeypatch.setattr(Known, "direct", property(lambda self: []))
     monkeypatch.setattr(Paths, "_invite", lambda self: None)
 
 
