@@ -155,15 +155,16 @@ class Base(ABC):
         self._events.append(HandshakeDone(self.peer, key, binding))
 
     def _close_event(self, code: int, reason: str, *, application: bool, by_peer: bool) -> None:
-        """The connection is over: nothing about streams any more."""
+        """The connection is over: nothing about streams any more, but what the peer said before."""
         if self._closed is not None:
             return
         self._handshake_deadline = None
-        self._events = deque(
-            event
-            for event in self._events
-            if isinstance(event, HandshakeDone | ConnectionIdIssued | ConnectionIdRetired)
-        )
+        if not by_peer:
+            self._events = deque(
+                event
+                for event in self._events
+                if isinstance(event, HandshakeDone | ConnectionIdIssued | ConnectionIdRetired)
+            )
         self._closed = Closed(
             code, application, reason, by_peer, None if by_peer else self._failure
         )

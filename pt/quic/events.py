@@ -129,6 +129,8 @@ class PathChanged:
 class Closed:
     """The connection is over: no event of a stream comes any more, streams are lost.
 
+    What the peer said before it closed has come before this.
+
     The engine still has to be driven until `terminated`: it repeats our CONNECTION_CLOSE and
     ignores what is under way.
     """

@@ -1064,6 +1064,24 @@ def test_close_carries_code_and_reason(pair: Pair) -> None:
     assert ours.engine.connection_ids == theirs.engine.connection_ids == frozenset()
 
 
+def test_what_comes_before_a_close_is_delivered(pair: Pair) -> None:
+    """Also when both are read at once."""
+    world = World(Network(delay=0.01))
+    client, server = ports(world, pair)
+    ours, theirs = joined(world, client, server)
+    world.run(1)
+    stream = ours.open()
+    stream.send(b"first")
+    world.poke(client)
+    world.run(1, lambda: bool(theirs.streams))
+    stream.send(b" and goodbye")
+    client.pump()
+    ours.engine.close(0, "over", world.now)
+    client.pump()
+    world.run(1, lambda: theirs.closed is not None)
+    assert theirs.streams[stream.id].received == b"first and goodbye"
+
+
 def test_a_lost_close_is_repeated(pair: Pair) -> None:
     world = World(Network(delay=0.03))
     client, server = ports(world, pair)

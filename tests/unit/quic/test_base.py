@@ -206,15 +206,28 @@ def test_the_end_takes_streams_with_it_and_comes_once() -> None:
     base._issued(b"id")
     base._handshake_done(SERVER.public, b"b" * 32)
     base._data(0, b"a", 0.0, fin=False)
-    base._close_event(5, "why", application=True, by_peer=True)
-    base._close_event(6, "again", application=False, by_peer=False)
+    base._close_event(5, "why", application=True, by_peer=False)
+    base._close_event(6, "again", application=False, by_peer=True)
     assert base.taken() == [
         ConnectionIdIssued(b"id"),
         HandshakeDone(SERVER_ID, SERVER.public, b"b" * 32),
-        Closed(5, True, "why", True),
+        Closed(5, True, "why", False),
     ]
     assert base._windows.held == 0
     assert base._own_timeout() is None
+
+
+def test_what_a_peer_said_before_its_end_stays() -> None:
+    base = server()
+    base._data(0, b"goodbye", 0.0, fin=False)
+    base._close_event(5, "why", application=True, by_peer=True)
+    assert base.taken() == [
+        StreamOpened(0),
+        StreamData(0, b"goodbye", False),
+        Closed(5, True, "why", True),
+    ]
+    base.consumed(0, 7, 0.0)
+    assert base.write(0, b"more") == 0
 
 
 def test_connection_ids_are_told_once() -> None:
