@@ -30,7 +30,7 @@ Address: TypeAlias = tuple[str, int]
 _Part: TypeAlias = tuple[int, int, bytes]
 _Control: TypeAlias = list[_Part]
 Trains: TypeAlias = Callable[[bytes, int, Address], None]
-"""(datagrams, size of each but the last, where from)."""
+"""(datagrams, size of each but the last, where from): up to 256 KiB."""
 
 MAX_PATHS: Final = 4096
 MAX_DATAGRAM: Final = 2048
@@ -45,7 +45,7 @@ MAX_WAITING: Final = 256
 _DRAIN: Final = 64  # datagrams of one turn of the loop
 _TURN: Final = 256  # datagrams of one turn that come one by one,
 _TRAIN_COST: Final = 16  # of which a train, of up to 64 KiB, counts for so many
-_JOINED: Final = 44  # datagrams put together
+_JOINED: Final = 256 * 1024  # bytes put together
 _SOL_UDP: Final = 17  # linux/udp.h
 _UDP_SEGMENT: Final = 103
 _UDP_GRO: Final = 104
@@ -339,10 +339,10 @@ class UdpPort:
                 return
 
     def _read_trains(self, sock: socket.socket, trains: Trains) -> None:
-        """Read until a turn is over; what comes one by one from one address is put together."""
+        """Read until a turn is over; what comes from one address in one size is put together."""
         noted = sock in self._noted
-        single: list[bytes] = []
-        size, source, spent = 0, None, 0
+        parts: list[bytes] = []
+        size, total, source, spent = 0, 0, None, 0
         while spent < _TURN:
             try:
                 data, control, _, name = sock.recvmsg(MAX_TRAIN, 128)
@@ -360,24 +360,20 @@ class UdpPort:
             for level, kind, value in control:
                 if level == _SOL_UDP and kind == _UDP_GRO:
                     (each,) = _GRO_SIZE.unpack(value[: _GRO_SIZE.size])
-            joins = bool(single) and addr == source and length <= size == len(single[-1])
-            if single and not (joins and length == each and len(single) < _JOINED):
-                trains(b"".join(single), size, source or addr)
-                single = []
+            spent += 1 if length <= each else _TRAIN_COST
+            if parts:
+                # Only the last datagram of all may be shorter than the others.
+                fits = each == size or (length < size and length <= each)
+                if addr == source and fits and not total % size and total + length <= _JOINED:
+                    parts.append(data)
+                    total += length
+                    continue
+                trains(parts[0] if len(parts) == 1 else b"".join(parts), size, source or addr)
                 if self._closed:
                     return
-            if length > each:
-                spent += _TRAIN_COST
-                trains(data, each, addr)
-                if self._closed:
-                    return
-                continue
-            spent += 1
-            if not single:
-                size, source = length or 1, addr
-            single.append(data)
-        if single and source is not None and not self._closed:
-            trains(b"".join(single), size, source)
+            parts, size, total, source = [data], min(each, length) or 1, length, addr
+        if parts and source is not None and not self._closed:
+            trains(parts[0] if len(parts) == 1 else b"".join(parts), size, source)
 
     def _read_errors(self, sock: socket.socket) -> None:
         """Hand on what the network said of datagrams of ours."""
