@@ -12,7 +12,7 @@ from pt.quic.trains import MAX_SEGMENTS, MAX_TRAIN
 
 __all__ = ["QUANTUM", "SHORT", "Sender"]
 
-QUANTUM: Final = 256 * 1024
+QUANTUM: Final = 512 * 1024
 """Bytes of one stream that the core gets at a time; less while its congestion window is small."""
 
 OVERHEAD: Final = 64
