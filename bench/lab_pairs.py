@@ -1,0 +1,65 @@
+"""`python -m bench.lab_pairs RESULTS`: results of `pt lab matrix` as a table of Markdown."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench import report
+from pt.lab.stats import percentile, wilson
+
+HEAD = (
+    "pair",
+    "NATs",
+    "direct",
+    "95 %",
+    "one side p50",
+    "both p50 / p99",
+    "packets p50 / max",
+    "by",
+)
+
+
+def seconds(value: float) -> str:
+    return f"{value:.2f} s" if value >= 1 else f"{value * 1000:.0f} ms"
+
+
+def line(label: str, attempts: Sequence[dict[str, Any]]) -> list[str]:
+    first = attempts[0]
+    nats = f"`{first['a']}` `{first['b']}`" + (f" cgn `{first['cgn']}`" if first["cgn"] else "")
+    direct = [each for each in attempts if each["direct"]]
+    rate = wilson(len(direct), len(attempts))
+    packets = [max(each["packets"].values()) for each in attempts if each["packets"]]
+    cells = [label, nats, f"{len(direct)}/{len(attempts)}", f"{rate.low:.0%} to {rate.high:.0%}"]
+    if direct:
+        one = [min(each["times"].values()) for each in direct]
+        both = [max(each["times"].values()) for each in direct]
+        cells += [
+            seconds(percentile(one, 0.5)),
+            f"{seconds(percentile(both, 0.5))} / {seconds(percentile(both, 0.99))}",
+        ]
+        by = ", ".join(f"{name} {n}" for name, n in Counter(e["winner"] for e in direct).items())
+    else:
+        cells += ["", ""]
+        late = max(each["decided"] for each in attempts if each["decided"] is not None)
+        by = f"relay, decided within {seconds(late)}"
+    most = f"{percentile(packets, 0.5):,} / {max(packets):,}" if packets else ""
+    return [*cells, most, by]
+
+
+def rows(lines: Iterable[str]) -> list[list[str]]:
+    cells: dict[str, list[dict[str, Any]]] = {}
+    for text in lines:
+        event = json.loads(text)
+        if event.get("event") == "attempt":
+            cells.setdefault(event["label"], []).append(event)
+    return [line(label, attempts) for label, attempts in cells.items()]
+
+
+if __name__ == "__main__":
+    with Path(sys.argv[1]).open() as results:
+        print(report.table(HEAD, rows(results)))
