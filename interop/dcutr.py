@@ -183,9 +183,12 @@ class PunchRelay(Server):
             str(BIN / "go-peer"), "relay", "--ip", host.ip, "--port", str(RELAY_PORT), "--quic",
         ]  # fmt: skip
         if peer == "pt":
+            # Every round is another peer at the same host, and of some the relay hears no end.
+            quotas = directory / "relay.toml"
+            quotas.write_text("[strangers]\nper-host = 128\nper-network = 128\n")
             words = [
                 sys.executable, "-m", "pt", "relay", "--json", "--home", str(directory / "relay"),
-                "--listen", f"/ip4/{host.ip}/tcp/{RELAY_PORT}",
+                "--listen", f"/ip4/{host.ip}/tcp/{RELAY_PORT}", "--config", str(quotas),
             ]  # fmt: skip
         super().__init__(peer, host, directory / "relay.log", words)
         self._ip = host.ip
