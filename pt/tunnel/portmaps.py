@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from pt.autonat.reachability import State
+from pt.node.gateways import find_places
 from pt.node.outside import Outside, judge, seen_by_servers, seen_over_tcp
 from pt.node.portmap import PortMapper
 from pt.portmap.mapping import Mapping, Outer, Wanted
@@ -77,7 +79,10 @@ class PortMappings:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._mapper = PortMapper(
-            lambda local: wanted_of(node, local), self._wake.set, tracer=node.tracer
+            lambda local: wanted_of(node, local),
+            self._wake.set,
+            tracer=node.tracer,
+            places=lambda: find_places() if _listens(node) else [],
         )
 
     def start(self) -> None:
@@ -205,6 +210,13 @@ def wanted_of(node: Node, local: str) -> list[Wanted]:
     found = [(Protocol.UDP, each) for each in over_udp[:1]]
     found += [(Protocol.TCP, each) for each in over_tcp[:1]]
     return [Wanted(protocol, port) for protocol, port in found]
+
+
+def _listens(node: Node) -> bool:
+    """Whether anybody but this machine could reach the node."""
+    udp = node.quic.udp
+    points = [*node.points, *([] if udp is None else udp.addresses)]
+    return any(not ip_address(host.partition("%")[0]).is_loopback for host, _ in points)
 
 
 def _open_at(local: str, points: Iterable[tuple[str, int]]) -> list[int]:

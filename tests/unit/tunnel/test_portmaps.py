@@ -87,7 +87,7 @@ async def world(monkeypatch):
         fake.speaks = {"pcp"}
 
         def mapper(*args, **kwargs):
-            return PortMapper(*args, places=lambda: [fake.place], **kwargs)
+            return PortMapper(*args, **{**kwargs, "places": lambda: [fake.place]})
 
         monkeypatch.setattr(portmaps, "PortMapper", mapper)
         yield World(fake)
@@ -257,7 +257,7 @@ def test_a_port_that_two_gateways_map_is_told_of_twice(monkeypatch):
             places = [here.fake.place, replace(other.place, local="127.0.0.3")]
 
             def mapper(*args, **kwargs):
-                return PortMapper(*args, places=lambda: places, **kwargs)
+                return PortMapper(*args, **{**kwargs, "places": lambda: places})
 
             monkeypatch.setattr(portmaps, "PortMapper", mapper)
             mappings = here.make()
