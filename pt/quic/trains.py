@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby, pairwise
+from operator import itemgetter
 from typing import Final
 
 from pt.quic.engine import Train
@@ -16,7 +17,7 @@ MAX_TRAIN: Final = 65_000
 
 
 def split(datagrams: Sequence[bytes], address: Address) -> list[Train]:
-    """As `group`, all for one address; quick, since it looks at runs of one size."""
+    """Trains of neighbours of one size, a last one that is shorter included; order is kept."""
     trains: list[Train] = []
     at, joined = 0, False
     runs = [(size, len(list(run))) for size, run in groupby(map(len, datagrams))]
@@ -37,18 +38,8 @@ def split(datagrams: Sequence[bytes], address: Address) -> list[Train]:
 
 def group(datagrams: Iterable[tuple[bytes, Address]]) -> list[Train]:
     """Trains of neighbours with the same address and size; order is kept."""
-    trains: list[Train] = []
-    segments: list[bytes] = []
-    size = room = 0
-    target: Address | None = None
-    for datagram, address in datagrams:
-        length = len(datagram)
-        if room >= length and length <= size and address == target:
-            segments.append(datagram)
-            # A shorter one ends the train.
-            room = room - length if length == size and len(segments) < MAX_SEGMENTS else -1
-            continue
-        segments = [datagram]
-        size, target, room = length, address, MAX_TRAIN - length
-        trains.append(Train(address, segments))
-    return trains
+    return [
+        train
+        for address, run in groupby(datagrams, key=itemgetter(1))
+        for train in split([datagram for datagram, _ in run], address)
+    ]

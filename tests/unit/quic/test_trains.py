@@ -53,11 +53,23 @@ def test_nothing_is_lost_and_all_rules_hold(wanted: list[tuple[int, tuple[str, i
     st.integers(0, 200),
     st.lists(st.tuples(st.integers(0, 199), st.integers(1, 1472)), max_size=3),
 )
-def test_for_one_address_the_quick_way_is_the_same(
+def test_trains_are_those_that_one_finds_datagram_by_datagram(
     size: int, count: int, odd: list[tuple[int, int]]
 ) -> None:
     datagrams = [bytes(size)] * count
     for at, other in odd:
         if at < count:
             datagrams[at] = bytes(other)
-    assert split(datagrams, HERE) == group((datagram, HERE) for datagram in datagrams)
+    wanted: list[list[bytes]] = []
+    room = 0
+    for datagram in datagrams:
+        size = len(wanted[-1][0]) if wanted else 0
+        if len(datagram) <= min(room, size):
+            wanted[-1].append(datagram)
+            goes_on = len(datagram) == size and len(wanted[-1]) < MAX_SEGMENTS
+            room = room - size if goes_on else 0
+        else:
+            wanted.append([datagram])
+            room = MAX_TRAIN - len(datagram)
+    assert [train.segments for train in split(datagrams, HERE)] == wanted
+    assert {train.address for train in split(datagrams, HERE)} <= {HERE}
