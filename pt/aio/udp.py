@@ -342,7 +342,8 @@ class UdpPort:
         """Read until a turn is over; what comes from one address in one size is put together."""
         noted = sock in self._noted
         parts: list[bytes] = []
-        size, total, source, spent = 0, 0, None, 0
+        size = total = spent = 0
+        source: Address = ("", 0)
         while spent < _TURN:
             try:
                 data, control, _, name = sock.recvmsg(MAX_TRAIN, 128)
@@ -368,12 +369,12 @@ class UdpPort:
                     parts.append(data)
                     total += length
                     continue
-                trains(parts[0] if len(parts) == 1 else b"".join(parts), size, source or addr)
+                trains(b"".join(parts), size, source)
                 if self._closed:
                     return
             parts, size, total, source = [data], min(each, length) or 1, length, addr
-        if parts and source is not None and not self._closed:
-            trains(parts[0] if len(parts) == 1 else b"".join(parts), size, source)
+        if parts and not self._closed:
+            trains(b"".join(parts), size, source)  # of one: itself
 
     def _read_errors(self, sock: socket.socket) -> None:
         """Hand on what the network said of datagrams of ours."""

@@ -78,8 +78,6 @@ class Credit:
 
     def next_timeout(self) -> float | None:
         """When something is to be repeated."""
-        if not self._waiting:
-            return None
         return min((t for t in map(self._again, self._waiting) if t is not None), default=None)
 
     def expire(self, now: float) -> None:

@@ -334,12 +334,9 @@ class Qh3Engine(Base):
             return None
         deadlines = [self._core_timeout(), self._own_timeout(), self._moves.next_timeout()]
         if self._closed is None and self._moves.validated:
-            deadlines += [
-                self._sizes.next_timeout(),
-                self._credit.next_timeout(),
-                self._sender.fins.next_timeout(),
-            ]
-        return min([deadline for deadline in deadlines if deadline is not None], default=None)
+            own = (self._sizes, self._credit, self._sender.fins)
+            deadlines += [each.next_timeout() for each in own]
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def _core_timeout(self) -> float | None:
         timer = self._conn.core.get_timer()

@@ -69,8 +69,6 @@ class Fins:
 
     def next_timeout(self) -> float | None:
         """When something is to be repeated."""
-        if not self._fins:
-            return None
         return min((f.again for f in self._fins.values() if f.again is not None), default=None)
 
     def expire(self, now: float) -> None:
