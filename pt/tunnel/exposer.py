@@ -28,6 +28,7 @@ from pt.tunnel.invitation import invitation
 from pt.tunnel.limited import reservation
 from pt.tunnel.media.stores import open_dht_of, open_stores
 from pt.tunnel.naming import keys_of
+from pt.tunnel.nat import Nats
 from pt.tunnel.network import Network
 from pt.tunnel.open_exposer import OpenService
 from pt.tunnel.paths import connected
@@ -43,9 +44,7 @@ from pt.wire.multiaddr import Multiaddr
 if TYPE_CHECKING:
     from pt.aio.muxed import MuxedStream
     from pt.node.dcutr import Dcutr
-    from pt.node.nat_view import NatView
     from pt.tunnel.own_addresses import OwnAddresses
-    from pt.tunnel.punching import Punching
 
 __all__ = ["Exposer"]
 
@@ -94,8 +93,7 @@ class Exposer:
         self._relays: Relays | None = None
         self._claim: Claim | None = None
         self._reversal: Reversal | None = None
-        self._view: NatView | None = None
-        self._punching: Punching | None = None
+        self._nats: Nats | None = None
         self._dcutr: Dcutr | None = None
         self._own: OwnAddresses | None = None
         self._timers: dict[bytes, asyncio.TimerHandle] = {}
@@ -161,6 +159,7 @@ class Exposer:
             congestion=congestion(),
         )
         self._node.announce = self.config.announce
+        self._nats = Nats(self._node, lambda: self._node.relayed, self._emit, security=security())
         strength = self._serve()  # before anybody can ask for it
         self._reversal = Reversal(self._node, security())
         if self.config.open:
@@ -225,23 +224,12 @@ class Exposer:
 
     async def _punch(self, stream: MuxedStream, connection: Connection) -> None:
         """A binder wants to get through both NATs: only within its session."""
-        from pt.tunnel.punching import Punching  # noqa: PLC0415  # seldom at once
-
         session = None if self._gate is None else self._gate.session_of(connection)
-        stale = connection.relay is None and session is not None
-        if session is None or (stale and session.connection is not connection):
+        direct = connection.relay is None
+        if session is None or (direct and session.connection is not connection):
             raise RemoteProtocolError("hole punching outside a session")
-        if self._punching is None:
-            self._punching = Punching(self._node, self._nat_view(), self._emit, security=security())
-        await self._punching.serve(stream, connection, session.secret)
-
-    def _nat_view(self) -> NatView:
-        """For punching and port mappings together, made when either needs it."""
-        from pt.tunnel.nat import view_through  # noqa: PLC0415  # with what it is for
-
-        if self._view is None:
-            self._view = view_through(self._node, lambda: self._node.relayed)
-        return self._view
+        assert self._nats is not None
+        await self._nats.punching.serve(stream, connection, session.secret)
 
     async def _open_doors(self, identity: PrivateKey, strength: str) -> None:
         self._emit(
@@ -320,7 +308,8 @@ class Exposer:
         """Find out, from now on, where binders get in."""
         from pt.tunnel.own_addresses import OwnAddresses  # noqa: PLC0415  # in nobody's way
 
-        view = self._nat_view() if self.config.portmap else None
+        assert self._nats is not None
+        view = self._nats.view if self.config.portmap else None
         own = OwnAddresses(self._node, self._emit, view=view, changed=self._moved)
         own.start()
         return own
@@ -378,7 +367,7 @@ class Exposer:
         if self._open is not None:
             self._open.close("the exposer stopped")
         parts = (self._readiness, self._publication, self._dcutr, self._reversal, self._own)
-        for part in (*parts, self._view, self._relays, self._running, self._network):
+        for part in (*parts, self._nats, self._relays, self._running, self._network):
             if part is not None:
                 await part.close()
         if self._hangups is not None:

@@ -1,4 +1,4 @@
-"""A tunnel's one view of the NATs before it; the relays in use are asked."""
+"""What either end of a tunnel has for the NATs before it, made when it is needed first."""
 
 from __future__ import annotations
 
@@ -7,19 +7,58 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from pt.errors import PtError
-from pt.node.nat_view import NatView
+from pt.tunnel import events
 from pt.wire.multiaddr import Multiaddr
 
 if TYPE_CHECKING:
     from pt.aio.udp import Address
+    from pt.node.nat_view import NatView
     from pt.node.node import Node
+    from pt.tunnel.punching import Punching
 
-__all__ = ["stun_servers", "view_through"]
+__all__ = ["Nats", "stun_servers"]
 
 
-def view_through(node: Node, circuits: Callable[[], Sequence[Multiaddr]]) -> NatView:
-    """What the relays of these addresses show of the NATs; the caller closes it."""
-    return NatView(node, lambda: stun_servers(circuits()))
+class Nats:
+    """One view of them, and the punching that goes by it; the relays of `circuits` are asked."""
+
+    def __init__(
+        self,
+        node: Node,
+        circuits: Callable[[], Sequence[Multiaddr]],
+        emit: Callable[[events.Event], None],
+        *,
+        security: tuple[str, ...],
+    ) -> None:
+        self._node = node
+        self._circuits = circuits
+        self._emit = emit
+        self._security = security
+        self._view: NatView | None = None
+        self._punching: Punching | None = None
+
+    @property
+    def view(self) -> NatView:
+        """For punching and port mappings together."""
+        from pt.node.nat_view import NatView  # noqa: PLC0415  # many tunnels need none
+
+        if self._view is None:
+            self._view = NatView(self._node, lambda: stun_servers(self._circuits()))
+        return self._view
+
+    @property
+    def punching(self) -> Punching:
+        """Attempts of our side."""
+        from pt.tunnel.punching import Punching  # noqa: PLC0415  # for the same reason
+
+        if self._punching is None:
+            self._punching = Punching(self._node, self.view, self._emit, security=self._security)
+        return self._punching
+
+    async def close(self) -> None:
+        """Look no more; attempts are their callers' to end first."""
+        if self._view is not None:
+            await self._view.close()
 
 
 def stun_servers(circuits: Sequence[Multiaddr]) -> list[Address]:

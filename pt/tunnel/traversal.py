@@ -6,15 +6,14 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING
 
 from pt.tunnel import events, rotation
+from pt.tunnel.nat import Nats
 from pt.wire.multiaddr import Multiaddr
 
 if TYPE_CHECKING:
     import asyncio
 
     from pt.node.connection import Connection
-    from pt.node.nat_view import NatView
     from pt.node.node import Node
-    from pt.tunnel.punching import Punching
     from pt.tunnel.session import BinderSession
 
 __all__ = ["Traversal"]
@@ -34,16 +33,12 @@ class Traversal:
     ) -> None:
         self._node = node
         self._session = session
-        self._circuits = circuits
         self._emit = emit
-        self._security = security
-        self._view: NatView | None = None
-        self._punching: Punching | None = None
+        self._nats = Nats(node, circuits, emit, security=security)
 
     async def close(self) -> None:
         """Look at the NATs no more; what was begun is the caller's to end first."""
-        if self._view is not None:
-            await self._view.close()
+        await self._nats.close()
 
     async def punch(
         self,
@@ -55,11 +50,11 @@ class Traversal:
         take: Callable[[Connection], Awaitable[bool]],
     ) -> None:
         """See `punching.until_through`."""
-        from pt.tunnel.punching import until_through  # noqa: PLC0415  # as `_puncher`
+        from pt.tunnel.punching import until_through  # noqa: PLC0415  # who is not relayed needs none
 
-        secret = self._session.secret
+        punching, secret = self._nats.punching, self._session.secret
         await until_through(
-            self._puncher(), relayed, secret, moved=moved, wanted=wanted, own=own, take=take
+            punching, relayed, secret, moved=moved, wanted=wanted, own=own, take=take
         )
 
     def rotate(
@@ -73,7 +68,7 @@ class Traversal:
         return rotation.rotate(
             current,
             ages,
-            lambda path, number: self._puncher().punch(path, secret, number, own=True),
+            lambda path, number: self._nats.punching.punch(path, secret, number, own=True),
             take,
         )
 
@@ -83,23 +78,7 @@ class Traversal:
 
         await map_meanwhile(
             self._node,
-            self._nat_view(),
+            self._nats.view,
             self._emit,
             changed=lambda: self._session.say_addresses(self._node.addresses),
         )
-
-    def _puncher(self) -> Punching:
-        from pt.tunnel.punching import Punching  # noqa: PLC0415  # who is not relayed needs none
-
-        if self._punching is None:
-            self._punching = Punching(
-                self._node, self._nat_view(), self._emit, security=self._security
-            )
-        return self._punching
-
-    def _nat_view(self) -> NatView:
-        from pt.tunnel.nat import view_through  # noqa: PLC0415  # with what it is for
-
-        if self._view is None:
-            self._view = view_through(self._node, self._circuits)
-        return self._view

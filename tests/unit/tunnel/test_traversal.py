@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from pt.tunnel import nat, portmaps, punching
+from pt.node import nat_view
+from pt.tunnel import portmaps, punching
 from pt.tunnel.traversal import Traversal
 
 
@@ -14,12 +15,11 @@ def test_all_look_at_the_nats_once_and_only_when_needed(monkeypatch: pytest.Monk
     made: list[str] = []
 
     class View:
+        def __init__(self, node: object, servers: object) -> None:
+            made.append("view")
+
         async def close(self) -> None:
             made.append("closed")
-
-    def view_through(node: object, circuits: object) -> View:
-        made.append("view")
-        return View()
 
     class Punching:
         def __init__(self, node: object, view: View, emit: object, *, security: object) -> None:
@@ -35,7 +35,7 @@ def test_all_look_at_the_nats_once_and_only_when_needed(monkeypatch: pytest.Monk
         changed()
 
     seen: list[View] = []
-    monkeypatch.setattr(nat, "view_through", view_through)
+    monkeypatch.setattr(nat_view, "NatView", View)
     monkeypatch.setattr(punching, "Punching", Punching)
     monkeypatch.setattr(punching, "until_through", until_through)
     monkeypatch.setattr(portmaps, "map_meanwhile", map_meanwhile)
