@@ -181,10 +181,7 @@ async def punch(env: Mapping[str, str]) -> None:
     probes = Probes(port)
     side, tcp_port, server = await candidates_of(env, port)
 
-    def received(data: bytes, source: Address) -> None:
-        probes.received(data, source)
-
-    port.received = received
+    probes.read()
     trace = io.StringIO()
     local = Local(
         side=side,

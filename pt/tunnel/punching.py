@@ -26,7 +26,6 @@ from pt.wire.multiaddr import Multiaddr
 
 if TYPE_CHECKING:
     from pt.aio.muxed import MuxedStream
-    from pt.aio.udp import Address
     from pt.node.connection import Connection
     from pt.node.node import Node
 
@@ -239,11 +238,7 @@ async def until_through(
 def _probes(port: UdpPort) -> Probes:
     """Those of a port that nobody else reads."""
     probes = Probes(port)
-
-    def received(data: bytes, address: Address) -> None:
-        probes.received(data, address)
-
-    port.received = received
+    probes.read()
     return probes
 
 
