@@ -9,7 +9,7 @@ import asyncio
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, TypeVar
 
 from pt.errors import DnsError, NetworkError, UsageError
 from pt.node.hops import carrier_between, first_routers
@@ -30,6 +30,7 @@ __all__ = ["MAX_SERVERS", "StunServer", "Survey", "survey"]
 MAX_SERVERS: Final = 8
 _NAMES: Final = frozenset({"dns", "dns4", "dns6"})
 Address = tuple[str, int]
+Found = TypeVar("Found", Discovery, TcpDiscovery)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +105,8 @@ class Survey:
             return found
         return replace(
             found,
-            udp=tuple(each.behind_carrier() for each in self.udp),
-            tcp=tuple(each.behind_carrier() for each in self.tcp),
+            udp=tuple(map(_behind_carrier, self.udp)),
+            tcp=tuple(map(_behind_carrier, self.tcp)),
         )
 
     @property
@@ -204,9 +205,16 @@ async def _family(servers: Sequence[Address], wishes: Wishes) -> tuple[Family, l
     if isinstance(routers, BaseException):
         raise routers
     if carrier_between(routers):
-        udp, tcp = found.udp.behind_carrier(), found.tcp.behind_carrier()
+        udp, tcp = _behind_carrier(found.udp), _behind_carrier(found.tcp)
         found = replace(found, udp=udp, tcp=tcp)
     return found, routers
+
+
+def _behind_carrier(found: Found) -> Found:
+    """The same, with a carrier's NAT over IPv4, which something else has shown."""
+    if found.facts.family != 4:
+        return found
+    return replace(found, facts=replace(found.facts, carrier_grade=True))
 
 
 def _request() -> bytes:

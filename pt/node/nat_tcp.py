@@ -49,12 +49,6 @@ class TcpDiscovery:
     problem: str = ""
     silent: bool = False
 
-    def behind_carrier(self) -> TcpDiscovery:
-        """The same, with a carrier's NAT over IPv4, which something else has shown."""
-        if self.facts.family != 4:
-            return self
-        return replace(self, facts=replace(self.facts, carrier_grade=True))
-
 
 async def discover_tcp(
     server: Address,

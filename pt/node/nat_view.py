@@ -112,10 +112,8 @@ class NatView:
             await asyncio.wait([task])
         udp = self._reflexive() if own is None else self._seen(own)
         found = await asyncio.gather(udp, self._reflexive_tcp(tcp_port))
-        mapped = [Candidate(Kind.MAPPED, *each) for each in self._node.mapped]
-        hosts = self._hosts(self.udp if own is None else own)
-        if own is not None:
-            mapped = []
+        mapped = [Candidate(Kind.MAPPED, *each) for each in self._node.mapped if own is None]
+        hosts = self._hosts(own or self.udp)
         candidates = [*mapped, *hosts, *(each for group in found for each in group)]
         return Side(facts=self._facts, candidates=tuple(dict.fromkeys(candidates)))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from typing import Final
 
@@ -58,12 +58,6 @@ class Discovery:
     lifetime: Lifetime | None = None
     mtu: int | None = None
     """Of the path to the server, as far as it was tried."""
-
-    def behind_carrier(self) -> Discovery:
-        """The same, with a carrier's NAT over IPv4, which something else has shown."""
-        if self.facts.family != 4:
-            return self
-        return replace(self, facts=replace(self.facts, carrier_grade=True))
 
 
 def discover(prober: Prober, servers: Sequence[Address], wishes: Wishes) -> Script[Discovery]:

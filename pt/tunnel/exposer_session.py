@@ -171,13 +171,12 @@ class ExposerSession(TunnelSession):
 
     def _acquit(self, connection: Connection) -> None:
         """A path that is used again so soon was alive."""
-        accused, self._accused = self._accused, None
-        if accused is not None and accused[0] is connection:
-            now = self.loop.time()
-            if now - accused[1] < BACK_SOON:
-                self._watch.alarms.false(now)
-        else:
-            self._accused = accused
+        if self._accused is None or self._accused[0] is not connection:
+            return
+        (_, since), self._accused = self._accused, None
+        now = self.loop.time()
+        if now - since < BACK_SOON:
+            self._watch.alarms.false(now)
 
     def _lost(self, connection: Connection, reason: str) -> None:
         spare = self._spare if self.connection is connection else None

@@ -19,6 +19,7 @@ from pt.node.outside import Outside, judge, seen_by_servers, seen_over_tcp
 from pt.node.portmap import PortMapper
 from pt.portmap.mapping import Mapping, Outer, Wanted
 from pt.tunnel import events
+from pt.wire import ipranges
 from pt.wire.multiaddr import Multiaddr
 from pt.wire.nat_facts import Protocol
 
@@ -216,7 +217,7 @@ def _listens(node: Node) -> bool:
     """Whether anybody but this machine could reach the node."""
     udp = node.quic.udp
     points = [*node.points, *([] if udp is None else udp.addresses)]
-    return any(not ip_address(host.partition("%")[0]).is_loopback for host, _ in points)
+    return any(not ipranges.is_loopback(ip_address(host)) for host, _ in points)
 
 
 def _open_at(local: str, points: Iterable[tuple[str, int]]) -> list[int]:
