@@ -56,11 +56,19 @@ class GoQuic(Go):
         return [self.program, "forward-expose", "--listen", listen, "--target", target]
 
 
-class PtQuic(Pt):
+class PtAuto(Pt):
+    name = "pt QUIC, as shipped"
+    note = "QUIC alone, engine by the path: aioquic's with BBR once packets get lost"
+    transport = "quic-v1"
+
+    def listen(self) -> str:
+        return f"/ip4/{self.far_ip}/udp/{self.port + 1000}/quic-v1"
+
+
+class PtQuic(PtAuto):
     name = "pt QUIC"
     note = "engine qh3, with UDP_SEGMENT and UDP_GRO"
     engine = "qh3"
-    transport = "quic-v1"
 
     def missing(self) -> str | None:
         here = [factory.name for factory in factories()]
@@ -70,9 +78,6 @@ class PtQuic(Pt):
         # Congestion is the engine's own: what is pinned is the kernel's, for the others' sake.
         inherited = {k: v for k, v in super().environment().items() if k != "PT_CONGESTION"}
         return {**inherited, "PT_QUIC_ENGINE": self.engine}
-
-    def listen(self) -> str:
-        return f"/ip4/{self.far_ip}/udp/{self.port + 1000}/quic-v1"
 
 
 class PtPlain(PtQuic):
@@ -89,22 +94,12 @@ class PtAioquic(PtQuic):
     engine = "aioquic"
 
 
-class PtAuto(Pt):
-    name = "pt QUIC, as shipped"
-    note = "QUIC alone, engine by the path: aioquic's with BBR once packets get lost"
-    transport = "quic-v1"
-
-    def listen(self) -> str:
-        return f"/ip4/{self.far_ip}/udp/{self.port + 1000}/quic-v1"
-
-
-class PtBoth(Pt):
+class PtBoth(PtAuto):
     name = "pt, both"
     note = "listens on TCP and QUIC, and chooses; dialed over QUIC"
-    transport = "quic-v1"
 
     def listen(self) -> str:
-        return f"/ip4/{self.far_ip}/udp/{self.port + 1000}/quic-v1,{super().listen()}"
+        return f"{super().listen()},{Pt.listen(self)}"
 
 
 class Stock(Forwarder):
