@@ -187,6 +187,13 @@ def local_port(binder: PtProcess, index: int = 0) -> int:
     return int(ports[index]["local"])
 
 
+def relay_addresses(process: PtProcess) -> list[str]:
+    """Where a `pt relay` can be dialed, once it can be."""
+    addresses = process.wait("relay_ready")["addresses"]
+    assert isinstance(addresses, list)
+    return [str(each) for each in addresses]
+
+
 class Rig:
     """The hosts of one test: `a` exposes, `b` binds, `c` is somebody else."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from pt.lab.nat import Internet, Site
 from pt.lab.netns import Host
-from tests.e2e.harness import PtProcess, Rig, ask_echo
+from tests.e2e.harness import PtProcess, Rig, ask_echo, relay_addresses
 from tests.e2e.test_resume import Transfer
 
 SECRET = "secret-of-the-relay-tests-31"
@@ -65,9 +65,7 @@ class RelayRig(Rig):
         return Relay(process, self.address_of(process))
 
     def address_of(self, process: PtProcess) -> str:
-        addresses = process.wait("relay_ready")["addresses"]
-        assert isinstance(addresses, list)
-        return next(str(each) for each in addresses if "/ws" not in each)
+        return next(each for each in relay_addresses(process) if "/ws" not in each)
 
     def expose_through(
         self, port: int, *relays: Relay, users: bool = True, host: Host | None = None

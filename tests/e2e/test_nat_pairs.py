@@ -20,6 +20,7 @@ from tests.e2e.harness import (
     ask_echo,
     local_port,
     need,
+    relay_addresses,
     soak,
     take_waiting,
 )
@@ -47,9 +48,7 @@ class NatRig(Rig):
         own = [f"/ip4/11.1.{number}.1/tcp/4001" for number in (0, 1)]
         flags = ["--listen", *own, "--stranger-data", "0", "--stranger-duration", "0"]
         process = self.pt("relay", "--json", *flags, host=self.lab["s1"], home="relay")
-        addresses = process.wait("relay_ready")["addresses"]
-        assert isinstance(addresses, list)
-        return str(addresses[0])
+        return relay_addresses(process)[0]
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ from pt.rendezvous.mailbox import LIFE, Signed, open_mailbox, pack
 from pt.rendezvous.name import NameKeys
 from pt.rendezvous.record import Record
 from pt.wire.multiaddr import Multiaddr
-from tests.e2e.harness import TIMEOUT, PtProcess
+from tests.e2e.harness import TIMEOUT, PtProcess, relay_addresses
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(180)]
 
@@ -132,17 +132,13 @@ class OverlayRig:
 
 def point(process: PtProcess) -> Point:
     """Where a relay serves the overlay, from its TCP address alone."""
-    addresses = process.wait("relay_ready")["addresses"]
-    assert isinstance(addresses, list)
-    found = overlay_address(Multiaddr.parse(str(addresses[0])))
+    found = overlay_address(Multiaddr.parse(address(process)))
     assert found is not None
     return found
 
 
 def address(process: PtProcess) -> str:
-    addresses = process.wait("relay_ready")["addresses"]
-    assert isinstance(addresses, list)
-    return str(addresses[0])
+    return relay_addresses(process)[0]
 
 
 def end(process: PtProcess, number: int) -> int:

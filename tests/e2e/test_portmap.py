@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pt.lab import Lab
-from tests.e2e.harness import Event, PtProcess, Rig, ask_echo, finish, local_port
+from tests.e2e.harness import Event, PtProcess, Rig, ask_echo, finish, local_port, relay_addresses
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(120)]
 
@@ -44,9 +44,7 @@ class LabRig(Rig):
             host=host,  # type: ignore[arg-type]
             home=home,
         )
-        addresses = process.wait("relay_ready")["addresses"]
-        assert isinstance(addresses, list)
-        return next(str(each) for each in addresses if "/tcp/" in str(each))
+        return next(each for each in relay_addresses(process) if "/tcp/" in each)
 
     def leases(self) -> list[str]:
         """External UDP endpoints that stand for longer than traffic would make them."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pt.lab.lab import Lab
-from tests.e2e.harness import Event, PtProcess, Rig, ask_echo, local_port
+from tests.e2e.harness import Event, PtProcess, Rig, ask_echo, local_port, relay_addresses
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(180)]
 LISTEN = ["--listen", "/ip4/0.0.0.0/tcp/4001", "/ip4/0.0.0.0/udp/4001/quic-v1"]
@@ -38,9 +38,7 @@ class LabRig(Rig):
             host=host,  # type: ignore[arg-type]
             home=name,
         )
-        addresses = process.wait("relay_ready")["addresses"]
-        assert isinstance(addresses, list)
-        return next(str(each) for each in addresses if "/tcp/4001/p2p" in str(each))
+        return next(each for each in relay_addresses(process) if "/tcp/4001/p2p" in each)
 
     def exposer(self, name: str) -> PtProcess:
         host = self.lab[name]

@@ -24,7 +24,17 @@ from pt.portmap import aio, leases
 from pt.portmap.aio import Datagrams, NatPmp, Pcp, Place, Upnp
 from pt.portmap.mapping import Mapper, Mapping, Service, Wanted
 from pt.wire.nat_facts import Protocol
-from tests.e2e.harness import TIMEOUT, Event, PtProcess, Rig, ask_echo, finish, local_port, need
+from tests.e2e.harness import (
+    TIMEOUT,
+    Event,
+    PtProcess,
+    Rig,
+    ask_echo,
+    finish,
+    local_port,
+    need,
+    relay_addresses,
+)
 from tests.e2e.igd import Gateway
 
 pytestmark = [pytest.mark.netns, pytest.mark.interop, pytest.mark.timeout(120)]
@@ -182,6 +192,16 @@ def mapped(process: PtProcess, protocol: str, **facts: object) -> Event:
     return process.wait("mapped", protocol=protocol, **facts)
 
 
+def ask_through(rig: IgdRig, address: str, path: str, *, home: str) -> None:
+    """A binder gets in at an address, by this path, and bytes pass."""
+    binder = rig.bind("--port", "0", to=address, home=home)
+    assert binder.wait("connected")["path"] == path
+    with rig.dial(local_port(binder)) as client:
+        ask_echo(client, b"through the router")
+        finish(client)
+    rig.stop(binder)
+
+
 @services
 def test_a_tunnel_through_mapped_ports_which_are_given_back_at_the_end(
     rig: IgdRig, service: Service
@@ -195,12 +215,8 @@ def test_a_tunnel_through_mapped_ports_which_are_given_back_at_the_end(
         told = mapped(exposer, protocol, outside="unverified")  # nobody there to ask
         assert (told["service"], told["external"]) == (NAMES[service], f"{router}:{PORT}")
         address = f"/ip4/{router}/{protocol}/{PORT}{transport}/p2p/{peer}"
-        binder = rig.bind("--port", "0", to=address, home=f"b-{service.value}-{protocol}")
-        assert binder.wait("connected")["path"] == ("direct/quic" if transport else "direct/tcp")
-        with rig.dial(local_port(binder)) as client:
-            ask_echo(client, b"through the router")
-            finish(client)
-        rig.stop(binder)
+        path = "direct/quic" if transport else "direct/tcp"
+        ask_through(rig, address, path, home=f"b-{service.value}-{protocol}")
     assert len(rig.gateway.rules) == 4  # of either protocol: a translation, and a way in
     rig.stop(exposer)
     assert rig.gateway.rules == []
@@ -216,9 +232,7 @@ def test_a_tunnel_over_ipv6_through_the_routers_firewall(rig: IgdRig) -> None:
     relay = rig.pt(
         "relay", "--json", "--listen", f"/ip6/2a00:5::2/tcp/{PORT}", host=rig.c, home="relay"
     )
-    addresses = relay.wait("relay_ready")["addresses"]
-    assert isinstance(addresses, list)
-    at = next(str(each) for each in addresses if "/tcp/" in str(each))
+    at = next(each for each in relay_addresses(relay) if "/tcp/" in each)
     echo = rig.echo_service()
     exposer = rig.expose(
         "--port", str(echo), "--drain", "1", "--relay", at, *listen(6), home="a-six"
@@ -228,12 +242,8 @@ def test_a_tunnel_over_ipv6_through_the_routers_firewall(rig: IgdRig) -> None:
         told = mapped(exposer, protocol, external=f"[{HOST6}]:{PORT}", outside="verified")
         assert told["service"] == "PCP"
         address = f"/ip6/{HOST6}/{protocol}/{PORT}{transport}/p2p/{peer}"
-        binder = rig.bind("--port", "0", to=address, home=f"b-six-{protocol}")
-        assert binder.wait("connected")["path"] == ("direct/quic" if transport else "direct/tcp")
-        with rig.dial(local_port(binder)) as client:
-            ask_echo(client, b"through the firewall")
-            finish(client)
-        rig.stop(binder)
+        path = "direct/quic" if transport else "direct/tcp"
+        ask_through(rig, address, path, home=f"b-six-{protocol}")
     assert len(rig.gateway.rules) == 4  # of either protocol and address
     rig.stop(exposer)
     assert rig.gateway.rules == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import pytest
 
@@ -12,6 +12,7 @@ from pt.node import nat_hairpin
 from pt.node.nat_hairpin import hairpins
 from pt.stun.attributes import Address
 from pt.stun.server import PRIMARY, Server
+from tests.unit.node.stun_server import over_tcp
 
 HOST = "127.0.0.1"
 Seen = Callable[[Address], Address]
@@ -22,28 +23,17 @@ def impatient(monkeypatch):
     monkeypatch.setattr(nat_hairpin, "PATIENCE", 0.3)
 
 
-@contextlib.asynccontextmanager
-async def server(seen: Seen) -> AsyncIterator[Address]:
+def server(seen: Seen) -> contextlib.AbstractAsyncContextManager[Address]:
     """It tells whoever asks over TCP what `seen` makes of the address."""
     stun = Server({})
-    running: set[asyncio.Task[None]] = set()
 
-    async def stream(reader, writer) -> None:
-        running.add(asyncio.current_task())
-        with contextlib.suppress(ConnectionError):
-            source = seen(writer.get_extra_info("peername"))
-            data = await reader.readexactly(28)
-            writer.write(stun.receive(data, source, PRIMARY, 0.0, stream=True).data)
-            await reader.read()
-        writer.close()
+    async def serve(reader, writer) -> None:
+        source = seen(writer.get_extra_info("peername"))
+        data = await reader.readexactly(28)
+        writer.write(stun.receive(data, source, PRIMARY, 0.0, stream=True).data)
+        await reader.read()
 
-    listener = await asyncio.start_server(stream, HOST, 0)
-    try:
-        yield listener.sockets[0].getsockname()
-    finally:
-        listener.close()
-        await asyncio.gather(*running)
-        await listener.wait_closed()
+    return over_tcp(serve)
 
 
 async def met(seen: Seen) -> bool | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -17,6 +16,7 @@ from pt.stun.limits import MAX_SILENCE, Held
 from pt.stun.messages import BINDING, Kind, decode, encode
 from pt.stun.server import PRIMARY, Server
 from tests.sim.loop import run
+from tests.unit.node.stun_server import over_tcp
 
 HOST = "127.0.0.1"
 
@@ -107,36 +107,27 @@ def test_a_server_that_holds_no_connection_or_not_for_so_long():
 # --- a server's part ------------------------------------------------------------------------------
 
 
-@contextlib.asynccontextmanager
-async def serving(*, forgets: float = 1e9, lies: bool = False) -> AsyncIterator[Address]:
+def serving(
+    *, forgets: float = 1e9, lies: bool = False
+) -> contextlib.AbstractAsyncContextManager[Address]:
     """It says what was asked for after a silence, if that is shorter than `forgets`."""
     server = Server({}, held=Held())
-    running: set[asyncio.Task[None]] = set()
 
-    async def stream(reader, writer) -> None:
-        running.add(asyncio.current_task())
+    async def serve(reader, writer) -> None:
         deframer, found = Deframer(), []
-        with contextlib.suppress(ConnectionError):
-            while not found:
-                found = deframer.receive_data(await reader.read(1024))
-            answer = server.receive(
-                found[0], writer.get_extra_info("peername"), PRIMARY, 0.0, stream=True
-            )
-            writer.write(answer.data)
-            await asyncio.sleep(answer.later)
-            if answer.later < forgets:
-                number = bytes(12) if lies else decode(answer.data).transaction
-                writer.write(encode(Kind.INDICATION, BINDING, number))
-            await reader.read()
-        writer.close()
+        while not found:
+            found = deframer.receive_data(await reader.read(1024))
+        answer = server.receive(
+            found[0], writer.get_extra_info("peername"), PRIMARY, 0.0, stream=True
+        )
+        writer.write(answer.data)
+        await asyncio.sleep(answer.later)
+        if answer.later < forgets:
+            number = bytes(12) if lies else decode(answer.data).transaction
+            writer.write(encode(Kind.INDICATION, BINDING, number))
+        await reader.read()
 
-    listener = await asyncio.start_server(stream, HOST, 0)
-    try:
-        yield listener.sockets[0].getsockname()
-    finally:
-        listener.close()
-        await asyncio.gather(*running)
-        await listener.wait_closed()
+    return over_tcp(serve)
 
 
 async def ask(address: Address) -> TcpLifetime | None:

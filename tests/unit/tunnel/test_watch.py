@@ -69,6 +69,14 @@ class Watched:
         )
         self.watch.start()
 
+    async def die(self) -> float:
+        """The line falls silent; after how many seconds it is left, once."""
+        self.line.alive = False
+        died = self.line.loop.time()
+        await asyncio.sleep(0.3)
+        (left,) = self.left
+        return left - died
+
     async def receive(self, seconds: float) -> None:
         """Bytes come all the time."""
         end = self.line.loop.time() + seconds
@@ -150,11 +158,7 @@ def test_a_running_download_leaves_a_dead_path_for_a_standby_that_answers() -> N
         rig = Watched(line, spare=Line(delay=0.04))
         await rig.receive(3)
         assert not line.pings
-        line.alive = False
-        died = line.loop.time()
-        await asyncio.sleep(0.3)
-        (left,) = rig.left
-        assert left - died < 0.18
+        assert await rig.die() < 0.18
         assert not line.lost_at
         rig.watch.stop()
 
@@ -171,11 +175,7 @@ def test_a_running_upload_does_so_when_acknowledgements_stay_away() -> None:
             line.last_rx = line.loop.time()
             await asyncio.sleep(0.01)
         assert not line.pings
-        line.alive = False
-        died = line.loop.time()
-        await asyncio.sleep(0.3)
-        (left,) = rig.left
-        assert left - died < 0.18
+        assert await rig.die() < 0.18
         rig.watch.stop()
 
     run(scenario())
