@@ -6,6 +6,9 @@ Bulk data of tunnels does not come this way; it has handlers of its own.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections import deque
+from dataclasses import dataclass
 from typing import Final
 
 from pt.aio.stream import read_exactly
@@ -16,6 +19,14 @@ __all__ = ["MuxedStream"]
 
 CHUNK: Final = 16 * 1024
 """Bytes a frame for control-plane writes; small, so that bulk streams keep their turn."""
+
+
+@dataclass(eq=False, slots=True)
+class _Write:
+    """What one coroutine writes; `done` is cancelled with it."""
+
+    rest: memoryview
+    done: asyncio.Future[None]
 
 
 class MuxedStream:
@@ -34,7 +45,8 @@ class MuxedStream:
         self._lost: int | None = None
         self._ended = False
         self._readable: asyncio.Future[None] | None = None
-        self._writable: asyncio.Future[None] | None = None
+        self._writes: deque[_Write] = deque()
+        self._waiting_link = False
         stream.handler = self
 
     # --- StreamHandler -------------------------------------------------------------------------
@@ -50,30 +62,27 @@ class MuxedStream:
         self._wake_reader()
 
     def window_opened(self) -> None:
-        """Let a writer go on."""
-        self._wake_writer()
+        """Let writers go on."""
+        self._go_on()
 
     def stream_acked(self) -> None:
         """Nothing to do: writes need no acknowledgement."""
 
     def stream_lost(self, code: int | None) -> None:
-        """Fail reader and writer."""
+        """Fail reader and writers."""
         self._ended = True
         self._lost = code
         self._wake_reader()
-        self._wake_writer()
+        self._go_on()
 
     def link_ready(self) -> None:
-        """Let a writer go on."""
-        self._wake_writer()
+        """Send now: by the time that a coroutine runs, others have taken the room again."""
+        self._waiting_link = False
+        self._go_on()
 
     def _wake_reader(self) -> None:
         if self._readable is not None and not self._readable.done():
             self._readable.set_result(None)
-
-    def _wake_writer(self) -> None:
-        if self._writable is not None and not self._writable.done():
-            self._writable.set_result(None)
 
     @property
     def at_eof(self) -> bool:
@@ -110,6 +119,7 @@ class MuxedStream:
             self.stream.handler = None
             self.stream.close()
             self._carrier.flush()
+            self._go_on()
 
     async def read(self, max_len: int) -> bytes:
         """Return 1 to `max_len` bytes, or b"" at the end.
@@ -137,35 +147,58 @@ class MuxedStream:
         return await read_exactly(self.read, count)
 
     async def write(self, data: bytes) -> None:
-        """Send all of `data`."""
-        view = memoryview(data)
-        while view:
+        """Send all of `data`, after what others are writing."""
+        if not data:
+            return
+        write = _Write(memoryview(data), asyncio.get_running_loop().create_future())
+        self._writes.append(write)
+        if len(self._writes) == 1:
+            self._go_on()
+        try:
+            await write.done
+        except asyncio.CancelledError:
+            with contextlib.suppress(ValueError):
+                self._writes.remove(write)
+            raise
+        if len(write.rest):
             if self._ended:
                 raise self._error()
-            if self.stream.local_closed:
-                raise ClosedError("the stream is closed for writing")
-            window = self.stream.send_window
-            if window and self._carrier.room:
-                part = view[: min(window, CHUNK)]
-                self._carrier.send_small(self.stream, part)
-                view = view[len(part) :]
-                if not len(view) or not self._carrier.room:
-                    self._carrier.flush()
+            raise ClosedError("the stream is closed for writing")
+
+    def _go_on(self) -> None:
+        """Send what waits, as far as the stream's window and the network take it."""
+        while self._writes:
+            write = self._writes[0]
+            if write.done.done() or self._ended or self.stream.local_closed:
+                self._written()
                 continue
-            self._writable = asyncio.get_running_loop().create_future()
-            self._carrier.flush()  # which may open the window at once
-            if window:
-                self._carrier.wait_room(self)
-            try:
-                await self._writable
-            finally:
-                self._writable = None
+            window = self.stream.send_window
+            if not window or not self._carrier.room:
+                self._carrier.flush()  # which may open the window at once
+                if window and not self._waiting_link:
+                    self._waiting_link = True
+                    self._carrier.wait_room(self)
+                return
+            part = write.rest[: min(window, CHUNK)]
+            write.rest = write.rest[len(part) :]
+            if not len(write.rest):
+                self._written()
+            self._carrier.send_small(self.stream, part)
+            if not len(write.rest) or not self._carrier.room:
+                self._carrier.flush()
+
+    def _written(self) -> None:
+        """Let the first writer see how far it came."""
+        done = self._writes.popleft().done
+        if not done.done():  # else it was cancelled
+            done.set_result(None)
 
     async def close_write(self) -> None:
         """Send FIN."""
         if not self._ended:
             self.stream.close()
             self._carrier.flush()
+            self._go_on()
 
     async def reset(self, code: int = 0) -> None:
         """Send RST; further reads and writes fail."""
@@ -175,7 +208,7 @@ class MuxedStream:
             self.stream.reset(code)
             self._carrier.flush()
             self._wake_reader()
-            self._wake_writer()
+            self._go_on()
 
     def _credit(self, count: int) -> None:
         if count and not self._ended:

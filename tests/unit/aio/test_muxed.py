@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -101,6 +102,59 @@ def test_a_writer_waits_for_room() -> None:
         left.waiters.popleft().link_ready()
         await writing
         assert await theirs.read(10) == b"hello"
+
+    asyncio.run(scenario())
+
+
+def test_who_waits_for_room_sends_as_soon_as_there_is_some() -> None:
+    """A bulk stream that fills the room again at once leaves none to who runs a moment later."""
+
+    async def scenario() -> None:
+        ours, theirs, left, _ = await pair()
+        left.room = False
+        writing = asyncio.create_task(ours.write(b"hello"))
+        await asyncio.sleep(0)
+        left.room = True
+        left.waiters.popleft().link_ready()
+        left.room = False
+        await writing
+        assert await theirs.read(10) == b"hello"
+        assert not left.waiters
+
+    asyncio.run(scenario())
+
+
+def test_writers_are_served_in_order() -> None:
+    async def scenario() -> None:
+        ours, theirs, left, _ = await pair()
+        left.room = False
+        texts = (b"one", b"given up", b"two", b"three")
+        writing = [asyncio.create_task(ours.write(text)) for text in texts]
+        await asyncio.sleep(0)
+        writing[1].cancel()
+        left.room = True
+        left.waiters.popleft().link_ready()
+        done = await asyncio.gather(*writing, return_exceptions=True)
+        assert [type(each) for each in done if each is not None] == [asyncio.CancelledError]
+        assert await theirs.read(100) == b"onetwothree"
+        assert not left.waiters
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("close", [MuxedStream.close_write, MuxedStream.reset])
+def test_whoever_waits_is_told_that_we_end_it(
+    close: Callable[[MuxedStream], Awaitable[None]],
+) -> None:
+    async def scenario() -> None:
+        ours, _, left, _ = await pair()
+        left.room = False
+        writing = [asyncio.create_task(ours.write(b"never")) for _ in range(2)]
+        await asyncio.sleep(0)
+        await close(ours)
+        for each in writing:
+            with pytest.raises((ClosedError, ResetError)):
+                await each
 
     asyncio.run(scenario())
 
