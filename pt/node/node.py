@@ -249,7 +249,7 @@ class Node:
         try:
             await self._handlers[protocol](stream, connection)
         except (PtError, OSError, TimeoutError) as error:
-            self.tracer.emit("stream_failed", protocol=protocol, reason=str(error))
+            self.tracer.emit("stream_failed", protocol=protocol, reason=str(error) or "timed out")
             await stream.reset()
         except asyncio.CancelledError:
             await stream.reset()

@@ -227,7 +227,8 @@ async def until_through(
         except UnsupportedError:
             return
         except (PtError, OSError, TimeoutError) as error:
-            relayed.node.tracer.emit("punch_failed", attempt=number, reason=str(error))
+            reason = str(error) or "timed out"
+            relayed.node.tracer.emit("punch_failed", attempt=number, reason=reason)
             attempts.failed(clock())
             continue
         if await take(fresh):

@@ -82,7 +82,9 @@ async def rotate(
         try:
             fresh = await punch(current, attempt)
         except (PtError, OSError, TimeoutError) as error:
-            current.node.tracer.emit("rotation_failed", attempt=attempt, reason=str(error))
+            current.node.tracer.emit(
+                "rotation_failed", attempt=attempt, reason=str(error) or "timed out"
+            )
         else:
             if await take(fresh):
                 return
