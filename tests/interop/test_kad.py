@@ -193,8 +193,8 @@ def test_gos_provider_record_is_found_by_us(lab: Lab) -> None:
     go = PeerId.parse(str(lab.go("provide", key)["id"]))
 
     async def look(client: Client) -> PeerInfo:
-        async with client.providers(key, 1) as search:
-            return await anext(search)
+        async with client.providers(key, 1) as search:  # a server may not know where it is
+            return await anext(found async for found in search if found.addresses)
 
     found = lab.ours(look)
     assert found.id == go
