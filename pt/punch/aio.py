@@ -87,7 +87,9 @@ class Direct:
     address: Address
     rtt: float | None
     seconds: float
-    """From the beginning of the attempt."""
+    """From the beginning of the attempt until both sides agree on the path."""
+    verified: float
+    """From there until the peer answered: how soon there was a path in both directions."""
     plan: Plan
     port: UdpPort | None = None
     fresh: bool = False
@@ -394,12 +396,14 @@ class _Attempt:
         by_tcp = won.strategy is Strategy.TCP_SIMULTANEOUS_OPEN
         port = None if by_tcp else self._ports.get(won.sock)
         fresh = port is not None and won.sock != MAIN
+        seconds, verified = self._loop.time() - self._begun, self._puncher.verified
         self._result.set_result(
             Direct(
                 strategy=won.strategy,
                 address=won.addr,
                 rtt=won.rtt,
-                seconds=self._loop.time() - self._begun,
+                seconds=seconds,
+                verified=seconds if verified is None else verified,
                 plan=self._puncher.plan,
                 port=port,
                 fresh=fresh,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Final, Protocol
 
 from pt.punch.candidates import Address
-from pt.punch.ports import Dice, aims, spray_ports
+from pt.punch.ports import WINDOW, Dice, aims, spray_ports
 from pt.punch.strategies import Job, Step
 from pt.wire.nat_facts import NatFacts
 
@@ -262,7 +263,11 @@ class SocketsJob(Running):
 
 
 class VolleyJob(Running):
-    """Packets to the ports that follow from the peer's sample, from the shared socket."""
+    """Packets to the ports that follow from the peer's sample, from the shared socket.
+
+    One to each of the nearest opens our NAT for what the peer sends again and again; more follow
+    only if that brings nothing.
+    """
 
     def __init__(self, desk: Desk, step: Step, now: float, sock: int) -> None:
         super().__init__(desk, step, now)
@@ -270,7 +275,7 @@ class VolleyJob(Running):
         self._pacer = desk.pacer(step)
         self._number = 0
         self._aims: list[Address] = []
-        self._queue: Iterator[Address] = iter(())
+        self._queue: deque[Address] = deque()
         self._passes = 0
         self._due = now
 
@@ -283,7 +288,7 @@ class VolleyJob(Running):
         ports = aims(mine, theirs, address[1], controlling=self.desk.controlling)
         self._aims = [(address[0], port) for port in ports]
         self._passes = 0
-        self._queue = iter(())
+        self._queue.clear()
         self._due = now
 
     def run(self, now: float) -> float | None:
@@ -291,17 +296,15 @@ class VolleyJob(Running):
         while self._passes < _REPEATS and now >= self._due:
             if not self._pacer.take(now):
                 return self._pacer.ready(now)
-            aim = next(self._queue, None)
-            if aim is None:
-                self._queue = iter(self._aims)
-                aim = next(self._queue, None)
-                if aim is None:
+            if not self._queue:
+                self._queue = deque(self._aims if self._passes else self._aims[:WINDOW])
+                if not self._queue:
                     return self.until
-            if not self.desk.ping(self.step, self._sock, aim):
+            if not self.desk.ping(self.step, self._sock, self._queue.popleft()):
                 return None
-            if aim == self._aims[-1]:
+            if not self._queue:
                 self._passes += 1
-                self._due = now + max(_REPEAT_GAP, self.desk.rtt / 2)
+                self._due = now + _REPEAT_GAP + self.desk.rtt
         return self._due if self._passes < _REPEATS and self._aims else self.until
 
 

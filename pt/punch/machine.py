@@ -92,6 +92,8 @@ class Puncher:
             ours.side, theirs.side, controlling=controlling, rtt=self.rtt, budget=budget
         )
         self.winner: Won | None = None
+        self.verified: float | None = None
+        """Seconds from the beginning to the first answer, by whichever path."""
         self._peer_began = controlling  # it answers with its offer, and begins
         self.over = False
         self._path_key = hashlib.sha256(b"path" + seed).digest()
@@ -225,9 +227,7 @@ class Puncher:
         self._record.packet("punch_received", sock, addr, packet)
         match packet.type:
             case PacketType.PING:
-                self._answer(now, sock, addr, packet, PacketType.PONG)
-                if self.winner is None:
-                    self._learn(now, sock, addr)
+                self._ping(now, sock, addr, packet)
             case PacketType.PONG:
                 self._pong(now, sock, addr, packet)
             case PacketType.NOMINATE:
@@ -331,9 +331,9 @@ class Puncher:
                 share = max(1, step.packets // max(len(found), 1))
                 for candidate in found:
                     limit, until = min(share, MAX_PINGS), now + step.seconds
-                    self._paths.tell(
-                        Path(MAIN, candidate.address, step.strategy, limit, until, now)
-                    )
+                    to = candidate.address
+                    path = Path(MAIN, to, step.strategy, limit, until, now, gap=step.gap)
+                    self._paths.tell(path)
             case Job.CONNECT:
                 self._out.append(StartTcp(step))
             case Job.SAMPLE:
@@ -401,6 +401,15 @@ class Puncher:
         if self._answers.take(now):
             self._send(sock, addr, kind, question=question)
 
+    def _ping(self, now: float, sock: int, addr: Address, packet: Packet) -> None:
+        """Answer, but not each of many questions, and once there is a path none beside it."""
+        if self.winner is None or (sock, addr) == (self.winner.sock, self.winner.addr):
+            path = self._paths.get(sock, addr)
+            if path is None or path.may_answer(now):
+                self._answer(now, sock, addr, packet, PacketType.PONG)
+        if self.winner is None:
+            self._learn(now, sock, addr)
+
     def _learn(self, now: float, sock: int, addr: Address) -> None:
         """The peer writes from there: it gets a packet of ours now, and more until it answers."""
         strategy = self._strategy(sock, addr)
@@ -423,6 +432,8 @@ class Puncher:
         path = self._paths.answered(now, sock, addr, self._strategy(sock, addr))
         if not path.answered:
             path.answered = True
+            if self.verified is None:
+                self.verified = now - self._begun
             self._record.pair(sock, addr, path.strategy.value, rtt, packet.observed)
         if self.controlling and self.winner is None:
             strategy = self._credit(path.strategy, packet.observed)

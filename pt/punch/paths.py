@@ -8,13 +8,15 @@ from typing import Final
 
 from pt.punch.candidates import Address
 from pt.punch.planner import MAX_PINGS
-from pt.punch.strategies import Strategy
+from pt.punch.strategies import GAP, Strategy
 
 __all__ = ["MAX_LEARNED", "Path", "Paths"]
 
 MAX_LEARNED: Final = 32
 """Paths that are learned from packets of the peer."""
-_GAP: Final = 0.015
+LEARNED_GAP: Final = 2 * GAP
+"""Seconds between packets to where the peer wrote from; answers to it go there, too."""
+ANSWER_GAP: Final = 2 * GAP
 _MAX_GAP: Final = 0.25
 _STEADY: Final = 20  # packets before the gaps grow
 
@@ -31,13 +33,22 @@ class Path:
     until: float
     due: float
     sent: int = 0
-    gap: float = _GAP
+    gap: float = GAP
+    """Seconds to the next packet."""
     answered: bool = False
+    answer_due: float = 0.0
 
     @property
     def wants(self) -> bool:
         """Whether it is to be asked again."""
         return not self.answered and self.sent < self.limit
+
+    def may_answer(self, now: float) -> bool:
+        """Whether a question from there is answered now; the next ones are not for a while."""
+        if now < self.answer_due:
+            return False
+        self.answer_due = now + ANSWER_GAP
+        return True
 
     def asked(self, now: float) -> None:
         """Take note of a packet: quick ones at first, so that a loss costs little."""
@@ -63,6 +74,7 @@ class Paths:
         known = self._paths.setdefault((told.sock, told.addr), told)
         known.limit = max(known.limit, told.limit)
         known.until = max(known.until, told.until)
+        known.gap = min(known.gap, told.gap)
 
     def learn(
         self, now: float, sock: int, addr: Address, strategy: Strategy, until: float
@@ -73,11 +85,12 @@ class Paths:
             if self._learned >= MAX_LEARNED:
                 return None, False
             self._learned += 1
-            path = Path(sock, addr, strategy, MAX_PINGS, until, now)
+            path = Path(sock, addr, strategy, MAX_PINGS, until, now, gap=LEARNED_GAP)
+            path.may_answer(now)  # it has been
             self._paths[sock, addr] = path
             return path, True
         path.until, path.limit = max(path.until, until), MAX_PINGS
-        just_asked = now < path.due - path.gap + _GAP / 2
+        just_asked = now < path.due - path.gap + GAP / 2
         return (path if path.wants and not just_asked else None), False
 
     def answered(self, now: float, sock: int, addr: Address, strategy: Strategy) -> Path:

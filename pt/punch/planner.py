@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Final
 
 from pt.punch.candidates import Budget, Side
-from pt.punch.strategies import OPENER_TTL, Job, Plan, Step, Strategy
+from pt.punch.strategies import GAP, OPENER_TTL, Job, Plan, Step, Strategy
 from pt.punch.table import Idea, Nat, tcp_possible, udp_ideas
 from pt.punch.why import CURES, WHY, whose
 from pt.wire.nat_facts import Protocol
@@ -33,6 +33,8 @@ LOCKSTEP_PACKETS: Final = 640
 ROUNDS: Final = 6
 """Samples that are taken before a port allocation counts as not to be foretold."""
 _LAN_PINGS: Final = 6
+_UNLIKELY_GAP: Final = 0.15
+"""Seconds between packets that are sent in case that the facts are wrong."""
 _TCP_DIALS: Final = 40
 _ALL_PORTS: Final = 64512
 
@@ -139,6 +141,7 @@ class _Planner:
                 seconds=min(0.15 + self._rtt, 0.4),
                 packets=_LAN_PINGS * count,
                 pps=self._budget.pps,
+                gap=GAP if self._same_nat() else _UNLIKELY_GAP,
                 why=WHY["lan"] if self._same_nat() else "",
             )
 
@@ -176,7 +179,9 @@ class _Planner:
         plain = Strategy.SIMULTANEOUS in names or Strategy.HAIRPIN in names
         if chain and not plain and chain[0].strategy is not Strategy.WAIT:
             idea = Idea(strategy=Strategy.SIMULTANEOUS, left=Job.SEND, right=Job.SEND, why="easy")
-            steps.append(replace(self._step(idea), why="", packets=12))
+            step = replace(self._step(idea), why="", packets=12)
+            volley = self._step(chain[0]).ours is Job.VOLLEY
+            steps.append(replace(step, gap=_UNLIKELY_GAP) if volley else step)
         for idea in chain:
             step = replace(self._step(idea), start=start)
             if step.strategy is Strategy.HAIRPIN:  # the path inside gets its round trip first

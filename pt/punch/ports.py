@@ -12,9 +12,10 @@ from pt.wire.nat_facts import Allocation, Dependence, NatFacts
 
 __all__ = ["WINDOW", "Dice", "aims", "spray_ports"]
 
-WINDOW: Final = 16
-"""Next ports that are tried: room for 15 mappings of others since the sample."""
+WINDOW: Final = 20
+"""Next ports that are tried first: room for 19 mappings of others since the sample."""
 WIDE_WINDOW: Final = 32
+"""Next ports that are tried when a round trip has brought nothing."""
 BLOCK_MARGIN: Final = 128
 """Ports on both sides of a block that was seen that may belong to it."""
 _COUNT: Final = LAST_PORT - FIRST_PORT + 1

@@ -10,6 +10,8 @@ from pt.wire.nat_facts import Protocol
 
 __all__ = ["OPENER_TTL", "Job", "Plan", "Step", "Strategy"]
 
+GAP: Final = 0.015
+"""Seconds between packets to an address from which the answer is due."""
 OPENER_TTL: Final = 5
 """Hops of a first packet that is to open our NAT and not to arrive: past a home router and a
 carrier's NAT, short of the peer's."""
@@ -82,6 +84,8 @@ class Step:
     packets: int = 0
     sockets: int = 0
     pps: int = 0
+    gap: float = GAP
+    """Seconds between the first packets to one told address."""
     opener_ttl: int | None = None
     """Hops of the first packet of each socket."""
     block: tuple[int, int] | None = None

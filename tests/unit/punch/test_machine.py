@@ -87,9 +87,19 @@ def test_answers_are_bounded_in_time() -> None:
     machine.commands()
     answers = 0
     for number in range(5000):
-        machine.receive(0.02, 0, ping(number + 1), HIM)
+        machine.receive(0.02, 0, ping(number + 1), ("11.1.0.2", 10000 + number))
         answers += sum(1 for packet, _ in sent(machine) if packet.type is PacketType.PONG)
-    assert answers <= 200
+    assert 60 <= answers <= 200
+
+
+def test_of_many_questions_of_one_address_a_few_are_answered() -> None:
+    machine = puncher()
+    machine.commands()
+    answered = []
+    for number in range(100):
+        machine.receive(0.02 + number / 1000, 0, ping(number + 1), ("11.1.0.2", 9999))
+        answered += [packet.echo for packet, _ in sent(machine) if packet.type is PacketType.PONG]
+    assert answered == [1, 31, 61, 91]
 
 
 def test_an_answer_counts_only_from_where_the_question_went() -> None:
@@ -127,6 +137,17 @@ def win(machine: Puncher) -> None:
         ),
         HIM,
     )
+
+
+def test_once_there_is_a_path_nothing_is_answered_beside_it() -> None:
+    machine = puncher()
+    win(machine)
+    assert machine.verified == 0.05
+    machine.commands()
+    machine.receive(0.06, 0, ping(2), ("11.1.0.2", 9999))
+    assert sent(machine) == []
+    machine.receive(0.06, 0, ping(3), HIM)
+    assert [packet.type for packet, _ in sent(machine)] == [PacketType.PONG]
 
 
 def test_the_nomination_is_repeated_until_it_is_accepted() -> None:

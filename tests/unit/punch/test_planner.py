@@ -104,6 +104,16 @@ def test_what_the_facts_promise_begins_at_once(one: str) -> None:
             assert first.start == 0
 
 
+def test_who_foretells_ports_spends_little_on_what_is_unlikely() -> None:
+    easy, hard = plans(side("eim-apdf", 1), side("apdm-seq-apdf", 2))
+    gaps = [
+        next(step.gap for step in plan.steps if step.strategy is Strategy.SIMULTANEOUS)
+        for plan in (easy, hard)
+    ]
+    assert gaps[0] >= 0.1
+    assert gaps[1] < 0.02
+
+
 def test_a_firewall_is_an_easy_nat() -> None:
     ours, _ = plans(side("fw", 1), side("fw", 2))
     assert ours.best is Strategy.SIMULTANEOUS
