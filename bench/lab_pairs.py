@@ -17,8 +17,8 @@ HEAD = (
     "NATs",
     "direct",
     "95 %",
-    "one side p50",
-    "both p50 / p99",
+    "verified p50 / p99",
+    "agreed p50 / p99",
     "packets p50 / max",
     "by",
 )
@@ -26,6 +26,12 @@ HEAD = (
 
 def seconds(value: float) -> str:
     return f"{value:.2f} s" if value >= 1 else f"{value * 1000:.0f} ms"
+
+
+def times(found: Iterable[float]) -> str:
+    every = list(found)
+    p50, p99 = percentile(every, 0.5), percentile(every, 0.99)
+    return f"{seconds(p50)} / {seconds(p99)}"
 
 
 def line(label: str, attempts: Sequence[dict[str, Any]]) -> list[str]:
@@ -36,12 +42,7 @@ def line(label: str, attempts: Sequence[dict[str, Any]]) -> list[str]:
     packets = [max(each["packets"].values()) for each in attempts if each["packets"]]
     cells = [label, nats, f"{len(direct)}/{len(attempts)}", f"{rate.low:.0%} to {rate.high:.0%}"]
     if direct:
-        one = [min(each["times"].values()) for each in direct]
-        both = [max(each["times"].values()) for each in direct]
-        cells += [
-            seconds(percentile(one, 0.5)),
-            f"{seconds(percentile(both, 0.5))} / {seconds(percentile(both, 0.99))}",
-        ]
+        cells += [times(each[until] for each in direct) for until in ("verified", "seconds")]
         by = ", ".join(f"{name} {n}" for name, n in Counter(e["winner"] for e in direct).items())
     else:
         cells += ["", ""]

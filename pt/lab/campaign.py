@@ -152,7 +152,8 @@ def attempt(cell: Cell, run_number: int, plan: Plan, seed: int | None = None) ->
         direct=report.direct,
         seconds=max(report.times.values(), default=None),
         times=report.times,
-        decided=_latest(report, "decided"),
+        verified=min(_said(report, "verified"), default=None),
+        decided=max(_said(report, "decided"), default=None),
         winner=_word(report, "winner"),
         reason="" if report.direct else report.reason or _word(report, "reason") or NO_PATH,
         packets=_packets(report),
@@ -185,9 +186,9 @@ def _timeline(report: Report, started: float, *, whole: bool) -> list[dict[str, 
     ]
 
 
-def _latest(report: Report, name: str) -> float | None:
+def _said(report: Report, name: str) -> list[float]:
     found = [each.get(name) for each in report.outcomes.values()]
-    return max((float(each) for each in found if isinstance(each, int | float)), default=None)
+    return [float(each) for each in found if isinstance(each, int | float)]
 
 
 def _word(report: Report, name: str) -> str:

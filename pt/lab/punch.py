@@ -199,6 +199,7 @@ async def punch(env: Mapping[str, str]) -> None:
         async with Conversation(stream, local, controlling=env["PT_LAB_ROLE"] == "a") as talk:
             direct = await talk.punch()
         outcome = {"direct": True, "seconds": direct.seconds, "winner": direct.strategy.value}
+        outcome["verified"] = direct.verified
         outcome |= {"rtt": direct.rtt, "address": f"{direct.address[0]}:{direct.address[1]}"}
     except PunchError as error:
         outcome = {"direct": False, "reason": str(error), "best": error.plan.best.value}

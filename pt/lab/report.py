@@ -96,8 +96,8 @@ def summary(group: Group) -> str:
     if times := group.times:
         p50, p99 = percentile(times, 0.5), percentile(times, 0.99)
         text += f", time p50 {_ms(p50)}, p99 {_ms(p99)}"
-        first = [min(each.times.values()) for each in group.attempts if each.times]
-        text += f" (one side: {_ms(percentile(first, 0.5))})" if first else ""
+        first = [each.verified for each in group.attempts if each.verified is not None]
+        text += f" (first answer: {_ms(percentile(first, 0.5))})" if first else ""
     winners = Counter(each.winner for each in group.attempts if each.winner)
     if winners:
         text += ", by " + ", ".join(f"{name} {count}" for name, count in winners.most_common())

@@ -75,7 +75,9 @@ class Attempt:
     reason: str = ""
     """Why it is not direct."""
     times: dict[str, float] = field(default_factory=dict)
-    """Until a path was verified, by side; `seconds` is the later one."""
+    """Until a path was agreed on, by side; `seconds` is the later one."""
+    verified: float | None = None
+    """Until one side had an answer from the other, if the puncher says so."""
     decided: float | None = None
     """Until the slower side had its outcome, whatever it was."""
     packets: dict[str, int] = field(default_factory=dict)
