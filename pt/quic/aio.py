@@ -33,8 +33,9 @@ from pt.quic.routing import Routes, is_quic, runs
 
 __all__ = ["QuicLink", "QuicPort"]
 
-BACKLOG: Final = 4 * 1024 * 1024
-"""Bytes of all streams that wait to be sent, from which on senders are held back."""
+BACKLOG: Final = 512 * 1024
+"""Bytes of all streams that wait to be sent, from which on senders are held back: so few that they
+are still in the processor's cache when their turn comes."""
 
 Established = Callable[["QuicLink", HandshakeDone], None]
 """Told of a connection whose peer is known: sets `on_lost` and the session's `on_stream`."""
