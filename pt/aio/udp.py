@@ -355,8 +355,6 @@ class UdpPort:
                 spent += 1
                 continue
             addr = (name[0].partition("%")[0], name[1])
-            if noted:
-                self._note(addr, sock, control)
             length = each = len(data)
             for level, kind, value in control:
                 if level == _SOL_UDP and kind == _UDP_GRO:
@@ -372,6 +370,8 @@ class UdpPort:
                 trains(b"".join(parts), size, source)
                 if self._closed:
                     return
+            if noted:
+                self._note(addr, sock, control)
             parts, size, total, source = [data], min(each, length) or 1, length, addr
         if parts and not self._closed:
             trains(b"".join(parts), size, source)  # of one: itself

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import groupby, pairwise
+from itertools import groupby
 from operator import itemgetter
 from typing import Final
 
@@ -18,21 +18,20 @@ MAX_TRAIN: Final = 65_000
 
 def split(datagrams: Sequence[bytes], address: Address) -> list[Train]:
     """Trains of neighbours of one size, a last one that is shorter included; order is kept."""
+    sizes = list(map(len, datagrams))
     trains: list[Train] = []
-    at, joined = 0, False
-    runs = [(size, len(list(run))) for size, run in groupby(map(len, datagrams))]
-    for (size, count), (after, _) in pairwise([*runs, (0, 0)]):
-        end = at + count
-        at += joined  # the first of them has ended the train before
-        joined = False
-        most = max(1, min(MAX_SEGMENTS, MAX_TRAIN // size))
-        while at < end:
-            stop = min(at + most, end)
-            if stop == end and 0 < after < size:
-                length = stop - at
-                joined = length < MAX_SEGMENTS and length * size + after <= MAX_TRAIN
-            trains.append(Train(address, list(datagrams[at : stop + joined])))
-            at = stop
+    at = 0
+    while at < len(sizes):
+        size = sizes[at]
+        window = sizes[at : at + max(1, min(MAX_SEGMENTS, MAX_TRAIN // size))]
+        count = len(window)
+        if window.count(size) < count:
+            count = next(n for n, other in enumerate(window) if other != size)
+        rest = sizes[at + count] if at + count < len(sizes) else size
+        if rest < size and count < MAX_SEGMENTS and count * size + rest <= MAX_TRAIN:
+            count += 1  # and it ends the train
+        trains.append(Train(address, list(datagrams[at : at + count])))
+        at += count
     return trains
 
 
