@@ -23,8 +23,9 @@ BIN = Path(sys.executable).parent
 CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 APT_TIMEOUT = 600
 BUILD_TIMEOUT = 1800
-AT_ONCE = ("-n", "3", "--dist", "loadfile")
-"""Most tests wait for a network: three files at a time keep two cores busy."""
+AT_ONCE = ("-n", "3", "--dist", "loadfile", "--no-loadscope-reorder")
+"""Most tests wait for a network: three files at a time keep two cores busy.  Those with few tests
+that take long begin first (`e2e`, `interop`), so that none is left to run alone at the end."""
 
 
 @dataclass(frozen=True)
