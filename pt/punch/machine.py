@@ -11,8 +11,6 @@ that the peer gave, within the step's packets.  An answer is as long as its ques
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import ip_address
@@ -96,7 +94,6 @@ class Puncher:
         """Seconds from the beginning to the first answer, by whichever path."""
         self._peer_began = controlling  # it answers with its offer, and begins
         self.over = False
-        self._path_key = hashlib.sha256(b"path" + seed).digest()
         self._record = Record(tracer, ours.attempt)
         self._out: list[Command] = []
         self._window = ReplayWindow()
@@ -106,7 +103,7 @@ class Puncher:
         self._waiting: list[Step] = list(self.plan.steps)
         self._spent: dict[int, int] = {}
         self._schedule = Schedule()
-        self._paths = Paths()
+        self._paths = Paths(seed)
         self._pings: Pacer | None = None
         self._answers: Pacer | None = None
         self._fresh = FreshSockets(ours.sample)
@@ -128,8 +125,7 @@ class Puncher:
         offers first (it sent the second one) waits for half a round trip; meanwhile a packet that
         does not get far opens its own NAT.
         """
-        self._begun = now + wait
-        self._now = now
+        self._begun, self._now = now + wait, now
         pps = self.plan.steps[0].pps or self.ours.budget.pps
         self._pings = Pacer(pps, BURST, now)
         self._answers = Pacer(2 * max(pps, 100), 2 * BURST, now)
@@ -237,7 +233,7 @@ class Puncher:
                         strategy = self._credit(self._strategy(sock, addr), packet.observed)
                         self._win(now, Won(sock, addr, None, strategy), linger=True)
             case PacketType.ACCEPT:
-                if self.controlling and packet.path == self._path_id(sock, addr):
+                if self.controlling and packet.path == self._paths.mark(sock, addr):
                     self._nominate_due = None
         return True
 
@@ -329,10 +325,9 @@ class Puncher:
                 lan = step.strategy is Strategy.LAN
                 found = self.theirs.lan(step.family) if lan else self.theirs.wan(step.family)
                 share = max(1, step.packets // max(len(found), 1))
-                for candidate in found:
-                    limit, until = min(share, MAX_PINGS), now + step.seconds
-                    to = candidate.address
-                    path = Path(MAIN, to, step.strategy, limit, until, now, gap=step.gap)
+                limit, until = min(share, MAX_PINGS), now + step.seconds
+                for each in found:
+                    path = Path(MAIN, each.address, step.strategy, limit, until, now, gap=step.gap)
                     self._paths.tell(path)
             case Job.CONNECT:
                 self._out.append(StartTcp(step))
@@ -380,7 +375,7 @@ class Puncher:
     ) -> None:
         self._counter += 1
         if question is None:
-            clock, path, echo = self._micros(self._now), self._path_id(sock, addr), 0
+            clock, path, echo = self._micros(self._now), self._paths.mark(sock, addr), 0
         else:
             clock, path, echo = question.clock, question.path, question.counter
         packet = Packet(
@@ -423,7 +418,7 @@ class Puncher:
     def _pong(self, now: float, sock: int, addr: Address, packet: Packet) -> None:
         if packet.echo > self._counter or packet.echo < 1:
             return
-        if packet.path != self._path_id(sock, addr):
+        if packet.path != self._paths.mark(sock, addr):
             # an answer from where we did not ask: a question of our own tells whether it is a path
             if self.winner is None:
                 self._learn(now, sock, addr)
@@ -503,7 +498,3 @@ class Puncher:
 
     def _micros(self, now: float) -> int:
         return int((now - self._begun) * 1e6) & 0xFFFFFFFF
-
-    def _path_id(self, sock: int, addr: Address) -> int:
-        text = f"{sock} {addr[0]} {addr[1]}".encode()
-        return int.from_bytes(hmac.digest(self._path_key, text, hashlib.sha256)[:4])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -61,13 +63,19 @@ class Path:
 class Paths:
     """At most those that were told, `MAX_LEARNED`, and those that have answered a guess."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: bytes) -> None:
+        self._key = hashlib.sha256(b"path" + seed).digest()
         self._paths: dict[tuple[int, Address], Path] = {}
         self._learned = 0
 
     def get(self, sock: int, addr: Address) -> Path | None:
         """The path, if it is known."""
         return self._paths.get((sock, addr))
+
+    def mark(self, sock: int, addr: Address) -> int:
+        """32 bits by which an answer shows that the question went that way."""
+        text = f"{sock} {addr[0]} {addr[1]}".encode()
+        return int.from_bytes(hmac.digest(self._key, text, hashlib.sha256)[:4])
 
     def tell(self, told: Path) -> None:
         """An address that the peer told; a second step adds to the first one's time."""
