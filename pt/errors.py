@@ -54,6 +54,7 @@ __all__ = [
     "StateError",
     "UsageError",
     "WaitTimeoutError",
+    "reason_of",
 ]
 
 EXIT_INTERNAL: Final = 1
@@ -241,3 +242,8 @@ class IdentityChangedError(PtError):
     """The peer's key is not the pinned one."""
 
     exit_code = 9
+
+
+def reason_of(error: BaseException) -> str:
+    """Its message; a TimeoutError of asyncio has none."""
+    return str(error) or "no answer in time"
