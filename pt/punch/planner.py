@@ -179,9 +179,8 @@ class _Planner:
         plain = Strategy.SIMULTANEOUS in names or Strategy.HAIRPIN in names
         if chain and not plain and chain[0].strategy is not Strategy.WAIT:
             idea = Idea(strategy=Strategy.SIMULTANEOUS, left=Job.SEND, right=Job.SEND, why="easy")
-            step = replace(self._step(idea), why="", packets=12)
-            volley = self._step(chain[0]).ours is Job.VOLLEY
-            steps.append(replace(step, gap=_UNLIKELY_GAP) if volley else step)
+            gap = _UNLIKELY_GAP if self._step(chain[0]).ours is Job.VOLLEY else GAP
+            steps.append(replace(self._step(idea), why="", packets=12, gap=gap))
         for idea in chain:
             step = replace(self._step(idea), start=start)
             if step.strategy is Strategy.HAIRPIN:  # the path inside gets its round trip first

@@ -8,7 +8,7 @@ from typing import Final
 
 from pt.wire.nat_facts import Protocol
 
-__all__ = ["OPENER_TTL", "Job", "Plan", "Step", "Strategy"]
+__all__ = ["GAP", "OPENER_TTL", "Job", "Plan", "Step", "Strategy"]
 
 GAP: Final = 0.015
 """Seconds between packets to an address from which the answer is due."""
