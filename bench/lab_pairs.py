@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import report
+from pt.lab.report import duration
 from pt.lab.stats import percentile, wilson
 
 HEAD = (
@@ -24,14 +25,10 @@ HEAD = (
 )
 
 
-def seconds(value: float) -> str:
-    return f"{value:.2f} s" if value >= 1 else f"{value * 1000:.0f} ms"
-
-
 def times(found: Iterable[float]) -> str:
     every = list(found)
     p50, p99 = percentile(every, 0.5), percentile(every, 0.99)
-    return f"{seconds(p50)} / {seconds(p99)}"
+    return f"{duration(p50)} / {duration(p99)}"
 
 
 def line(label: str, attempts: Sequence[dict[str, Any]]) -> list[str]:
@@ -47,7 +44,7 @@ def line(label: str, attempts: Sequence[dict[str, Any]]) -> list[str]:
     else:
         cells += ["", ""]
         late = max(each["decided"] for each in attempts if each["decided"] is not None)
-        by = f"relay, decided within {seconds(late)}"
+        by = f"relay, decided within {duration(late)}"
     most = f"{percentile(packets, 0.5):,} / {max(packets):,}" if packets else ""
     return [*cells, most, by]
 

@@ -15,7 +15,7 @@ from typing import Final
 from pt.lab.results import Attempt, Cell
 from pt.lab.stats import median_interval, percentile, steps, wilson
 
-__all__ = ["Group", "groups", "render", "summary"]
+__all__ = ["Group", "duration", "groups", "render", "summary"]
 
 TIMELINES: Final = 12
 """Attempts that are drawn; failures first, then the slowest."""
@@ -95,9 +95,9 @@ def summary(group: Group) -> str:
     )
     if times := group.times:
         p50, p99 = percentile(times, 0.5), percentile(times, 0.99)
-        text += f", time p50 {_ms(p50)}, p99 {_ms(p99)}"
+        text += f", time p50 {duration(p50)}, p99 {duration(p99)}"
         first = [each.verified for each in group.attempts if each.verified is not None]
-        text += f" (first answer: {_ms(percentile(first, 0.5))})" if first else ""
+        text += f" (first answer: {duration(percentile(first, 0.5))})" if first else ""
     winners = Counter(each.winner for each in group.attempts if each.winner)
     if winners:
         text += ", by " + ", ".join(f"{name} {count}" for name, count in winners.most_common())
@@ -105,10 +105,11 @@ def summary(group: Group) -> str:
     for reason, count in reasons.most_common(2):
         text += f"; {count}: {reason}"
     late = [a.decided for a in group.attempts if not a.direct and a.decided is not None]
-    return text + (f" (decided within {_ms(max(late))})" if late else "")
+    return text + (f" (decided within {duration(max(late))})" if late else "")
 
 
-def _ms(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return it in milliseconds, or in seconds from one on."""
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
@@ -176,7 +177,7 @@ def _heat_cell(group: Group | None) -> str:
     share = group.successes / runs
     interval = wilson(group.successes, runs)
     times = group.times
-    time = f"<br>{_ms(percentile(times, 0.5))}" if times else ""
+    time = f"<br>{duration(percentile(times, 0.5))}" if times else ""
     light = 95 - 45 * share  # dark ink is readable on all of these
     why = f"{group.name}: {summary(group)}"
     return (
@@ -208,9 +209,9 @@ def _table(found: Sequence[Group]) -> str:
         rate, times = wilson(group.successes, len(group.attempts)), group.times
         middle = p99 = spread = "-"
         if times:
-            middle, p99 = _ms(percentile(times, 0.5)), _ms(percentile(times, 0.99))
+            middle, p99 = duration(percentile(times, 0.5)), duration(percentile(times, 0.99))
             interval = median_interval(times)
-            spread = f"{_ms(interval.low)} to {_ms(interval.high)}"
+            spread = f"{duration(interval.low)} to {duration(interval.high)}"
         packets = [max(each.packets.values()) for each in group.attempts if each.packets]
         most = str(max(packets)) if packets else "-"
         winners = Counter(each.winner for each in group.attempts if each.winner)
@@ -278,7 +279,7 @@ def _axes(longest: float) -> str:
             f"<line x1={x} x2={x} y1={EDGE} y2={HEIGHT - EDGE} stroke='var(--line)'/>"
             f"<line x1={EDGE} x2={WIDTH - EDGE} y1={y} y2={y} stroke='var(--line)'/>"
             f"<text x={x} y={HEIGHT - EDGE + 16} text-anchor=middle>"
-            f"{_ms(longest * index / 4)}</text>"
+            f"{duration(longest * index / 4)}</text>"
             f"<text x={EDGE - 6} y={y + 4} text-anchor=end>{25 * index} %</text>"
         )
     return "".join(parts)
@@ -318,7 +319,9 @@ def _timeline(attempt: Attempt) -> str:
         f"<text x=16 y={y + 4}>{name}</text>"
         for name, y in lanes.items()
     )
-    verdict = f"direct in {_ms(attempt.seconds)}" if attempt.seconds is not None else attempt.reason
+    verdict = (
+        f"direct in {duration(attempt.seconds)}" if attempt.seconds is not None else attempt.reason
+    )
     caption = (
         f"{attempt.cell.a} with {attempt.cell.b}, run {attempt.run}, seed {attempt.seed}: {verdict}"
     )
@@ -331,7 +334,7 @@ def _timeline(attempt: Attempt) -> str:
         f"<figure><figcaption>{_text(caption)}</figcaption>"
         f"<svg viewBox='0 0 {WIDTH} 100' width={WIDTH} role=img aria-label='Timeline'>"
         f"{lines}{''.join(marks)}<text x={EDGE} y=96>0</text>"
-        f"<text x={WIDTH - EDGE} y=96 text-anchor=end>{_ms(span)}</text></svg>"
+        f"<text x={WIDTH - EDGE} y=96 text-anchor=end>{duration(span)}</text></svg>"
         f"<details><summary>events</summary><ol>{listed}</ol></details></figure>"
     )
 
