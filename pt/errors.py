@@ -54,7 +54,7 @@ __all__ = [
     "StateError",
     "UsageError",
     "WaitTimeoutError",
-    "reason_of",
+    "message_of",
 ]
 
 EXIT_INTERNAL: Final = 1
@@ -244,6 +244,6 @@ class IdentityChangedError(PtError):
     exit_code = 9
 
 
-def reason_of(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
     """Its message; a TimeoutError of asyncio has none."""
     return str(error) or "no answer in time"

@@ -19,7 +19,7 @@ from typing import Final, TypeVar
 from pt.aio.stream import ByteStream
 from pt.aio.udp import Address, UdpPort
 from pt.dcutr.machine import MAX_ATTEMPTS, Dial, Initiator, Responder, Role
-from pt.errors import ClosedError, ConnectError, PtError, RemoteProtocolError, reason_of
+from pt.errors import ClosedError, ConnectError, PtError, RemoteProtocolError, message_of
 from pt.trace import NO_TRACE, Tracer
 from pt.wire.multiaddr import Multiaddr
 
@@ -70,7 +70,7 @@ async def initiate(
                 found = await dial(planned.addresses, planned.role)
         except (RemoteProtocolError, ClosedError, ConnectError, OSError, TimeoutError) as error:
             last = error
-            tracer.emit("dcutr_failed", attempt=attempt, reason=reason_of(error))
+            tracer.emit("dcutr_failed", attempt=attempt, reason=message_of(error))
         else:
             tracer.emit("dcutr_direct", attempt=attempt, role=planned.role.value)
             return found

@@ -22,7 +22,7 @@ from pt.aio.scope import Scope
 from pt.dcutr.aio import initiate, respond
 from pt.dcutr.machine import MAX_ATTEMPTS, PROTOCOL, Role
 from pt.dcutr.messages import punchable
-from pt.errors import ConnectError, LimitError, PtError, reason_of
+from pt.errors import ConnectError, LimitError, PtError, message_of
 from pt.node.punch_dial import PunchDial
 from pt.relay.rates import Buckets
 from pt.wire.multiaddr import Multiaddr
@@ -199,7 +199,7 @@ class Dcutr:
                 tracer=self._node.tracer,
             )
         except (PtError, OSError, TimeoutError) as error:
-            self._on_failed(relayed, reason_of(error))
+            self._on_failed(relayed, message_of(error))
         else:
             self._on_direct(found, loop.time() - began)
 
@@ -238,7 +238,7 @@ class Dcutr:
             )
         except (PtError, OSError, TimeoutError) as error:
             if ours:
-                self._on_failed(relayed, reason_of(error))
+                self._on_failed(relayed, message_of(error))
             raise
         self._on_direct(found, loop.time() - began)
 

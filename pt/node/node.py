@@ -15,7 +15,7 @@ from pt.aio.keep_alive import KeepAlive
 from pt.aio.muxed import MuxedStream
 from pt.aio.scope import Scope
 from pt.autonat.reachability import publishable
-from pt.errors import ClosedError, LimitError, PtError, reason_of
+from pt.errors import ClosedError, LimitError, PtError, message_of
 from pt.identity.keys import PrivateKey
 from pt.identity.peer_id import PeerId
 from pt.multistream.negotiation import accept_reply, lazy_open
@@ -249,7 +249,7 @@ class Node:
         try:
             await self._handlers[protocol](stream, connection)
         except (PtError, OSError, TimeoutError) as error:
-            self.tracer.emit("stream_failed", protocol=protocol, reason=reason_of(error))
+            self.tracer.emit("stream_failed", protocol=protocol, reason=message_of(error))
             await stream.reset()
         except asyncio.CancelledError:
             await stream.reset()

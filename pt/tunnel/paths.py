@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Final
 
-from pt.errors import ClosedError, LocalPortError, PtError, UsageError, reason_of
+from pt.errors import ClosedError, LocalPortError, PtError, UsageError, message_of
 from pt.tunnel import authenticate, better, events, probation, rotation
 from pt.tunnel.config import TunnelConfig, default_listen
 from pt.tunnel.core.messages import PROTOCOL_LOST
@@ -200,7 +200,7 @@ class Paths:
                     return
             reason = "the exposer knows the session no more"
         except (PtError, TimeoutError) as error:
-            reason = reason_of(error)
+            reason = message_of(error)
         connection.link.lose(reason)
 
     def announce(self, connection: Connection) -> None:
@@ -427,7 +427,7 @@ class Paths:
                     return True
             raise ClosedError("the exposer knows the session no more")
         except (PtError, TimeoutError) as error:
-            connection.close(reason_of(error))
+            connection.close(message_of(error))
             return False
         except asyncio.CancelledError:
             connection.close("given up")

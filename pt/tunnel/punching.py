@@ -14,7 +14,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Final
 
 from pt.aio.udp import UdpPort
-from pt.errors import ClosedError, PtError, reason_of
+from pt.errors import ClosedError, PtError, message_of
 from pt.multistream.negotiation import UnsupportedError
 from pt.node.nat_view import NatView, free_tcp_port
 from pt.node.route import Route
@@ -227,7 +227,7 @@ async def until_through(
         except UnsupportedError:
             return
         except (PtError, OSError, TimeoutError) as error:
-            relayed.node.tracer.emit("punch_failed", attempt=number, reason=reason_of(error))
+            relayed.node.tracer.emit("punch_failed", attempt=number, reason=message_of(error))
             attempts.failed(clock())
             continue
         if await take(fresh):

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
-from pt.errors import PtError, reason_of
+from pt.errors import PtError, message_of
 
 if TYPE_CHECKING:
     from pt.node.connection import Connection
@@ -82,7 +82,7 @@ async def rotate(
         try:
             fresh = await punch(current, attempt)
         except (PtError, OSError, TimeoutError) as error:
-            current.node.tracer.emit("rotation_failed", attempt=attempt, reason=reason_of(error))
+            current.node.tracer.emit("rotation_failed", attempt=attempt, reason=message_of(error))
         else:
             if await take(fresh):
                 return

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pt.aio.scope import Scope
-from pt.errors import NetworkError, PtError, reason_of
+from pt.errors import NetworkError, PtError, message_of
 from pt.identity.peer_id import PeerId
 from pt.kad.aio import Client
 from pt.kad.messages import MAX_ADDRESSES, PeerInfo
@@ -149,7 +149,7 @@ class ProviderAnnouncer:
         try:
             ok, detail = True, await self._publish(addresses)
         except (PtError, OSError, TimeoutError) as error:
-            ok, detail = False, reason_of(error)
+            ok, detail = False, message_of(error)
         if ok or detail != self._failure:
             self._on_state(ok, detail, loop.time() - began)
         self._failure = "" if ok else detail
@@ -231,7 +231,7 @@ class ProviderSearch(Rounds):
             if seen:
                 detail = f"{len(seen)} say to provide this id, and nobody knows where they are"
         except (PtError, OSError, TimeoutError) as error:
-            detail = reason_of(error)
+            detail = message_of(error)
         if not any(self._told.get(peer) for peer in seen):
             self._say(False, detail)
         return left_over

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pt.aio.scope import Scope
-from pt.errors import NetworkError, PtError, reason_of
+from pt.errors import NetworkError, PtError, message_of
 from pt.rendezvous import ipns
 from pt.rendezvous.epoch import EpochKeys, epochs_to_publish
 from pt.rendezvous.mailbox import RENEWAL, Mailbox, Signed, merge, pack, unseal
@@ -158,7 +158,7 @@ class MailboxPublisher:
                 self.published = mine
                 self._tell(ok=True, detail=detail, seconds=loop.time() - began)
         except (PtError, OSError, TimeoutError) as error:
-            self._tell(ok=False, detail=reason_of(error), seconds=0.0)
+            self._tell(ok=False, detail=message_of(error), seconds=0.0)
             raise
         if self._day(tomorrow).done != mine.record.seq:
             await self._publish(self._day(tomorrow), mine)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from pt.errors import PtError, reason_of
+from pt.errors import PtError, message_of
 from pt.rendezvous.epoch import EpochKeys, epochs_to_search
 from pt.rendezvous.mailbox import open_mailbox
 from pt.rendezvous.name import NameKeys
@@ -84,7 +84,7 @@ class MailboxSearch(Rounds):
                 async for value in values:
                     found = self._take(value, epoch) or found
         except (PtError, OSError, TimeoutError) as error:
-            return found or reason_of(error)
+            return found or message_of(error)
         return found
 
     def _take(self, value: bytes, epoch: EpochKeys) -> bool:
