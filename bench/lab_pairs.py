@@ -31,6 +31,12 @@ def times(found: Iterable[float]) -> str:
     return f"{duration(p50)} / {duration(p99)}"
 
 
+def told(attempt: dict[str, Any], name: str) -> list[float]:
+    """What both sides' outcomes say of something."""
+    ends = [each for each in attempt["timeline"] if each["event"] == "outcome"]
+    return [each[name] for each in ends if name in each]
+
+
 def line(label: str, attempts: Sequence[dict[str, Any]]) -> list[str]:
     first = attempts[0]
     nats = f"`{first['a']}` `{first['b']}`" + (f" cgn `{first['cgn']}`" if first["cgn"] else "")
@@ -41,6 +47,8 @@ def line(label: str, attempts: Sequence[dict[str, Any]]) -> list[str]:
     if direct:
         cells += [times(each[until] for each in direct) for until in ("verified", "seconds")]
         by = ", ".join(f"{name} {n}" for name, n in Counter(e["winner"] for e in direct).items())
+        if mapped := [each for attempt in direct for each in told(attempt, "mapped")]:
+            by += f", port mapped in {times(mapped)}"
     else:
         cells += ["", ""]
         late = max(each["decided"] for each in attempts if each["decided"] is not None)

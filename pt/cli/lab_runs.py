@@ -47,6 +47,9 @@ def _common(parser: argparse.ArgumentParser, runs: int) -> None:
         "--budget", metavar="SECONDS", type=float, default=10.0, help="of one attempt (default: 10)"
     )
     parser.add_argument(
+        "--pps", metavar="N", type=int, default=0, help="packets a second (default: the puncher's)"
+    )
+    parser.add_argument(
         "--out", metavar="FILE", help="append results there, and do only what it does not hold yet"
     )
     parser.add_argument("--report", metavar="FILE", help="write an HTML page of all results there")
@@ -219,6 +222,7 @@ def _pair(args: argparse.Namespace) -> int:
         strategy=args.strategy,
         engine=args.engine,
         overlap=args.overlap,
+        pps=args.pps,
     )
     as_json = wants_json(args)
 
@@ -243,7 +247,8 @@ def _matrix(args: argparse.Namespace) -> int:
     if args.cells:
         listed = cells_from_file(Path(args.cells))
     else:
-        words: dict[str, Any] = {"link": args.link, "cgn": args.cgn, "engine": args.engine}
+        names = ("link", "cgn", "engine", "pps")
+        words: dict[str, Any] = {name: getattr(args, name) for name in names}
         cells = pairs(args.nats or KINDS, args.strategies, **words)
         listed = [(cell, None) for cell in cells]
     by_runs: dict[int, list[Cell]] = {}

@@ -101,6 +101,9 @@ def check(cell: Cell) -> None:
     for text in (cell.a, cell.b, *([cell.cgn] if cell.cgn else [])):
         parse_nat(text)
     parse_link(cell.link)
+    pps: object = cell.pps  # whatever a file says
+    if not isinstance(pps, int) or pps < 0:
+        raise SpecError(f"pps is a number of packets a second, not {pps!r}")
 
 
 def command(puncher: str) -> list[str]:
@@ -130,6 +133,7 @@ def attempt(cell: Cell, run_number: int, plan: Plan, seed: int | None = None) ->
             strategy=cell.strategy,
             seed=seed,
             budget=plan.budget,
+            pps=cell.pps,
             relay_delay=4 * delay,  # two links to s1, and two from there
             env={
                 name: {

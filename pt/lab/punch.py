@@ -1,7 +1,9 @@
 """`pt`'s own hole puncher as a program for `pt lab pair`: `pt.punch` with the laboratory's facts.
 
 Both ends know their NAT's class as the laboratory does (PT_LAB_FACTS), ask its servers for their
-addresses, and hold the conversation of a session over signals. Side a controls.
+addresses, and meanwhile their gateway for a port mapping; what it has not granted when the servers
+have answered is not waited for. Then they hold the conversation of a session over signals. Side a
+controls.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from pt.aio.stream import read_exactly
 from pt.aio.udp import Address, UdpPort
 from pt.errors import PtError
 from pt.node.nat_view import sample_from
+from pt.node.portmap import PortMapper
+from pt.portmap.mapping import Outer, Wanted
 from pt.punch import Budget, Candidate, Kind, Plan, Side, Strategy
 from pt.punch.aio import Conversation, Local, Probes, PunchError
 from pt.trace import Tracer
@@ -139,8 +143,49 @@ def narrow(strategy: Strategy) -> None:
     machine.make_plan = only
 
 
+class Mapped:
+    """The port mappings that the gateway grants, asked for from the beginning."""
+
+    def __init__(self, port: UdpPort) -> None:
+        ports = {":" in host: number for host, number in port.addresses}
+        self.seconds: float | None = None
+        """Until the first one was granted."""
+        self._began = time.monotonic()
+        self._mapper = PortMapper(
+            lambda host: [
+                Wanted(Protocol.UDP, each) for six, each in ports.items() if six == (":" in host)
+            ],
+            self._granted,
+        )
+        self._mapper.start()
+
+    def _granted(self) -> None:
+        if self.seconds is None:
+            self.seconds = round(time.monotonic() - self._began, 6)
+
+    @property
+    def candidates(self) -> list[Candidate]:
+        """Where the peer may reach us by them."""
+        found = self._mapper.mappings
+        return [
+            Candidate(Kind.MAPPED, *each.external) for each in found if each.outer is Outer.PUBLIC
+        ]
+
+    async def close(self) -> None:
+        """Give them back."""
+        await self._mapper.close()
+
+
+def budget_of(env: Mapping[str, str]) -> Budget:
+    """Return what the attempt may cost."""
+    scan = env["PT_LAB_STRATEGY"] == Strategy.FULL_SCAN.value
+    budget = Budget(seconds=float(env["PT_LAB_BUDGET"]), full_scan=scan)
+    pps = int(env.get("PT_LAB_PPS", "0"))
+    return replace(budget, pps=pps) if pps else budget
+
+
 async def candidates_of(
-    env: Mapping[str, str], port: UdpPort
+    env: Mapping[str, str], port: UdpPort, mapped: Mapped
 ) -> tuple[Side, int | None, Address | None]:
     """Return what we tell the other side, our port for TCP, and a STUN server that answers."""
     server, reflector = places(env["PT_LAB_STUN"])[0], places(env["PT_LAB_REFLECTOR"])[0]
@@ -162,9 +207,8 @@ async def candidates_of(
         found.append(Candidate(Kind.REFLEXIVE, *tcp[1], Protocol.TCP))
         told = read_facts(env["PT_LAB_FACTS_TCP"], Protocol.TCP, tcp[1][0])
         facts.append(told)
-    scan = env["PT_LAB_STRATEGY"] == Strategy.FULL_SCAN.value
-    budget = Budget(seconds=float(env["PT_LAB_BUDGET"]), full_scan=scan)
-    side = Side(facts=tuple(facts), candidates=tuple(found), budget=budget)
+    found = [*mapped.candidates, *found]
+    side = Side(facts=tuple(facts), candidates=tuple(found), budget=budget_of(env))
     return side, tcp[0] if tcp else None, server if seen is not None else None
 
 
@@ -179,7 +223,8 @@ async def punch(env: Mapping[str, str]) -> None:
     has_six = any(":" in each for each in env.get("PT_LAB_ADDRESSES", "").split())
     port = UdpPort(("0.0.0.0", 0), *([("::", 0)] if has_six else []))
     probes = Probes(port)
-    side, tcp_port, server = await candidates_of(env, port)
+    mapped = Mapped(port)
+    side, tcp_port, server = await candidates_of(env, port, mapped)
 
     probes.read()
     trace = io.StringIO()
@@ -212,7 +257,10 @@ async def punch(env: Mapping[str, str]) -> None:
     outcome["packets"] = sent
     if planned is not None:
         outcome["decided"] = round(ended - planned, 6)
+    if mapped.seconds is not None:
+        outcome["mapped"] = mapped.seconds
     print(json.dumps({"event": "outcome", "t": ended, **outcome}), flush=True)
+    await mapped.close()
 
 
 def _tell_trace(text: str, zero: float) -> tuple[int, float | None]:

@@ -8,9 +8,10 @@ It runs on host a and on host b at once, and speaks JSON lines:
     it reads    {"event": "signal", "data": …}
 
 Environment: PT_LAB_ROLE (a or b), PT_LAB_STRATEGY, PT_LAB_SEED, PT_LAB_BUDGET (seconds),
-PT_LAB_RTT (seconds to the peer and back by way of the relay), PT_LAB_REFLECTOR and PT_LAB_STUN
-(each `IP:PORT IP:PORT`, two places of a server; the reflector answers any datagram with the text
-`IP:PORT` that it came from), PT_LAB_FACTS (JSON: what the laboratory knows of this side's NAT).
+PT_LAB_PPS (packets a second at most, 0 if nobody said), PT_LAB_RTT (seconds to the peer and back by
+way of the relay), PT_LAB_REFLECTOR and PT_LAB_STUN (each `IP:PORT IP:PORT`, two places of a server;
+the reflector answers any datagram with the text `IP:PORT` that it came from), PT_LAB_FACTS (JSON:
+what the laboratory knows of this side's NAT).
 A time `t` in an event is of CLOCK_MONOTONIC. An attempt is direct if both sides say so.
 """
 
@@ -51,6 +52,7 @@ class Conduct:
     strategy: str = "auto"
     seed: int = 1
     budget: float = 10.0
+    pps: int = 0
     relay_delay: float = 0.0
     env: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """More of the environment, by side."""
@@ -158,6 +160,7 @@ def _environment(how: Conduct, side: str) -> dict[str, str]:
         "PT_LAB_STRATEGY": how.strategy,
         "PT_LAB_SEED": str(how.seed),
         "PT_LAB_BUDGET": f"{how.budget:g}",
+        "PT_LAB_PPS": str(how.pps),
         "PT_LAB_RTT": f"{2 * how.relay_delay:g}",
         **how.env.get(side, {}),
     }

@@ -33,6 +33,8 @@ class Cell:
     engine: str = "user"
     lan: int = 1
     overlap: bool = False
+    pps: int = 0
+    """Packets a second that both sides allow; 0: as many as the puncher does by itself."""
     label: str = ""
 
     @property
@@ -40,6 +42,8 @@ class Cell:
         """What tells it from others, whatever it is called."""
         fields = dataclasses.asdict(self)
         fields.pop("label")
+        if not self.pps:
+            fields.pop("pps")  # seeds of campaigns from before there was a choice
         return json.dumps(fields, sort_keys=True)
 
     def seed(self, master: int, run: int) -> int:

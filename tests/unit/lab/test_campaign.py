@@ -15,6 +15,7 @@ from pt.lab.campaign import (
     attempt,
     cells_from_file,
     cells_of_trace,
+    check,
     pairs,
     remaining,
     run,
@@ -215,3 +216,29 @@ def test_a_nat_that_is_not_what_it_says_is_found_out(monkeypatch: pytest.MonkeyP
 
 def _wrong():
     return facts_of(parse_nat("adm-adf-preserve"))
+
+
+@netns
+def test_pts_own_puncher_has_its_port_mapped_where_the_gateway_does_that() -> None:
+    hard = "apdm-apdf-random"
+    cell = Cell(a=f"{hard},pmp=on", b=hard, link="delay=5")
+    found = attempt(cell, 0, plan("pt", budget=5))
+    assert (found.direct, found.winner) == (True, "simultaneous"), found.reason
+    (told,) = (each for each in found.timeline if each["event"] == "outcome" and "mapped" in each)
+    assert told["side"] == "a"
+    assert told["mapped"] < 1.0
+
+
+@netns
+def test_packets_a_second_are_the_cells() -> None:
+    cell = Cell(a="eim-apdf", b="apdm-apdf-random", link="delay=5", pps=100)
+    found = attempt(cell, 0, plan("pt", budget=20))
+    plans = [each for each in found.timeline if each["event"] == "punch_plan"]
+    steps = [step for each in plans for step in each["steps"]]
+    assert {step.split("pps=")[1] for step in steps if step.startswith("birthday ")} == {"100"}
+
+
+@pytest.mark.parametrize("pps", [-1, "many", 2.5])
+def test_packets_a_second_that_are_no_number(pps: object) -> None:
+    with pytest.raises(SpecError, match="packets a second"):
+        check(replace(EASY, pps=pps))

@@ -43,5 +43,6 @@ def test_the_schema_is_flat_and_versioned() -> None:
 def test_seeds_are_of_the_cell_and_not_of_its_label() -> None:
     assert CELL.seed(1, 0) == replace(CELL, label="other").seed(1, 0)
     others = [replace(CELL, b="adm"), replace(CELL, link=""), replace(CELL, strategy="birthday")]
+    others.append(replace(CELL, pps=200))
     seeds = {each.seed(1, 0) for each in (CELL, *others)} | {CELL.seed(1, 1), CELL.seed(2, 0)}
-    assert len(seeds) == 6
+    assert len(seeds) == 7
