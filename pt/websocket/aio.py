@@ -24,6 +24,7 @@ import ssl
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Final
 
+from pt.aio.tcp import tune_network_socket
 from pt.errors import ClosedError, LimitError, PtError
 from pt.websocket.adapter import Payload, WebSocket, WebSocketError
 
@@ -115,6 +116,11 @@ class WebSockets:
         if self._closed or len(self._bridges) >= self._limit:
             sock.close()
             raise LimitError(f"no more than {self._limit} WebSocket connections at a time")
+        try:
+            tune_network_socket(sock)  # asyncio does so only where a socket names its protocol
+        except OSError:
+            sock.close()
+            raise
         bridge = _Bridge(websocket, sock, self._buffer, self._gone)
         self._bridges.add(bridge)
         return bridge

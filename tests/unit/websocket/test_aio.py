@@ -205,6 +205,32 @@ def test_our_dial_at_the_library_server(transport, tls):
     run(scenario())
 
 
+def test_small_writes_do_not_wait_for_acknowledgements():
+    """Nagle's algorithm holds them back for a round trip, and asyncio leaves it on here."""
+
+    async def main():
+        clients, servers = WebSockets(), WebSockets()
+        with tcp.listen(HOST, 0) as listener:
+            ours = await tcp.dial(*listener.getsockname())
+            theirs, _ = listener.accept()
+        ends = (ours.dup(), theirs.dup())
+        assert theirs.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 0
+        for end in (ours, theirs):
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+            end.setblocking(False)
+        inner = await asyncio.gather(
+            clients.dial(ours, host=HOST, tls=None), servers.accept(theirs, tls=None)
+        )
+        for end in ends:
+            assert end.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+        for sock in (*inner, *ends):
+            sock.close()
+        await clients.aclose()
+        await servers.aclose()
+
+    run(main())
+
+
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_much_both_ways_at_once(transport, tls):
     size = 8 * 1024 * 1024
@@ -286,8 +312,9 @@ def test_half_close_sends_close_and_still_receives(transport, tls):
         server, client = tls if transport == "wss" else (None, None)
         async with dialed(send_until_closed, server, client) as (owner, inner):
             await asyncio.get_running_loop().sock_sendall(inner, b"go")
+            first = await receive(inner, 1)  # so all of it is on its way
             inner.shutdown(socket.SHUT_WR)
-            assert await to_the_end(inner) == blob
+            assert first + await to_the_end(inner) == blob
             inner.close()
             await gone(owner)
 
