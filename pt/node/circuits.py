@@ -20,7 +20,7 @@ from pt.aio import tcp
 from pt.aio.hangup import HangupWatch
 from pt.aio.keep_alive import KeepAlive
 from pt.aio.muxed import MuxedStream
-from pt.errors import ConnectError, Dial, DialOutcome, PtError, UsageError
+from pt.errors import ConnectError, Dial, DialOutcome, PtError, ResetError, UsageError
 from pt.identity.peer_id import PeerId
 from pt.node.bridge import socket_on
 from pt.node.connection import Connection
@@ -193,8 +193,10 @@ class Circuits:
     ) -> tuple[socket.socket, Route]:
         """Have the relay open a circuit; the socket that carries it."""
         started = time.monotonic()
-        protocols = (RAW_HOP, HOP) if self.raw and relay.path == "direct/tcp" else (HOP,)
-        stream = await relay.open_stream(protocols)
+        if self.raw and relay.path == "direct/tcp":
+            stream = await relay.open_stream((RAW_HOP, HOP))
+        else:
+            stream = await relay.open_likely(HOP)
         try:
             if stream.protocol == RAW_HOP:
                 try:
@@ -208,7 +210,11 @@ class Circuits:
                     stream.finish()
                     sock = await self._raw_socket(relay, token)
                     return sock, self._route(relay, via, "relay/raw", limit)
-            limit = await relay_aio.connect(stream, target)
+            try:
+                limit = await relay_aio.connect(stream, target)
+            except ResetError:
+                await relay.check_speaks(HOP)
+                raise
             sock = socket_on(stream, relay.link, self._watch())
         except (PtError, OSError, asyncio.CancelledError):
             await stream.reset()

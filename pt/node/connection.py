@@ -174,6 +174,26 @@ class Connection:
         await stream.write(lazy_open(protocol))
         return stream
 
+    async def open_likely(self, protocol: str, *, limited: bool = False) -> MuxedStream:
+        """Open a stream: as `open_known` if one can be had now, else as `open_stream`.
+
+        A peer that does not take the protocol breaks off at what it cannot read, and its answer may
+        get lost with the stream: `check_speaks` tells after a ResetError.
+        """
+        if self.link.session.can_open and (limited or not self.limited):
+            return await self.open_known(protocol)
+        return await self.open_stream((protocol,), limited=limited)
+
+    async def check_speaks(self, protocol: str, *, limited: bool = False) -> None:
+        """Ask whether the peer takes a protocol.
+
+        Raises:
+            UnsupportedError: it does not; otherwise as `open_stream`.
+
+        """
+        stream = await self.open_stream((protocol,), limited=limited)
+        await stream.reset()
+
     async def ping(self) -> float:
         """One libp2p ping; seconds."""
         return await standard.ping(self, secrets.token_bytes(32))

@@ -286,9 +286,14 @@ class Hop:
         stream: MuxedStream | None = None
         try:
             async with asyncio.timeout(STOP_TIMEOUT if token is None else RAW_STOP_TIMEOUT):
-                stream = await target.open_stream((protocol,))
+                if token is None:
+                    stream = await target.open_likely(protocol)
+                else:  # whether it takes the protocol at all decides what is offered next
+                    stream = await target.open_stream((protocol,))
                 await relay_aio.offer_circuit(stream, circuit.source, circuit.limit, token)
         except UnsupportedError as error:
+            if stream is not None:
+                await stream.reset()
             status = Status.RAW_UNSUPPORTED if token is not None else Status.CONNECTION_FAILED
             raise Refusal(status, "the target takes no circuits of this kind") from error
         except relay_aio.RelayRefusedError as error:

@@ -72,7 +72,7 @@ async def ask_session(connection: Connection, psk: bytes) -> tuple[MuxedStream, 
         PtError: the connection broke, or the peer is no `pt`.
 
     """
-    stream = await connection.open_stream((wire.PROTOCOL,), limited=True)
+    stream = await connection.open_likely(wire.PROTOCOL, limited=True)
     machine = SessionAuth(
         initiator=True,
         psk=psk,
@@ -92,6 +92,7 @@ async def ask_session(connection: Connection, psk: bytes) -> tuple[MuxedStream, 
             ) from error
         if error.code in _REASONS:
             raise RefusedError(_REASONS[error.code]) from error
+        await connection.check_speaks(wire.PROTOCOL, limited=True)
         raise
     return stream, machine.resume_secret
 
@@ -124,10 +125,7 @@ async def ask_to_attach(connection: Connection, secret: bytes) -> MuxedStream | 
         PtError: the connection broke.
 
     """
-    if connection.link.session.can_open:  # the proof goes along with the proposal
-        stream = await connection.open_known(wire.PROTOCOL)
-    else:
-        stream = await connection.open_stream((wire.PROTOCOL,), limited=True)
+    stream = await connection.open_likely(wire.PROTOCOL, limited=True)
     await stream.write(attach_message(connection, secret))
     answer = await stream.read_exactly(wire.ATTACH_ANSWER.size)
     if not check_attach_answer(connection, secret, answer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
@@ -11,6 +12,7 @@ from pt.aio.muxed import MuxedStream
 from pt.errors import ConnectError, LimitedError, PtError, UsageError
 from pt.identity.keys import PrivateKey
 from pt.identity.peer_id import PeerId
+from pt.multistream.negotiation import UnsupportedError
 from pt.node import circuits as module
 from pt.node.bridge import socket_on
 from pt.node.circuits import Circuits
@@ -70,6 +72,7 @@ async def dialed(relay: Node, **options: object) -> Connection:
     dialer = node()
     circuits = Circuits(dialer)
     await dialer.start()
+    dialer.quic.listen([("127.0.0.1", 0)])
     try:
         return await dialer.connect(circuit_of(relay), **options)  # type: ignore[arg-type]
     finally:
@@ -102,6 +105,18 @@ def test_a_relay_that_cheats_fails_the_dial_and_leaves_nothing(cheat: str) -> No
             with pytest.raises(PtError) as caught:
                 await dialed(relay)
             assert why in str(caught.value)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("listen", [Multiaddr.tcp, Multiaddr.quic], ids=["tcp", "quic"])
+def test_a_relay_that_is_none_is_told_so(listen: Callable[[str, int], Multiaddr]) -> None:
+    async def main() -> None:
+        other = Node(identity=PrivateKey.generate(b"o" * 32), listen=(listen("127.0.0.1", 0),))
+        await other.start()
+        with pytest.raises(UnsupportedError, match="circuit"):
+            await dialed(other)
+        await other.close()
 
     asyncio.run(main())
 

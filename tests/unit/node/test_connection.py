@@ -102,6 +102,28 @@ def test_a_stream_of_a_protocol_that_was_not_known_after_all() -> None:
     run(scenario())
 
 
+def test_a_stream_of_a_likely_protocol_waits_only_where_none_can_be_had_now() -> None:
+    async def scenario() -> None:
+        async with joined(CALM, right=server()) as (left, _):
+            stream = await left.open_likely(ECHO)
+            assert left.link.session.rtt is None, "nothing came yet"
+            await stream.write(b"first")
+            assert await stream.read_exactly(5) == b"first"
+            others = [left.new_stream() for _ in range(ACCEPT_BACKLOG)]
+            assert not left.link.session.can_open
+            waiting = asyncio.ensure_future(left.open_likely(ECHO))
+            await asyncio.sleep(0.01)
+            assert not waiting.done()
+            for other in others:
+                other.reset()
+            left.link.flush()
+            late = await waiting
+            await late.write(b"late")
+            assert await late.read_exactly(4) == b"late"
+
+    run(scenario())
+
+
 @pytest.mark.parametrize("cut", [1, 5, 20, 25, 28])
 def test_an_opening_in_pieces_reaches_it_as_well(cut: int) -> None:
     async def scenario() -> None:

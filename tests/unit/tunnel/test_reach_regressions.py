@@ -12,6 +12,7 @@ import pytest
 
 from pt.errors import PtError, RefusedError
 from pt.identity.keys import PrivateKey
+from pt.muxer import Stream
 from pt.node.connection import Connection
 from pt.node.node import Node
 from pt.node.state import StateDir
@@ -285,7 +286,12 @@ def test_a_member_who_stalls_the_proof_holds_up_nobody(tmp_path: Path) -> None:
                 identity=PrivateKey.generate(b"s" * 32), listen=(Multiaddr.tcp("127.0.0.1", 0),)
             )
             asked = []
-            staller.handle_raw(PROTOCOL, lambda *_: asked.append(time.monotonic()))
+
+            def stall(_: object, stream: Stream, *__: object) -> None:
+                stream.handler = None
+                asked.append(time.monotonic())
+
+            staller.handle_raw(PROTOCOL, stall)
             await staller.start()
             first = staller.addresses[0].with_peer(staller.peer_id.raw)
             binder, seen = binder_to(tmp_path, first, open_to(rig), any_exposer=True)
