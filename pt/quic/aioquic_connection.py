@@ -12,13 +12,12 @@ from typing import Final
 
 from aioquic import tls
 from aioquic.buffer import Buffer  # type: ignore[attr-defined]  # re-exported from C
-from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE, QuicConfiguration
+from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import (
     CONNECTION_LIMIT_FRAME_CAPACITY,
     MAX_STREAM_DATA_FRAME_CAPACITY,
     Limit,
     NetworkAddress,
-    QuicConnection,
     QuicConnectionId,
     QuicConnectionState,
     QuicNetworkPath,
@@ -30,6 +29,7 @@ from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder
 from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.stream import QuicStream, QuicStreamSender
 
+from pt.quic.aioquic_paths import PathValidation
 from pt.quic.aioquic_streams import Recovery, Sender, Streams, busy
 from pt.quic.engine import Admission, Config
 from pt.quic.packets import CID_LENGTH, RESET_TOKEN, reset_token
@@ -42,7 +42,7 @@ CLOSE_SIZE: Final = 512
 """Bytes of a CONNECTION_CLOSE in all packets that a handshake has, generously."""
 
 
-class Connection(QuicConnection):
+class Connection(PathValidation):
     """One connection; `moved` and `over` tell its owner about streams."""
 
     def __init__(
@@ -131,16 +131,6 @@ class Connection(QuicConnection):
     def pacing_at(self) -> float | None:
         """When pacing lets more go."""
         return self._pacing_at
-
-    @property
-    def has_path(self) -> bool:
-        """False for a server before its first packet."""
-        return bool(self._network_paths)
-
-    @property
-    def path(self) -> QuicNetworkPath:
-        """Where datagrams go."""
-        return self._network_paths[0]
 
     @property
     def rtt(self) -> float | None:
@@ -380,19 +370,17 @@ class Connection(QuicConnection):
     def _write_application(
         self, builder: QuicPacketBuilder, network_path: QuicNetworkPath, now: float
     ) -> None:
+        held: list[QuicStream] = []
+        if self.is_short_of_credit(network_path):
+            held, self._streams_queue = self._streams_queue, held
         try:
             super()._write_application(builder, network_path, now)
         finally:
-            self._streams_queue = [stream for stream in self._streams_queue if busy(stream)]
+            queue = [*held, *self._streams_queue]
+            self._streams_queue = [stream for stream in queue if busy(stream)]
             self._queued = set(self._streams_queue)
             if not self._streams_queue:
                 self.recovery.application_limited()
-
-    def _write_path_response_frame(self, builder: QuicPacketBuilder, challenge: bytes) -> None:
-        super()._write_path_response_frame(builder, challenge)
-        # Padded to what every path carries, not to our largest: the question may be about that.
-        for name in ("_buffer_capacity", "_flight_capacity"):
-            setattr(builder, name, min(getattr(builder, name), SMALLEST_MAX_DATAGRAM_SIZE))
 
     def _write_connection_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace) -> None:
         window = self.config.limits.connection_window

@@ -315,8 +315,9 @@ class Qh3Engine(Base):
         moves = self._moves
         challenge = moves.challenge(now, max(self._pto(), 0.05), self._config.random)
         if challenge is not None:
-            room = moves.room() or 0
-            packets.append(conn.seal(b"\x1a" + challenge, size=min(BASE_DATAGRAM, room)))
+            # Not padded to all that may be sent: it may have to be asked again.
+            size = BASE_DATAGRAM if (moves.room() or 0) >= BASE_DATAGRAM else 0
+            packets.append(conn.seal(b"\x1a" + challenge, size=size))
         if moves.validated:
             for source in (self._credit, self._sender.fins):
                 while frames := source.frames(_FRAME_ROOM):

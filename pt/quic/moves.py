@@ -20,7 +20,7 @@ CHALLENGE: Final = 8
 KNOWN: Final = 8
 """Addresses that are remembered as proved: a client that hops between two is not asked again."""
 
-SMALLEST: Final = 60
+SMALLEST: Final = 50
 """Bytes that a datagram with a challenge takes at least."""
 
 _OUTSTANDING: Final = 8

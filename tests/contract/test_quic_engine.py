@@ -891,6 +891,35 @@ def test_a_quiet_session_survives_rebinding(pair: Pair) -> None:
         transfer(world, theirs, ours, payload(50_000), 5)
 
 
+@pytest.mark.parametrize("lost", ["question", "answer"])
+def test_a_client_that_only_receives_is_asked_again_where_it_is(pair: Pair, lost: str) -> None:
+    """It acknowledges from its new address what it had got, and then has nothing more to say."""
+    world = World()
+    client, server = ports(world, pair)
+    nat = Nat(world, client)
+    ours, theirs = joined(world, client, server)
+    down = theirs.open()
+    down.send(payload(2_000_000), fin=True)
+    world.poke(server)
+    world.run(0.04)
+    nat.rebind()
+    late = world.now + 0.4
+    seen: Counter[str] = Counter()
+
+    def lose(data: bytes, source: object, target: object) -> bool:
+        """One acknowledgement gets through, and of question and answer all but the first."""
+        if source == SERVER:
+            seen["question"] += 1
+            return lost != "question" or seen["question"] > 1
+        seen["said"] += 1
+        return seen["said"] == 1 or seen["question"] > 1 or world.now > late
+
+    world.network.filter = lose
+    world.run(1.5, lambda: down.id in ours.streams and ours.streams[down.id].fin)
+    assert bytes(ours.streams[down.id].received) == payload(2_000_000)
+    assert theirs.of(PathChanged)[-1] == PathChanged(nat.outside)
+
+
 def test_a_forged_source_gets_no_more_than_three_times_what_it_sent(pair: Pair) -> None:
     """An attacker on the way copies packets under a victim's address, and drops the originals."""
     world = World()
