@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
@@ -29,6 +30,9 @@ from pt.identity.peer_id import PeerId
 from pt.quic.certificate import ENTROPY_SIZE, Certificate, identity_key
 
 BLOCK = 64 * 1024
+KEEP_ALIVE = 1.0
+"""Seconds between a client's PINGs.  libp2p's clients send them, too, if more seldom: one that says
+nothing after its NAT has changed its port is where no server can find it."""
 
 
 class Facts:
@@ -168,6 +172,13 @@ async def fetch_one(protocol: QuicConnectionProtocol, size: int, places: asyncio
             raise ValueError("the hash differs")
 
 
+async def keep_alive(protocol: QuicConnectionProtocol) -> None:
+    with contextlib.suppress(ConnectionError):  # the fetches tell
+        while True:
+            await asyncio.sleep(KEEP_ALIVE)
+            await protocol.ping()
+
+
 async def fetch_connection(args: argparse.Namespace, places: asyncio.Semaphore) -> None:
     async with places:
         _, _, ip, _, port, _, _, expected = args.to.split("/")
@@ -181,7 +192,11 @@ async def fetch_connection(args: argparse.Namespace, places: asyncio.Semaphore) 
             # aioquic does not wait for the peer's leave to open streams before it writes to them.
             streams = asyncio.Semaphore(100)
             sizes = [int(size) for size in args.sizes.split(",")]
-            await asyncio.gather(*(fetch_one(made, size, streams) for size in sizes))
+            alive = asyncio.create_task(keep_alive(made))
+            try:
+                await asyncio.gather(*(fetch_one(made, size, streams) for size in sizes))
+            finally:
+                alive.cancel()
 
 
 async def fetch(args: argparse.Namespace) -> bool:
