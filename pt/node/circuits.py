@@ -20,7 +20,7 @@ from pt.aio import tcp
 from pt.aio.hangup import HangupWatch
 from pt.aio.keep_alive import KeepAlive
 from pt.aio.muxed import MuxedStream
-from pt.errors import ConnectError, Dial, DialOutcome, PtError, ResetError, UsageError
+from pt.errors import ConnectError, Dial, DialOutcome, PtError, UsageError
 from pt.identity.peer_id import PeerId
 from pt.node.bridge import socket_on
 from pt.node.connection import Connection
@@ -210,11 +210,7 @@ class Circuits:
                     stream.finish()
                     sock = await self._raw_socket(relay, token)
                     return sock, self._route(relay, via, "relay/raw", limit)
-            try:
-                limit = await relay_aio.connect(stream, target)
-            except ResetError:
-                await relay.check_speaks(HOP)
-                raise
+            limit = await relay_aio.connect(stream, target)
             sock = socket_on(stream, relay.link, self._watch())
         except (PtError, OSError, asyncio.CancelledError):
             await stream.reset()

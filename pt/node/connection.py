@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 from pt.aio.muxed import MuxedStream
-from pt.errors import ClosedError, LimitedError, PtError, RemoteProtocolError
+from pt.errors import ClosedError, LimitedError, PtError, RemoteProtocolError, ResetError
 from pt.identify.messages import Identify
 from pt.identity.peer_id import PeerId
 from pt.multistream import aio as multistream
@@ -177,22 +177,13 @@ class Connection:
     async def open_likely(self, protocol: str, *, limited: bool = False) -> MuxedStream:
         """Open a stream: as `open_known` if one can be had now, else as `open_stream`.
 
-        A peer that does not take the protocol breaks off at what it cannot read, and its answer may
-        get lost with the stream: `check_speaks` tells after a ResetError.
+        That the peer does not take the protocol is told for certain.
         """
-        if self.link.session.can_open and (limited or not self.limited):
-            return await self.open_known(protocol)
-        return await self.open_stream((protocol,), limited=limited)
-
-    async def check_speaks(self, protocol: str, *, limited: bool = False) -> None:
-        """Ask whether the peer takes a protocol.
-
-        Raises:
-            UnsupportedError: it does not; otherwise as `open_stream`.
-
-        """
-        stream = await self.open_stream((protocol,), limited=limited)
-        await stream.reset()
+        if not self.link.session.can_open or (self.limited and not limited):
+            return await self.open_stream((protocol,), limited=limited)
+        stream = _LikelyStream(self, protocol)
+        await stream.write(lazy_open(protocol))
+        return stream
 
     async def ping(self) -> float:
         """One libp2p ping; seconds."""
@@ -250,8 +241,30 @@ class _KnownStream(MuxedStream):
     async def read(self, max_len: int) -> bytes:
         if not self._confirmed:
             self._confirmed = True
-            await multistream.confirm(self, self.protocol)
+            await self._confirm()
         return await super().read(max_len)
+
+    async def _confirm(self) -> None:
+        await multistream.confirm(self, self.protocol)
+
+
+class _LikelyStream(_KnownStream):
+    """Of a peer that may break off at what it cannot read, and its answer be lost with the stream.
+
+    Then it is asked again, with nothing that it cannot read.
+    """
+
+    def __init__(self, connection: Connection, protocol: str) -> None:
+        super().__init__(connection.new_stream(), connection.link, protocol)
+        self._connection = connection
+
+    async def _confirm(self) -> None:
+        try:
+            await super()._confirm()
+        except ResetError:
+            stream = await self._connection.open_stream((self.protocol,), limited=True)
+            await stream.reset()
+            raise
 
 
 class _InboundNegotiation:

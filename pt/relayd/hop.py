@@ -283,34 +283,27 @@ class Hop:
             Refusal: it did not.
 
         """
-        stream: MuxedStream | None = None
         try:
             async with asyncio.timeout(STOP_TIMEOUT if token is None else RAW_STOP_TIMEOUT):
                 if token is None:
                     stream = await target.open_likely(protocol)
                 else:  # whether it takes the protocol at all decides what is offered next
                     stream = await target.open_stream((protocol,))
-                await relay_aio.offer_circuit(stream, circuit.source, circuit.limit, token)
+                try:
+                    await relay_aio.offer_circuit(stream, circuit.source, circuit.limit, token)
+                except (PtError, TimeoutError, asyncio.CancelledError):
+                    await stream.reset()
+                    raise
+                return stream
         except UnsupportedError as error:
-            if stream is not None:
-                await stream.reset()
             status = Status.RAW_UNSUPPORTED if token is not None else Status.CONNECTION_FAILED
             raise Refusal(status, "the target takes no circuits of this kind") from error
         except relay_aio.RelayRefusedError as error:
-            if stream is not None:
-                await stream.reset()
             if error.status == Status.RAW_UNSUPPORTED:
                 raise Refusal(Status.RAW_UNSUPPORTED, "the target takes no raw circuits") from error
             raise Refusal(Status.CONNECTION_FAILED, "the target refuses") from error
         except (PtError, TimeoutError) as error:
-            if stream is not None:
-                await stream.reset()
             raise Refusal(Status.CONNECTION_FAILED, "the target does not answer") from error
-        except asyncio.CancelledError:
-            if stream is not None:
-                await stream.reset()
-            raise
-        return stream
 
     # --- raw circuits ----------------------------------------------------------------------------
 

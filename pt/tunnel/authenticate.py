@@ -92,7 +92,6 @@ async def ask_session(connection: Connection, psk: bytes) -> tuple[MuxedStream, 
             ) from error
         if error.code in _REASONS:
             raise RefusedError(_REASONS[error.code]) from error
-        await connection.check_speaks(wire.PROTOCOL, limited=True)
         raise
     return stream, machine.resume_secret
 
