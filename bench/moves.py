@@ -11,82 +11,39 @@ move or the tenth before it.  Prints Markdown for RESULTS-lab.md.
 from __future__ import annotations
 
 import argparse
-import socket
-import tempfile
 import time
-from dataclasses import dataclass, field
-from pathlib import Path
-from types import SimpleNamespace
 
 from bench import report
-from pt.lab import Lab
+from bench.lab_rig import lab_rig
 from pt.lab.report import duration
 from pt.lab.stats import percentile
 from tests.e2e.harness import MIB, local_port, take_waiting
-from tests.e2e.relay_rig import RelayRig
-from tests.e2e.test_resume import Transfer
+from tests.e2e.relay_rig import SHORT, GapTransfer
 
 SIDE = 12.5
 """One way on the links of a and b, ms."""
 BEFORE, AFTER = 0.1, 1.0
-SHORT = 0.02
-"""Shorter gaps are not kept, s."""
 
 
-@dataclass
-class Gaps(Transfer):
-    """A transfer that notes when nothing came, at both ends: (from, until)."""
-
-    gaps: list[tuple[float, float]] = field(default_factory=list)
-
-    def _receive(self, name: str, sock: socket.socket) -> None:
-        last = time.monotonic()
-
-        def recv(size: int) -> bytes:
-            nonlocal last
-            data = sock.recv(size)
-            now = time.monotonic()
-            if now - last > SHORT:
-                self.gaps.append((last, now))
-            last = now
-            return data
-
-        super()._receive(name, SimpleNamespace(recv=recv))  # type: ignore[arg-type]
-
-
-class Hosts:
-    """The laboratory's, by the names of the rig."""
-
-    def __init__(self, lab: Lab) -> None:
-        self._lab = lab
-
-    def __getitem__(self, name: str) -> object:
-        return self._lab[{"r1": "s1", "r2": "s2", "c": "s3"}.get(name, name)]
-
-
-def move(relay_rtt: float, seed: int, tmp: Path) -> float:
+def move(relay_rtt: float, seed: int) -> float:
     """Seconds of the longest gap when one session moves."""
     links = dict.fromkeys("ab", f"delay={SIDE:g}") | {"s1": f"delay={relay_rtt / 4 - SIDE:g}"}
-    with Lab(a="eim-apdf", b="eim-apdf", public=3, links=links, seed=seed) as lab:
-        rig = RelayRig(Hosts(lab), tmp)  # type: ignore[arg-type]
+    with lab_rig(links, seed=seed, a="eim-apdf", b="eim-apdf") as rig:
         rig.punches = True
-        try:
-            relay = rig.relay()
-            listener = rig.listen(rig.a)
-            exposer = rig.expose_through(listener.getsockname()[1], relay)
-            take_waiting(listener)
-            binder = rig.bind_through(exposer, relay)
-            both = Gaps(rig.dial(local_port(binder)), rig.accept(listener), 1 << 40)
-            both.start()
-            binder.wait("connected", count=2)
-            moved = time.monotonic()
-            assert str(binder.matching("connected")[-1]["path"]).startswith("direct/")
-            while time.monotonic() < moved + AFTER:  # the transfer goes on meanwhile
-                both.wait_for(sum(both.received.values()) + MIB)
-            gaps = list(both.gaps)
-            both.stop()
-        finally:
-            rig.close()
+        relay = rig.relay()
+        listener = rig.listen(rig.a)
+        exposer = rig.expose_through(listener.getsockname()[1], relay)
+        take_waiting(listener)
+        binder = rig.bind_through(exposer, relay)
+        both = GapTransfer(rig.dial(local_port(binder)), rig.accept(listener), 1 << 40)
+        both.start()
+        binder.wait("connected", count=2)
+        moved = time.monotonic()
+        assert str(binder.matching("connected")[-1]["path"]).startswith("direct/")
+        while time.monotonic() < moved + AFTER:  # the transfer goes on meanwhile
+            both.wait_for(sum(both.received.values()) + MIB)
+        gaps = list(both.gaps)
+        both.stop()
     near = [(begin, end) for begin, end in gaps if end > moved - BEFORE]
     return max((end - begin for begin, end in near if begin < moved + AFTER), default=SHORT)
 
@@ -99,10 +56,7 @@ def main() -> None:
     args = parser.parse_args()
     rows = []
     for rtt in args.relay:
-        gaps = []
-        for seed in range(1, args.runs + 1):
-            with tempfile.TemporaryDirectory() as tmp:
-                gaps.append(move(rtt, seed, Path(tmp)))
+        gaps = [move(rtt, seed) for seed in range(1, args.runs + 1)]
         shown = [duration(percentile(gaps, share)) for share in (0.5, 1.0)]
         rows.append([f"{rtt:g} ms", "50 ms", str(len(gaps)), *shown])
     print(report.table(["by the relay", "direct", "moves", "gap p50", "longest"], rows))

@@ -2,8 +2,8 @@
 
     python -m bench.only_443 [--delay MS] [--runs N]
 
-Host a, which a firewall lets use nothing but TCP port 443, binds; b, behind a NAT, exposes; s1
-relays, by WebSocket over TLS on port 443.  `--delay` is of a's link, one way; the others have none.
+Host b, which a firewall lets use nothing but TCP port 443, binds; a, behind a NAT, exposes; s1
+relays, by WebSocket over TLS on port 443.  `--delay` is of b's link, one way; the others have none.
 Prints Markdown for RESULTS-lab.md: how long a client's byte takes to come back through a binder
 that runs, on a connection of its own each time, and from the start of a binder, Python's included.
 """
@@ -11,138 +11,58 @@ that runs, on a connection of its own each time, and from the start of a binder,
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import socket
-import subprocess
-import sys
-import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 from bench import report
-from pt.lab import Lab
-from pt.lab.machine import Machine
+from bench.lab_rig import lab_rig
 from pt.lab.report import duration
 from pt.lab.stats import percentile
 from tests.certificate import self_signed
-
-NAME = "only-443-of-the-benchmark"
-PORT = 443
-SUFFIX = f"tcp/{PORT}/tls/ws"
+from tests.e2e.harness import ask_echo, local_port, relay_addresses
+from tests.e2e.relay_rig import RelayRig
 
 
-class Pt:
-    """A running `pt`, and its events."""
-
-    def __init__(self, host: Machine, home: Path, *argv: str) -> None:
-        env = {name: value for name, value in os.environ.items() if not name.startswith("PT_")}
-        env |= {"PT_NO_PUBLIC": "1", "PT_NO_PORTMAP": "1", "PT_HOME": str(home)}
-        self.process = host.popen(
-            [sys.executable, "-m", "pt", *argv, "--json"], stdout=subprocess.PIPE, env=env
-        )
-        self._seen: dict[str, dict[str, Any]] = {}
-
-    def wait(self, event: str) -> dict[str, Any]:
-        """Return an event of that kind."""
-        assert self.process.stdout is not None
-        while event not in self._seen:
-            line = self.process.stdout.readline()
-            if not line:
-                raise RuntimeError(f"pt ended before it said {event!r}")
-            found = json.loads(line)
-            self._seen[found["event"]] = found
-        return self._seen[event]
-
-    def end(self) -> None:
-        """Stop it."""
-        self.process.terminate()
-        self.process.wait()
-
-
-def echo(listener: socket.socket) -> None:
-    """Serve one connection after the other."""
-    while True:
-        try:
-            sock, _ = listener.accept()
-        except OSError:
-            return
-        with sock:
-            while data := sock.recv(4096):
-                sock.sendall(data)
-
-
-def ask(host: Machine, port: int) -> float:
-    """Seconds from a client's connect until its byte is back."""
-    with host.inside():
-        sock = socket.socket()
-    began = time.monotonic()
-    with sock:
-        sock.connect(("127.0.0.1", port))
-        sock.sendall(b"x")
-        assert sock.recv(1) == b"x"
-    return time.monotonic() - began
-
-
-@contextmanager
-def exposed(lab: Lab, tmp: Path) -> Iterator[str]:
-    """A relay and an exposer; yields the address that a binder dials."""
-    relay, b = lab["s1"], lab["b"]
-    pem = str(self_signed(tmp / "both.pem", relay.ip))
-    secret = tmp / "secret"
-    secret.write_text("a secret of the benchmark\n")
-    secret.chmod(0o600)
-    serving = Pt(
-        relay, tmp / "relay", "relay", "--listen", f"/ip4/{relay.ip}/{SUFFIX}",
-        "--tls-cert", pem, "--tls-key", pem, "--secret-file", str(secret),
+def exposed(rig: RelayRig) -> str:
+    """Start a relay and an exposer; the address that a binder dials."""
+    pem = str(self_signed(rig.tmp / "both.pem", rig.r1.ip))
+    relay = rig.pt(
+        "relay", "--json", "--listen", f"/ip4/{rig.r1.ip}/tcp/443/tls/ws",
+        "--tls-cert", pem, "--tls-key", pem, "--secret-file", str(rig.secret),
+        host=rig.r1, home="relay",
     )  # fmt: skip
-    peer = serving.wait("relay_ready")["peer_id"]
-    address = f"/ip4/{relay.ip}/{SUFFIX}/p2p/{peer}"
-    with b.inside():
-        listener = socket.create_server(("127.0.0.1", 0))
-    with listener:
-        threading.Thread(target=echo, args=(listener,), daemon=True).start()
-        exposer = Pt(
-            b, tmp / "b", "tcp", "--id", NAME, "--no-lan", "--relay", address,
-            "--relay-secret-file", str(secret), "--port", str(listener.getsockname()[1]),
-        )  # fmt: skip
-        own = exposer.wait("ready")["peer_id"]
-        exposer.wait("published")
-        yield f"{address}/p2p-circuit/p2p/{own}"
-        exposer.end()
-        serving.end()
+    address = next(each for each in relay_addresses(relay) if "/tcp/443/" in each)
+    exposer = rig.expose(
+        "--port", str(rig.echo_service()), "--relay", address,
+        "--relay-secret-file", str(rig.secret),
+    )  # fmt: skip
+    exposer.wait("published", medium="relay", ok=True)
+    return f"{address}/p2p-circuit/p2p/{exposer.wait('ready')['peer_id']}"
 
 
-def binder(lab: Lab, tmp: Path, peer: str) -> tuple[Pt, int]:
-    """A running binder, and its port."""
-    argv = ["bind", "--id", NAME, "--port", "0", "--no-lan", "--no-punch", "--peer", peer]
-    process = Pt(lab["a"], tmp / "a", *argv)
-    return process, int(process.wait("ready")["ports"][0]["local"])
+def ask(rig: RelayRig, port: int) -> float:
+    """Seconds from a client's connect until its byte is back."""
+    began = time.monotonic()
+    with rig.dial(port) as sock:
+        ask_echo(sock, b"x")
+        return time.monotonic() - began
 
 
 def measure(delay: float, runs: int) -> tuple[list[float], list[float]]:
     """Seconds of the first byte on a running binder, and on one that was just started."""
-    links = {"a": f"delay={delay:g}"}
-    with (
-        Lab(a="tcp443", b="eim-apdf", links=links) as lab,
-        tempfile.TemporaryDirectory() as tmp,
-        exposed(lab, Path(tmp)) as peer,
-    ):
-        running, port = binder(lab, Path(tmp), peer)
+    with lab_rig({"b": f"delay={delay:g}"}, a="eim-apdf", b="tcp443") as rig:
+        peer = exposed(rig)
+        running = rig.bind("--port", "0", to=peer)
         running.wait("connected")
-        warm = [ask(lab["a"], port) for _ in range(runs)]
-        running.end()
+        warm = [ask(rig, local_port(running)) for _ in range(runs)]
+        running.process.terminate()
         cold = []
         for _ in range(runs):
             began = time.monotonic()
-            started, port = binder(lab, Path(tmp), peer)
-            ask(lab["a"], port)
+            started = rig.bind("--port", "0", to=peer)
+            ask(rig, local_port(started))
             cold.append(time.monotonic() - began)
-            started.end()
+            started.process.terminate()
+            started.exit_code()
     return warm, cold
 
 

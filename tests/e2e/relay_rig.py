@@ -6,8 +6,9 @@ import contextlib
 import socket
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from pt.lab.nat import Internet, Site
@@ -17,6 +18,8 @@ from tests.e2e.test_resume import Transfer
 
 SECRET = "secret-of-the-relay-tests-31"
 SITES = {"a": Site(), "b": Site()}
+SHORT = 0.02
+"""Seconds without a byte that are none to speak of."""
 
 
 @dataclass
@@ -108,29 +111,37 @@ def converse(client: socket.socket, seconds: float) -> str:
     return f"{count} answers in {seconds:g} s, the slowest {longest:.2f} s"
 
 
+@dataclass
 class GapTransfer(Transfer):
-    """A transfer that notes the longest time in which nothing arrived at one of both ends."""
+    """A transfer that notes when nothing arrived at one of both ends, longer than `SHORT`."""
 
-    gap = 0.0
-    _last: dict[str, float] | None = None
+    gaps: list[tuple[float, float]] = field(default_factory=list)
+    """From when until when."""
+    _since: float = field(default_factory=time.monotonic)
 
     def watch(self) -> None:
         """Begin to look for gaps."""
-        self.gap, self._last = 0.0, dict.fromkeys(self.received, time.monotonic())
+        self.gaps, self._since = [], time.monotonic()
 
-    def _receive(self, name: str, sock) -> None:  # type: ignore[no-untyped-def]
-        recv = sock.recv
+    @property
+    def gap(self) -> float:
+        """The longest, in seconds."""
+        return max((end - begin for begin, end in self.gaps), default=0.0)
 
-        class Noted:
-            def recv(_, size: int) -> bytes:
-                data = recv(size)
-                now = time.monotonic()
-                if self._last:
-                    self.gap = max(self.gap, now - self._last[name])
-                    self._last[name] = now
-                return data
+    def _receive(self, name: str, sock: socket.socket) -> None:
+        last = time.monotonic()
 
-        super()._receive(name, Noted())  # type: ignore[arg-type]
+        def recv(size: int) -> bytes:
+            nonlocal last
+            data = sock.recv(size)
+            now = time.monotonic()
+            begin = max(last, self._since)
+            if now - begin > SHORT:
+                self.gaps.append((begin, now))
+            last = now
+            return data
+
+        super()._receive(name, SimpleNamespace(recv=recv))  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager
