@@ -15,7 +15,11 @@ CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 
 
 guard.install()
-hypothesis.settings.register_profile("shared", deadline=None)  # a test that times is none
+hypothesis.settings.register_profile(
+    "shared",
+    deadline=None,  # a test that times is none
+    derandomize=CI,  # there a change is judged by its own faults; new examples are looked for here
+)
 hypothesis.settings.load_profile("shared")
 
 

@@ -134,8 +134,16 @@ def test_a_circuit_whose_ends_both_ended_at_once_is_one_that_ended_in_order(
 def test_strangers_connections_that_are_for_nothing_are_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "IDLE_FOR", 0.3)
-    monkeypatch.setattr(server, "IDLE_SWEEP", 0.1)
+    monkeypatch.setattr(server, "IDLE_SWEEP", 0.01)
+    sweep = server.RelayServer._sweep_idle
+    swept = 0
+
+    def count_sweep(relay: server.RelayServer) -> None:
+        nonlocal swept
+        sweep(relay)
+        swept += 1
+
+    monkeypatch.setattr(server.RelayServer, "_sweep_idle", count_sweep)
 
     async def hold(stream: MuxedStream, connection: Connection) -> None:
         await relay_aio.read_stop(stream)
@@ -156,13 +164,16 @@ def test_strangers_connections_that_are_for_nothing_are_closed(
             holder.node.handle(STOP, hold)
             stream, said = await source.connect(holder.peer_id)
             assert said.status == Status.OK
-            async with asyncio.timeout(5):
+            monkeypatch.setattr(server, "IDLE_FOR", 0.0)
+            async with asyncio.timeout(10):
                 while not idle.connection.closed:
                     await asyncio.sleep(0.01)
-            await asyncio.sleep(0.5)
+                more = swept + 10
+                while swept < more:
+                    await asyncio.sleep(0.01)
             assert not any(one.connection.closed for one in (holder, source, user))
             await stream.reset()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(10):
                 while not source.connection.closed:
                     await asyncio.sleep(0.01)
             assert not any(one.connection.closed for one in (holder, user))
