@@ -15,6 +15,7 @@ from pt.autonat.server import CONCURRENT, Rates
 from pt.errors import ClosedError, ConnectError, LimitError, LocalProtocolError, PtError
 from pt.trace import Tracer
 from pt.wire.multiaddr import Multiaddr
+from tests.sim.loop import run as run_virtually
 
 TCP = Multiaddr.parse("/ip4/11.0.1.2/tcp/4001")
 ELSEWHERE = Multiaddr.parse("/ip4/11.0.9.9/tcp/4001")
@@ -75,7 +76,7 @@ def run(test) -> None:
         finally:
             await world.close()
 
-    asyncio.run(main())
+    run_virtually(main())
 
 
 def test_an_address_that_can_be_dialed() -> None:

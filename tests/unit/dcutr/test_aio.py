@@ -16,6 +16,7 @@ from pt.dcutr.aio import initiate, open_udp, respond
 from pt.errors import ClosedError, ConnectError, LocalProtocolError, RemoteProtocolError
 from pt.trace import Tracer
 from pt.wire.multiaddr import Multiaddr
+from tests.sim.loop import run
 
 A = Multiaddr.parse("/ip4/11.0.1.2/tcp/4001")
 B = Multiaddr.parse("/ip4/11.0.2.2/tcp/4001")
@@ -77,7 +78,7 @@ def test_both_dial_each_other() -> None:
         assert events[1]["addresses"] == [str(A)]
         await pair.close()
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_a_failure_leads_to_another_exchange_and_the_third_to_other_roles() -> None:
@@ -89,7 +90,7 @@ def test_a_failure_leads_to_another_exchange_and_the_third_to_other_roles() -> N
         assert len(pair.responses) == 3
         await pair.close()
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_three_failures_are_the_end() -> None:
@@ -99,7 +100,7 @@ def test_three_failures_are_the_end() -> None:
             await initiate(pair.open_stream, lambda: [B], pair.dialer("b"))
         await pair.close()
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_a_peer_that_tells_no_address_gets_one_attempt() -> None:
@@ -117,7 +118,7 @@ def test_a_peer_that_tells_no_address_gets_one_attempt() -> None:
         assert [(role, addresses) for _, role, _, addresses in pair.dials] == [(Role.SERVER, ())]
         await pair.close()
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_a_peer_that_does_not_answer_costs_bounded_time(monkeypatch) -> None:
@@ -135,7 +136,7 @@ def test_a_peer_that_does_not_answer_costs_bounded_time(monkeypatch) -> None:
             for stream in pair:
                 stream.sock.close()
 
-    asyncio.run(main())
+    run(main())
     assert len(kept) == 3
 
 
@@ -151,7 +152,7 @@ def test_without_a_public_address_nothing_is_tried_again() -> None:
         assert await theirs.read(10) == b""
         theirs.sock.close()
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_only_who_was_dialed_over_a_relay_may_ask_us_to_dial() -> None:
@@ -163,7 +164,7 @@ def test_only_who_was_dialed_over_a_relay_may_ask_us_to_dial() -> None:
         assert pair.dials == []
         theirs.sock.close()
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_a_peer_that_leaves_during_the_exchange() -> None:
@@ -175,7 +176,7 @@ def test_a_peer_that_leaves_during_the_exchange() -> None:
             await respond(ours, [A], Pair().dialer("a"), relayed_by_us=True)
         theirs.sock.close()
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_udp_is_opened_with_random_datagrams_that_become_rarer() -> None:
@@ -195,4 +196,4 @@ def test_udp_is_opened_with_random_datagrams_that_become_rarer() -> None:
             later - earlier >= 0.009 for (earlier, _), (later, _) in itertools.pairwise(came)
         )
 
-    asyncio.run(main())
+    run(main())

@@ -36,6 +36,7 @@ from pt.relay.messages import (
 )
 from pt.wire import uvarint
 from pt.wire.multiaddr import Multiaddr
+from tests.sim.loop import run
 from tests.unit.node.relays_lab import Behaviour, full, granted, node, read_hop, scripted
 
 TARGET = PeerId.from_public_key(PrivateKey.generate(b"t" * 32).public)
@@ -106,7 +107,7 @@ def test_a_relay_that_cheats_fails_the_dial_and_leaves_nothing(cheat: str) -> No
                 await dialed(relay)
             assert why in str(caught.value)
 
-    asyncio.run(main())
+    run(main())
 
 
 @pytest.mark.parametrize("listen", [Multiaddr.tcp, Multiaddr.quic], ids=["tcp", "quic"])
@@ -118,7 +119,7 @@ def test_a_relay_that_is_none_is_told_so(listen: Callable[[str, int], Multiaddr]
             await dialed(other)
         await other.close()
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_a_relay_that_stalls_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +130,7 @@ def test_a_relay_that_stalls_is_given_up(monkeypatch: pytest.MonkeyPatch) -> Non
             with pytest.raises(ConnectError, match="no answer in time"):
                 await dialed(relay)
 
-    asyncio.run(main())
+    run(main())
 
 
 @pytest.mark.parametrize(
@@ -154,7 +155,7 @@ def test_addresses_that_cannot_work_are_said_to(text: str, error: type, why: str
         await dialer.close()
         await circuits.close()
 
-    asyncio.run(main())
+    run(main())
 
 
 # --- being dialed ------------------------------------------------------------------------------
@@ -217,7 +218,7 @@ def test_what_a_relay_of_ours_may_offer(message: bytes, answer: Status) -> None:
             _, said = await made.offer(message)
             assert said.status == answer
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_a_raw_circuit_without_a_token_is_refused() -> None:
@@ -226,7 +227,7 @@ def test_a_raw_circuit_without_a_token_is_refused() -> None:
             _, said = await made.offer(connect(), RAW_STOP)
             assert said.status == Status.RAW_UNSUPPORTED
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_whoever_holds_no_reservation_of_ours_offers_nothing() -> None:
@@ -241,7 +242,7 @@ def test_whoever_holds_no_reservation_of_ours_offers_nothing() -> None:
             assert said.status == Status.PERMISSION_DENIED
             await stranger.close()
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_a_relay_that_names_another_peer_than_comes_is_found_out() -> None:
@@ -271,7 +272,7 @@ def test_a_relay_that_names_another_peer_than_comes_is_found_out() -> None:
             sock.close()
             watch.close()
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_a_limited_circuit_is_marked_and_says_so_to_what_may_not_run_there() -> None:
@@ -315,7 +316,7 @@ def test_a_limited_circuit_is_marked_and_says_so_to_what_may_not_run_there() -> 
             await dialer.close()
             await circuits.close()
 
-    asyncio.run(main())
+    run(main())
 
 
 async def copy(source: MuxedStream, target: MuxedStream) -> None:

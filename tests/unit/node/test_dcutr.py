@@ -27,6 +27,7 @@ from pt.relay.messages import Limit
 from pt.trace import Tracer
 from pt.wire import ipranges
 from pt.wire.multiaddr import Multiaddr
+from tests.sim.loop import run
 from tests.unit.node.pair import joined
 
 RELAY = Multiaddr.parse("/ip4/9.9.9.9/tcp/4001")
@@ -158,7 +159,7 @@ def test_both_come_together(loopback: None, where: Multiaddr, path: str) -> None
             say(b, PROTOCOL)  # who has a direct connection needs no other
             assert not b.dcutr._busy
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_who_begins_and_with_whom(loopback: None) -> None:
@@ -180,7 +181,7 @@ def test_who_begins_and_with_whom(loopback: None) -> None:
             assert len(b.dcutr._busy) == 1
             await b.direct
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_without_a_public_address_there_is_no_attempt() -> None:
@@ -191,7 +192,7 @@ def test_without_a_public_address_there_is_no_attempt() -> None:
             assert "nobody has told where" in b.failures[0]
             assert not traced(a.node, "dcutr_dial") + traced(b.node, "dcutr_dial")
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_private_addresses_are_not_dialed_on_a_strangers_word(
@@ -213,7 +214,7 @@ def test_private_addresses_are_not_dialed_on_a_strangers_word(
             assert [each["addresses"] for each in traced(a.node, "dcutr_dial")] == [[]]
             assert not traced(a.node, "dial_failed")
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_a_peer_without_an_address_comes_by_itself(loopback: None) -> None:
@@ -229,7 +230,7 @@ def test_a_peer_without_an_address_comes_by_itself(loopback: None) -> None:
                 assert not (await a.direct).initiator
             assert came.relay is None
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_when_both_begin_we_answer_the_next_time(loopback: None) -> None:
@@ -264,7 +265,7 @@ def test_when_both_begin_we_answer_the_next_time(loopback: None) -> None:
             await asyncio.sleep(0)
             assert not a.dcutr._crossed
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_a_peer_that_may_not_ask_is_reset(loopback: None) -> None:
@@ -278,7 +279,7 @@ def test_a_peer_that_may_not_ask_is_reset(loopback: None) -> None:
             assert not a.dcutr._busy
             assert not b.dcutr._busy
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_attempts_on_one_connection_are_counted(loopback: None) -> None:
@@ -296,7 +297,7 @@ def test_attempts_on_one_connection_are_counted(loopback: None) -> None:
             await asyncio.sleep(0)
             assert not a.dcutr._attempts
 
-    asyncio.run(main())
+    run(main())
 
 
 @pytest.mark.parametrize("bound", ["MAX_AT_ONCE", "PER_SOURCE"])
@@ -314,7 +315,7 @@ def test_others_are_refused_when_there_are_enough(
                 await ask(stream, *b.node.addresses)
             assert not a.dcutr._busy
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_where_others_see_our_listening_port_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,7 +339,7 @@ def test_where_others_see_our_listening_port_is_told(monkeypatch: pytest.MonkeyP
             await asyncio.sleep(0)
             assert a.dcutr.addresses == ()
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_an_attempt_that_leads_nowhere_is_told(
@@ -367,7 +368,7 @@ def test_an_attempt_that_leads_nowhere_is_told(
             assert len(tried) == 2 * 3 * 3  # sides, attempts, and dials of an address in each
             assert direct_of(a.node, b.node.peer_id) is None
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_nobody_listens_so_nothing_is_dialed(
@@ -387,7 +388,7 @@ def test_nobody_listens_so_nothing_is_dialed(
                     await dial.run((Multiaddr.parse("/ip4/11.1.1.1/tcp/1"),))
             await scope.aclose()
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_a_further_connection_that_nobody_uses_is_closed(
@@ -405,7 +406,7 @@ def test_a_further_connection_that_nobody_uses_is_closed(
                     await asyncio.sleep(0.01)
             assert direct_of(a.node, b.node.peer_id) is not None
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_closing_gives_up_what_is_under_way(
@@ -426,4 +427,4 @@ def test_closing_gives_up_what_is_under_way(
             assert not a.dcutr._busy
             assert not b.dcutr._busy
 
-    asyncio.run(main())
+    run(main())

@@ -19,6 +19,7 @@ from pt.node.connection import Connection
 from pt.node.dht_connections import DhtConnections, Trouble
 from pt.node.node import Node
 from pt.wire.multiaddr import Multiaddr
+from tests.sim.loop import run as run_virtually
 from tests.unit.node import dht_lab
 from tests.unit.node.dht_lab import FIND, DhtServer, fresh_node, nowhere, servers
 from tests.unit.tunnel.loopback import until
@@ -46,7 +47,7 @@ def run(coro: object) -> None:
             await coro  # type: ignore[misc]
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
-    asyncio.run(main())
+    run_virtually(main())
 
 
 def ours(connections: DhtConnections) -> list[Connection]:

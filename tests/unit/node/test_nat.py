@@ -27,6 +27,7 @@ from pt.stun.server import PRIMARY, Server
 from pt.stun.transactions import Schedule
 from pt.wire.multiaddr import Multiaddr
 from pt.wire.nat_facts import NatFacts, Protocol
+from tests.sim.loop import run
 from tests.unit.portmap.fake import FakeGateway
 
 
@@ -105,7 +106,7 @@ def test_both_protocols_are_asked():
         assert found.answered
         assert found.problems == ()
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_silence_of_one_protocol_is_blocked_if_the_other_one_answers():
@@ -115,7 +116,7 @@ def test_silence_of_one_protocol_is_blocked_if_the_other_one_answers():
         assert (udp.works, tcp.works) == (False, True)
         assert udp.label == "blocked"
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_nobody_there():
@@ -126,7 +127,7 @@ def test_nobody_there():
         assert not found.answered
         assert "refused" in found.tcp[0].problem
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_how_far_each_port_is():
@@ -145,7 +146,7 @@ def test_how_far_each_port_is():
             ("TCP", port, "open"),
         ]
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_gateways_are_asked_meanwhile_if_that_is_wanted():
@@ -160,7 +161,7 @@ def test_gateways_are_asked_meanwhile_if_that_is_wanted():
             assert (await ask(here(port))).gateways is None
             assert fake.asked == asked
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_a_router_with_a_carriers_address_tells_of_the_carriers_nat():
@@ -191,13 +192,13 @@ def test_names_are_looked_up():
             with pytest.raises(DnsError, match="lost"):
                 await ask(lost)
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_no_route_at_all(monkeypatch):
     monkeypatch.setattr("pt.stun.aio.source_address", lambda _: None)
     with pytest.raises(NetworkError, match="no route"):
-        asyncio.run(ask(here(9)))
+        run(ask(here(9)))
 
 
 def test_a_second_server_stands_in_for_a_dead_one():
@@ -210,7 +211,7 @@ def test_a_second_server_stands_in_for_a_dead_one():
         assert found.udp[0].silent == (("127.0.0.1", dead),)
         assert found.tcp[0].server == ("127.0.0.1", port)
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_servers_are_bounded():
@@ -220,7 +221,7 @@ def test_servers_are_bounded():
             found = await ask(*several, StunServer("dns", "one.more", 1))
             assert found.problems == ()
 
-    asyncio.run(main())
+    run(main())
 
 
 @pytest.mark.parametrize(
@@ -278,4 +279,4 @@ def test_on_the_very_socket_that_quic_uses():
             await one.close()
             await two.close()
 
-    asyncio.run(main())
+    run(main())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from pt.node.nat_tcp import TcpDiscovery
 from pt.stun.aio import Explorer
 from pt.stun.discovery import Discovery
 from pt.wire.nat_facts import NatFacts, Protocol
+from tests.sim.loop import run as run_virtually
 from tests.unit.node.test_nat import QUICKLY, serving
 
 
@@ -28,7 +28,7 @@ def run(*, every: bool, silent_first: bool) -> tuple[Family, int]:
             servers = [("127.0.0.1", each) for each in ports]
             return await measure(Explorer(), servers, QUICKLY, every=every), port
 
-    return asyncio.run(main())
+    return run_virtually(main())
 
 
 def tcp_reach(found: Family) -> list[How]:
@@ -77,7 +77,7 @@ def test_usual_ports_of_the_first_server_are_tried_too(monkeypatch):
         ]
         assert all(each.through for each in more)
 
-    asyncio.run(main())
+    run_virtually(main())
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from pt.node import nat_hairpin
 from pt.node.nat_hairpin import hairpins
 from pt.stun.attributes import Address
 from pt.stun.server import PRIMARY, Server
+from tests.sim.loop import run
 from tests.unit.node.stun_server import over_tcp
 
 HOST = "127.0.0.1"
@@ -42,11 +43,11 @@ async def met(seen: Seen) -> bool | None:
 
 
 def test_they_meet_where_nothing_is_in_the_way():
-    assert asyncio.run(met(lambda source: source)) is True
+    assert run(met(lambda source: source)) is True
 
 
 def test_they_do_not_where_nobody_is():
-    assert asyncio.run(met(lambda _: ("127.0.0.2", 9))) is False
+    assert run(met(lambda _: ("127.0.0.2", 9))) is False
 
 
 def test_somebody_else_who_answers_there_is_not_taken_for_ourselves():
@@ -59,13 +60,13 @@ def test_somebody_else_who_answers_there_is_not_taken_for_ourselves():
         async with other:
             assert await met(lambda _: other.sockets[0].getsockname()) is False
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_without_a_server_nothing_is_known():
-    assert asyncio.run(hairpins((HOST, 9), HOST, 0.0, 1.0)) is None
+    assert run(hairpins((HOST, 9), HOST, 0.0, 1.0)) is None
 
 
 def test_nobody_is_dialed_at_an_address_that_a_server_has_no_business_to_tell(monkeypatch):
     monkeypatch.setattr(nat_hairpin, "may_write", lambda server, told: False)
-    assert asyncio.run(met(lambda source: source)) is None
+    assert run(met(lambda source: source)) is None

@@ -13,6 +13,7 @@ from pt.identity.keys import PrivateKey
 from pt.node.connection import Connection
 from pt.node.node import Node, NodeLimits
 from pt.wire.multiaddr import Multiaddr
+from tests.sim.loop import run
 
 
 def node(limits: NodeLimits | None = None) -> Node:
@@ -36,7 +37,7 @@ def test_busy_handlers_do_not_use_up_the_places_of_handshakes() -> None:
         await client.close()
         await server.close()
 
-    asyncio.run(asyncio.wait_for(main(), 10))
+    run(asyncio.wait_for(main(), 10))
 
 
 class Full(socket.socket):
@@ -65,7 +66,7 @@ def test_accepting_pauses_while_there_are_no_descriptors() -> None:
             assert listener.calls == 2
             await server.close()
 
-    asyncio.run(asyncio.wait_for(main(), 10))
+    run(asyncio.wait_for(main(), 10))
 
 
 def test_strangers_make_us_keep_no_more_than_they_send() -> None:
@@ -111,4 +112,4 @@ def test_strangers_make_us_keep_no_more_than_they_send() -> None:
         await client.close()
         await server.close()
 
-    asyncio.run(asyncio.wait_for(main(), 20))
+    run(asyncio.wait_for(main(), 20))

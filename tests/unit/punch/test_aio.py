@@ -18,6 +18,7 @@ from pt.punch.aio import MAX_ATTEMPTS, Conversation, Local, Probes, PunchError
 from pt.punch.messages import Offer, PunchMessageError, Sample
 from pt.punch.packets import Packet, PacketType, Sealer
 from pt.wire import uvarint
+from tests.sim.loop import run
 from tests.unit.punch.classes import side
 
 HERE = "127.0.0.1"
@@ -65,7 +66,7 @@ def ended(test: Callable[[End], Coroutine[object, object, None]], local_side: Si
         finally:
             end.close()
 
-    asyncio.run(main())
+    run(main())
 
 
 NOBODY = replace(side("eim-apdf"), candidates=())
@@ -156,7 +157,7 @@ def test_a_sample_goes_with_the_offer_and_its_socket_is_closed_at_the_end() -> N
         assert all(port.addresses == [] for port in asked)  # closed
         end.close()
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_a_server_that_does_not_answer_costs_the_sample_only(
@@ -174,7 +175,7 @@ def test_a_server_that_does_not_answer_costs_the_sample_only(
             await end.punch()
         end.close()
 
-    asyncio.run(main())
+    run(main())
 
 
 class TestProbes:
@@ -194,7 +195,7 @@ class TestProbes:
             assert came == [data]
             port.close()
 
-        asyncio.run(main())
+        run(main())
 
     def test_attempts_are_bounded(self) -> None:
         async def main() -> None:
@@ -205,4 +206,4 @@ class TestProbes:
             assert len(probes._attempts) == MAX_ATTEMPTS
             port.close()
 
-        asyncio.run(main())
+        run(main())

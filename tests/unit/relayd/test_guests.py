@@ -14,6 +14,7 @@ from pt.relay.messages import AUTH, Status
 from pt.relay.raw import AuthAnswer, Notice
 from pt.relayd import events, guests
 from pt.relayd.config import RelayConfig
+from tests.sim.loop import run
 from tests.unit.relayd.lab import LOOPBACK, SECRET, Guest, lab
 
 OTHER = "another-secret-of-tests"
@@ -40,7 +41,7 @@ def test_what_a_proof_makes_of_a_guest(
             wrong = [each.reason for each in made.of(events.RelayRefused)]
             assert wrong == (["a wrong secret"] if secret and answer is not AuthAnswer.USER else [])
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_strangers_get_nothing_in_private_and_reach_users(tmp_path: Path) -> None:
@@ -59,7 +60,7 @@ def test_strangers_get_nothing_in_private_and_reach_users(tmp_path: Path) -> Non
             assert await connection.ping() > 0
             assert not connection.limited
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_guessing_the_secret_is_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +74,7 @@ def test_guessing_the_secret_is_slow(tmp_path: Path, monkeypatch: pytest.MonkeyP
             told = "too many wrong secrets"
             await made.until(lambda: any(told in e.reason for e in made.of(events.RelayRefused)))
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_a_proof_is_bound_to_its_connection(tmp_path: Path) -> None:
@@ -91,7 +92,7 @@ def test_a_proof_is_bound_to_its_connection(tmp_path: Path) -> None:
             await stream.write(bytes((raw.AUTH_VERSION,)) + proof)
             assert (await stream.read_exactly(1))[0] == AuthAnswer.STRANGER
 
-    asyncio.run(main())
+    run(main())
 
 
 @pytest.mark.parametrize("said", [b"\x07" + bytes(32), b"\x01short"])
@@ -108,7 +109,7 @@ def test_a_proof_of_another_form_ends_the_stream(
                 async with asyncio.timeout(5):
                     await stream.read_exactly(1)
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_a_reload_changes_who_is_a_user_and_what_they_get(tmp_path: Path) -> None:
@@ -127,7 +128,7 @@ def test_a_reload_changes_who_is_a_user_and_what_they_get(tmp_path: Path) -> Non
             made.relay.reload(RelayConfig(listen=(LOOPBACK,), http=("127.0.0.1", 1), secret=OTHER))
             assert "http" in made.of(events.RelayReloaded)[-1].ignored
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_a_notice_reaches_whoever_listens(tmp_path: Path) -> None:
@@ -144,4 +145,4 @@ def test_a_notice_reaches_whoever_listens(tmp_path: Path) -> None:
             await made.relay.drain(0.05)
             assert (await stream.read_exactly(1))[0] == Notice.DRAINING
 
-    asyncio.run(main())
+    run(main())

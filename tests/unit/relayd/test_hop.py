@@ -32,6 +32,7 @@ from pt.relay.registry import STRANGERS, Quotas
 from pt.relay.voucher import verify
 from pt.relayd import events, guests, hop
 from pt.wire import uvarint
+from tests.sim.loop import run
 from tests.unit.relayd.lab import SECRET, Guest, lab
 
 
@@ -56,7 +57,7 @@ def test_a_stranger_gets_a_reservation_with_a_voucher_and_limits(tmp_path: Path)
             assert (await guest.reserve()).status == Status.OK  # a refresh
             assert len(made.of(events.Reserved)) == 1
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_a_user_has_no_limit(tmp_path: Path) -> None:
@@ -67,7 +68,7 @@ def test_a_user_has_no_limit(tmp_path: Path) -> None:
             assert said.status == Status.OK
             assert said.limit is None
 
-    asyncio.run(main())
+    run(main())
 
 
 MALFORMED = {
@@ -84,7 +85,7 @@ def test_malformed_requests_are_answered_as_such(tmp_path: Path, what: str) -> N
             assert said.status in (Status.MALFORMED_MESSAGE, Status.UNEXPECTED_MESSAGE)
             assert (await guest.reserve()).status == Status.OK  # and the connection goes on
 
-    asyncio.run(main())
+    run(main())
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def test_requests_that_make_no_sense(
             _, said = await guest.ask(message.encode(), protocol)
             assert said.status == status
 
-    asyncio.run(main())
+    run(main())
 
 
 @pytest.mark.parametrize("protocol", [HOP, RAW_HOP])
@@ -117,7 +118,7 @@ def test_nobody_is_reached_without_a_reservation(tmp_path: Path, protocol: str) 
             assert said.status == Status.PERMISSION_DENIED  # to oneself
             assert made.relay.snapshot().grades[1].circuits == 0
 
-    asyncio.run(main())
+    run(main())
 
 
 @pytest.mark.parametrize("kind", [HopType.RESERVE, HopType.CONNECT])
@@ -130,7 +131,7 @@ def test_nothing_is_asked_for_over_a_relayed_connection(tmp_path: Path, kind: Ho
             _, said = await guest.ask(HopMessage(kind, peer=peer).encode())
             assert said.status == Status.PERMISSION_DENIED
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_a_request_that_never_comes_is_given_up(
@@ -152,7 +153,7 @@ def test_a_request_that_never_comes_is_given_up(
             assert asyncio.get_running_loop().time() - began < 2
             assert (await guest.reserve()).status == Status.OK
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_one_connection_has_so_many_requests_at_a_time(
@@ -175,7 +176,7 @@ def test_one_connection_has_so_many_requests_at_a_time(
                             break
             assert "too many requests" in made.of(events.RelayRefused)[0].reason
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_a_client_that_opens_circuits_without_end_meets_its_quota(tmp_path: Path) -> None:
@@ -197,7 +198,7 @@ def test_a_client_that_opens_circuits_without_end_meets_its_quota(tmp_path: Path
             _, said = await source.connect(target.peer_id)
             assert said.status == Status.OK
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_a_flood_of_requests_is_refused_and_told_in_sum(tmp_path: Path) -> None:
@@ -214,7 +215,7 @@ def test_a_flood_of_requests_is_refused_and_told_in_sum(tmp_path: Path) -> None:
             assert sum(each.count for each in told) == 80
             assert sum(made.relay.snapshot().totals.refusals.values()) == 80
 
-    asyncio.run(main())
+    run(main())
 
 
 async def hold(stream, connection) -> None:  # type: ignore[no-untyped-def]
@@ -255,7 +256,7 @@ def test_a_target_that_does_not_take_the_circuit(
             assert said.status == wanted
             assert made.relay.snapshot().grades[1].circuits == 0  # and none is counted for ever
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_a_reservation_ends_with_its_connection_and_not_with_another(tmp_path: Path) -> None:
@@ -277,7 +278,7 @@ def test_a_reservation_ends_with_its_connection_and_not_with_another(tmp_path: P
             second.close()
             await made.until(lambda: made.of(events.ReservationEnded))
 
-    asyncio.run(main())
+    run(main())
 
 
 # --- raw circuits ------------------------------------------------------------------------------
@@ -292,7 +293,7 @@ def test_a_target_without_raw_circuits_is_said_to_have_none(tmp_path: Path) -> N
             assert said.status == Status.RAW_UNSUPPORTED
             assert made.relay.snapshot().grades[1].circuits == 0
 
-    asyncio.run(main())
+    run(main())
 
 
 async def leg(guest: Guest, first: bytes) -> socket.socket:
@@ -333,7 +334,7 @@ def test_a_leg_that_names_no_circuit_is_reset(
         async with lab(tmp_path) as made, made.guest() as guest:
             assert await was_reset(await leg(guest, first))
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_a_token_is_good_once_and_for_a_while(
@@ -362,7 +363,7 @@ def test_a_token_is_good_once_and_for_a_while(
             assert await was_reset(first)
             assert made.relay.snapshot().grades[1].circuits == 0
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_a_draining_relay_takes_nobody_and_says_so(tmp_path: Path) -> None:
@@ -378,7 +379,7 @@ def test_a_draining_relay_takes_nobody_and_says_so(tmp_path: Path) -> None:
             assert (draining.circuits, draining.reservations) == (0, 1)
             assert made.relay.snapshot().draining
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_the_defaults_are_those_of_public_relays() -> None:

@@ -16,6 +16,7 @@ from pt.relay.messages import AUTH, STOP, HopMessage, HopType, Status
 from pt.relay.raw import AuthAnswer
 from pt.relayd import events, hop, server
 from pt.relayd.server import RelayServer
+from tests.sim.loop import run
 from tests.unit.relayd.lab import SECRET, Guest, lab
 from tests.unit.relayd.rig import until
 
@@ -46,7 +47,7 @@ def test_a_client_that_asks_and_proves_without_end_is_not_remembered_each_time(
             assert not guests._by_peer
             assert not guests.holders
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_nothing_is_kept_of_a_connection_that_ended_before_it_was_served(tmp_path: Path) -> None:
@@ -74,7 +75,7 @@ def test_nothing_is_kept_of_a_connection_that_ended_before_it_was_served(tmp_pat
             assert not made.relay._guests._watched
             assert stream.ended
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_a_client_that_does_not_take_its_answer_is_given_up(
@@ -90,7 +91,7 @@ def test_a_client_that_does_not_take_its_answer_is_given_up(
                 await guest.reserve()
             assert not made.relay._guests.asking(theirs(made.relay, guest))
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_requests_of_unknown_types_are_one_kind_of_refusal(tmp_path: Path) -> None:
@@ -103,7 +104,7 @@ def test_requests_of_unknown_types_are_one_kind_of_refusal(tmp_path: Path) -> No
                 "connect: an unexpected message": 4
             }
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_a_circuit_whose_ends_both_ended_at_once_is_one_that_ended_in_order(
@@ -128,7 +129,7 @@ def test_a_circuit_whose_ends_both_ended_at_once_is_one_that_ended_in_order(
             assert (closed.reason, closed.sent, closed.received) == ("", 0, 0)
             assert made.relay.snapshot().grades[1].circuits == 0
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_strangers_connections_that_are_for_nothing_are_closed(
@@ -179,7 +180,7 @@ def test_strangers_connections_that_are_for_nothing_are_closed(
             assert not any(one.connection.closed for one in (holder, user))
             assert not made.relay._carrying
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_many_holders_that_leave_at_once_are_let_go_one_by_one_in_little_time(
@@ -202,4 +203,4 @@ def test_many_holders_that_leave_at_once_are_let_go_one_by_one_in_little_time(
             await made.until(lambda: made.of(events.ReservationEnded))
             assert looked == []
 
-    asyncio.run(main())
+    run(main())

@@ -19,6 +19,7 @@ from pt.errors import LocalPortError
 from pt.relayd import http
 from pt.relayd.http import AdminServer
 from pt.relayd.status import Snapshot
+from tests.sim.loop import run as run_virtually
 from tests.unit.relayd.samples import circuit, snapshot
 from tests.unit.relayd.test_metrics import samples
 
@@ -103,7 +104,7 @@ def run(scenario: Callable[[Served], Awaitable[None]], host: str = HOST) -> None
             await scenario(one)
         assert crashes == []
 
-    asyncio.run(main())
+    run_virtually(main())
 
 
 def get(path: str, *headers: str) -> tuple[int, Message, bytes]:
@@ -533,7 +534,7 @@ def test_port_that_is_taken():
 @pytest.mark.parametrize("listen", [("127.0.0.1", 70000), ("11.0.0.1", 0)])
 def test_address_that_is_not_ours(listen):
     with pytest.raises(LocalPortError, match="status page"):
-        asyncio.run(AdminServer(snapshot, listen=listen).start())
+        run_virtually(AdminServer(snapshot, listen=listen).start())
 
 
 def test_close_ends_connections():

@@ -15,6 +15,7 @@ from pt.tunnel import exposer as exposer_module
 from pt.tunnel import gate as gate_module
 from pt.tunnel.core import messages as wire
 from pt.wire.multiaddr import Multiaddr
+from tests.sim.loop import run
 from tests.unit.tunnel.loopback import PSK, Loopback, loopback, until
 from tests.unit.tunnel.test_relayed import SECRET, world
 from tests.unit.tunnel.test_relayed_regressions import direct, paths_of
@@ -37,7 +38,7 @@ def test_what_others_of_a_source_fail_at_does_not_keep_out_who_knew_the_name() -
             await _new_session(rig)
             await stranger.close()
 
-    asyncio.run(asyncio.wait_for(main(), 20))
+    run(asyncio.wait_for(main(), 20))
 
 
 async def _new_session(rig: Loopback) -> None:
@@ -68,7 +69,7 @@ def test_connections_of_strangers_are_closed_and_standbys_are_not(
             assert paths_of(binder)._standby is standby
             await stranger.close()
 
-    asyncio.run(asyncio.wait_for(main(), 20))
+    run(asyncio.wait_for(main(), 20))
 
 
 def test_many_inner_networks_do_not_displace_the_relay() -> None:
@@ -87,4 +88,4 @@ def test_many_inner_networks_do_not_displace_the_relay() -> None:
             assert told[0][:2] == (public, relay)
             assert len(told[0]) == wire.MAX_ADDRESSES
 
-    asyncio.run(asyncio.wait_for(main(), 20))
+    run(asyncio.wait_for(main(), 20))

@@ -159,8 +159,9 @@ def test_any_sequence_of_fields_reads_as_the_oracle_reads_it(wire):
         with pytest.raises(protobuf.ProtobufError):
             protobuf.Fields(wire).all_uints(4)
         return
-    except protobuf.ProtobufError as error:
-        assert str(error) == "a protobuf varint exceeds 64 bits"
+    except protobuf.ProtobufError:
+        with pytest.raises(protobuf.ProtobufError, match="varint exceeds 64 bits"):
+            protobuf.Fields(wire).all_uints(4)
         return
     assert read.uint(1) == (said.uint if said.HasField("uint") else None)
     assert read.bytes(2) == (said.data if said.HasField("data") else None)
