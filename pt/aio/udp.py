@@ -20,6 +20,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
+from pt.aio.heap import keep_heap
 from pt.aio.tcp import ip_family
 from pt.errors import LocalPortError
 
@@ -194,6 +195,7 @@ class UdpPort:
 
     def use_trains(self, received: Trains, drained: Callable[[], None]) -> None:
         """Read for bulk: `received` gets all that comes, `drained` is called after each turn."""
+        keep_heap()
         self._trains = received
         self._drained = drained
         for sock in self._sockets:

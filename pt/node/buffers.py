@@ -45,10 +45,6 @@ class Pool:
         if len(self._free) < self._keep:
             self._free.append(buffer)
 
-    def trim(self, keep: int = 0) -> None:
-        """Let go of free buffers beyond `keep`: called when the process has been idle."""
-        del self._free[keep:]
-
 
 class BufferPool:
     """The process's pools."""
@@ -59,12 +55,6 @@ class BufferPool:
         self.rx = Pool(RX_LEN, 4)
         self.tx = Pool(TX_LEN, 8)
         self.slots = Pool(SLOT_LEN, 128)
-
-    def trim(self) -> None:
-        """Release what an idle process does not need."""
-        self.rx.trim()
-        self.tx.trim()
-        self.slots.trim()
 
 
 POOL: Final = BufferPool()

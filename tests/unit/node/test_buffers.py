@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from pt.node.buffers import POOL, RX_LEN, SLOT_LEN, TX_LEN, BufferPool, Pool
+from pt.node.buffers import POOL, RX_LEN, SLOT_LEN, TX_LEN, Pool
 from pt.yamux.frames import HEADER_LEN, MAX_PAYLOAD
 
 
@@ -21,14 +21,6 @@ def test_what_is_lent_is_counted_and_what_is_kept_is_bounded() -> None:
         pool.give(buffer)
     assert pool.lent == 0
     assert len(pool._free) == 2
-
-
-def test_an_idle_process_keeps_nothing() -> None:
-    pools = BufferPool()
-    for pool in (pools.rx, pools.tx, pools.slots):
-        pool.give(pool.take())
-    pools.trim()
-    assert not (pools.rx._free or pools.tx._free or pools.slots._free)
 
 
 def test_sizes_fit_what_goes_in() -> None:
