@@ -8,7 +8,6 @@ heap's end.
 
 from __future__ import annotations
 
-import ctypes
 from functools import cache
 from typing import Final
 
@@ -25,6 +24,8 @@ _ALONE: Final = 1 << 20  # buffers so large are not in the heap
 @cache
 def keep_heap() -> bool:
     """Keep up to `KEPT` free bytes in this process; False: the C library is not glibc."""
+    import ctypes  # noqa: PLC0415  # start-up cost
+
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # musl, macOS; Windows has no name for itself

@@ -33,13 +33,10 @@ class _Selector(selectors.DefaultSelector):
         ready = super().select(0)
         if ready or (timeout is not None and timeout <= 0):
             return ready
-        if self.working:
-            ready = super().select(WORK)
-            if not ready:
+        if self.working or timeout is None:
+            ready = super().select(WORK if self.working else GRACE)
+            if not ready and self.working:
                 raise RuntimeError("a thread works on and on, and the clock waits for it")
-            return ready
-        if timeout is None:
-            ready = super().select(GRACE)
             if not ready:
                 raise RuntimeError("nothing will ever happen again in this loop")
             return ready
