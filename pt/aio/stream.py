@@ -7,7 +7,7 @@ from typing import Protocol
 
 from pt.errors import ClosedError
 
-__all__ = ["ByteStream", "read_exactly"]
+__all__ = ["ByteStream", "ResetOnError", "read_exactly"]
 
 
 class ByteStream(Protocol):
@@ -40,6 +40,20 @@ class ByteStream(Protocol):
     async def reset(self, code: int = 0) -> None:
         """Abort both directions; the peer sees a reset with `code` where the transport can."""
         ...
+
+
+class ResetOnError:
+    """`async with`: a stream whose block is left by an exception, a cancellation too, is reset."""
+
+    def __init__(self, stream: ByteStream) -> None:
+        self._stream = stream
+
+    async def __aenter__(self) -> None:
+        pass
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            await self._stream.reset()
 
 
 async def read_exactly(read: Callable[[int], Awaitable[bytes]], count: int) -> bytes:

@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from pt.aio.stream import ByteStream
+from pt.aio.stream import ByteStream, ResetOnError
 from pt.autonat.client import Client, Verdict
 from pt.autonat.messages import (
     MAX_DIAL_BACK,
@@ -101,18 +101,15 @@ async def ask(
     """
     nonce = secrets.randbits(64)
     try:
-        client = Client(addresses, nonce, pay=pay)
-        backs.expect(nonce, client.dialed_back)
-        async with asyncio.timeout(REQUEST_TIMEOUT):
+        async with ResetOnError(stream), asyncio.timeout(REQUEST_TIMEOUT):
+            client = Client(addresses, nonce, pay=pay)
+            backs.expect(nonce, client.dialed_back)
             verdict = None
             while verdict is None:
                 for part in client.data_to_send():
                     await stream.write(part)
                 verdict = client.receive_data(await _read(stream))
             await _end(stream)
-    except BaseException:
-        await stream.reset()
-        raise
     finally:
         backs.forget(nonce)
     if tracer.enabled:
@@ -155,7 +152,7 @@ async def serve(
         admit=lambda with_data: rates.admit(peer, loop.time(), with_data=with_data),
     )
     try:
-        async with asyncio.timeout(REQUEST_TIMEOUT):
+        async with ResetOnError(stream), asyncio.timeout(REQUEST_TIMEOUT):
             wanted = None
             while wanted is None and not request.done:
                 wanted = request.receive_data(await _read(stream))
@@ -171,9 +168,6 @@ async def serve(
                     )
                 await stream.write(request.data_to_send())
             await stream.close_write()
-    except BaseException:
-        await stream.reset()
-        raise
     finally:
         rates.end(peer)
 

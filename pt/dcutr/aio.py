@@ -16,7 +16,7 @@ import os
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, TypeVar
 
-from pt.aio.stream import ByteStream
+from pt.aio.stream import ByteStream, ResetOnError
 from pt.aio.udp import Address, UdpPort
 from pt.dcutr.machine import MAX_ATTEMPTS, Dial, Initiator, Responder, Role
 from pt.errors import ClosedError, ConnectError, PtError, RemoteProtocolError, message_of
@@ -88,7 +88,7 @@ async def _initiate_once(
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(EXCHANGE_TIMEOUT):
         stream = await open_stream()
-        try:
+        async with ResetOnError(stream):
             machine = Initiator(own(), attempt=attempt, now=loop.time())
             await stream.write(machine.data_to_send())
             planned = None
@@ -96,9 +96,6 @@ async def _initiate_once(
                 planned = machine.receive_data(await _read(stream), loop.time())
             await stream.write(machine.data_to_send())
             await stream.close_write()
-        except BaseException:
-            await stream.reset()
-            raise
     return planned
 
 
@@ -127,17 +124,13 @@ async def respond(
         await stream.reset()
         raise RemoteProtocolError("the peer wants to punch on a connection that is not ours to")
     loop = asyncio.get_running_loop()
-    try:
-        async with asyncio.timeout(EXCHANGE_TIMEOUT):
-            machine = Responder(own, role=role)
-            planned = None
-            while planned is None:
-                planned = machine.receive_data(await _read(stream), loop.time())
-                if out := machine.data_to_send():
-                    await stream.write(out)
-    except BaseException:
-        await stream.reset()
-        raise
+    async with ResetOnError(stream), asyncio.timeout(EXCHANGE_TIMEOUT):
+        machine = Responder(own, role=role)
+        planned = None
+        while planned is None:
+            planned = machine.receive_data(await _read(stream), loop.time())
+            if out := machine.data_to_send():
+                await stream.write(out)
     _trace(tracer, "dcutr_dial", planned, 0, 0.0)
     async with asyncio.timeout(DIAL_TIMEOUT):
         dialing = asyncio.ensure_future(dial(planned.addresses, planned.role))

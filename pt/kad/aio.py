@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 from pt.aio.scope import Scope
-from pt.aio.stream import ByteStream
+from pt.aio.stream import ByteStream, ResetOnError
 from pt.errors import ClosedError, LocalProtocolError, PtError, ResetError
 from pt.identity.peer_id import PeerId
 from pt.kad.keyspace import K, point
@@ -60,7 +60,7 @@ async def exchange(stream: ByteStream, request: Message) -> Message:
         ClosedError: the stream ended first.
 
     """
-    try:
+    async with ResetOnError(stream):
         await stream.write(request.encode())
         await stream.close_write()
         reader = MessageReader()
@@ -75,9 +75,6 @@ async def exchange(stream: ByteStream, request: Message) -> Message:
             reply = reader.receive_data(data)
         if reader.cut:
             await stream.reset()
-    except BaseException:
-        await stream.reset()
-        raise
     return reply
 
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 from pt.aio.muxed import MuxedStream
-from pt.errors import ClosedError, LimitedError, PtError, RemoteProtocolError, ResetError
+from pt.aio.stream import ResetOnError
+from pt.errors import ClosedError, LimitedError, RemoteProtocolError, ResetError
 from pt.identify.messages import Identify
 from pt.identity.peer_id import PeerId
 from pt.multistream import aio as multistream
@@ -157,11 +158,8 @@ class Connection:
             if self.closed:
                 raise ClosedError("the connection to the peer ended")
             stream = MuxedStream(self.link.session.open(), self.link)
-            try:
+            async with ResetOnError(stream):
                 stream.protocol = await multistream.select(stream, protocols)
-            except (PtError, asyncio.CancelledError):
-                await stream.reset()
-                raise
             return stream
 
     async def open_known(self, protocol: str) -> MuxedStream:

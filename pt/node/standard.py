@@ -9,7 +9,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Final
 
-from pt.errors import PtError
+from pt.aio.stream import ResetOnError
 from pt.identify import aio as identify_aio
 from pt.identify.messages import Identify
 from pt.identity.peer_record import PeerRecord
@@ -120,11 +120,8 @@ async def identify(connection: Connection) -> Identify:
     """
     async with asyncio.timeout(IDENTIFY_TIMEOUT):
         stream = await connection.open_stream((IDENTIFY,), limited=True)
-        try:
+        async with ResetOnError(stream):
             said = (await identify_aio.ask(stream)).verified(connection.peer_id)
-        except (PtError, asyncio.CancelledError):  # a timeout cancels
-            await stream.reset()
-            raise
     _remember(connection, said)
     return said
 
@@ -143,11 +140,8 @@ def push_all(node: Node) -> None:
 async def _push(node: Node, connection: Connection) -> None:
     async with asyncio.timeout(IDENTIFY_TIMEOUT):
         stream = await connection.open_stream((IDENTIFY_PUSH,), limited=True)
-        try:
+        async with ResetOnError(stream):
             await identify_aio.push(stream, our_identify(node, connection))
-        except (PtError, asyncio.CancelledError):  # a timeout cancels
-            await stream.reset()
-            raise
         stream.finish()
 
 
@@ -156,11 +150,8 @@ async def ping(connection: Connection, payload: bytes) -> float:
     async with asyncio.timeout(PING_TIMEOUT):
         stream = await connection.open_stream((PING,), limited=True)
         started = time.monotonic()
-        try:
+        async with ResetOnError(stream):
             await ping_aio.ping(stream, payload)
-        except (PtError, asyncio.CancelledError):
-            await stream.reset()
-            raise
         seconds = time.monotonic() - started
         await stream.close_write()
     return seconds

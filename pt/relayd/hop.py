@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 from pt.aio import tcp
+from pt.aio.stream import ResetOnError
 from pt.errors import ClosedError, PtError
 from pt.multistream.negotiation import UnsupportedError
 from pt.relay import aio as relay_aio
@@ -289,11 +290,8 @@ class Hop:
                     stream = await target.open_likely(protocol)
                 else:  # whether it takes the protocol at all decides what is offered next
                     stream = await target.open_stream((protocol,))
-                try:
+                async with ResetOnError(stream):
                     await relay_aio.offer_circuit(stream, circuit.source, circuit.limit, token)
-                except (PtError, TimeoutError, asyncio.CancelledError):
-                    await stream.reset()
-                    raise
                 return stream
         except UnsupportedError as error:
             status = Status.RAW_UNSUPPORTED if token is not None else Status.CONNECTION_FAILED
