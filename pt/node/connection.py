@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
@@ -260,8 +261,9 @@ class _LikelyStream(_KnownStream):
         try:
             await super()._confirm()
         except ResetError:
-            stream = await self._connection.open_stream((self.protocol,), limited=True)
-            await stream.reset()
+            with contextlib.suppress(ClosedError, TimeoutError):  # the reset says more
+                stream = await self._connection.open_stream((self.protocol,), limited=True)
+                await stream.reset()
             raise
 
 

@@ -124,6 +124,25 @@ def test_a_stream_of_a_likely_protocol_waits_only_where_none_can_be_had_now() ->
     run(scenario())
 
 
+def test_why_a_likely_stream_was_reset_is_told_when_nobody_can_be_asked_again() -> None:
+    async def scenario() -> None:
+        async with joined(CALM, right=server()) as (left, right):
+
+            def refuse(stream: Stream) -> None:
+                stream.reset(7)
+                right.link.flush()
+                right.close("refused")
+
+            right.link.session._on_stream = refuse
+            stream = await left.open_likely(ECHO)
+            with pytest.raises(ResetError) as caught:
+                await stream.read(1)
+            assert caught.value.code == 7
+            assert left.closed
+
+    run(scenario())
+
+
 @pytest.mark.parametrize("cut", [1, 5, 20, 25, 28])
 def test_an_opening_in_pieces_reaches_it_as_well(cut: int) -> None:
     async def scenario() -> None:
