@@ -250,12 +250,11 @@ async def connect(
         timeout=timeout,
     )
     binder = Binder(config, StateDir(home), on_event)
-    try:
+    async with contextlib.AsyncExitStack() as undo:
+        undo.push_async_callback(binder.close)
         await binder.start()
         await binder.ready()
-    except BaseException:
-        await binder.close()
-        raise
+        undo.pop_all()
     return Tunnel(binder)
 
 

@@ -101,17 +101,17 @@ class UdpPort:
     def _listen(self, address: Address) -> None:
         family = ip_family(address[0])
         shared = family in self._default
-        try:
-            sock = self._open(family)
-            sock.bind(address)
-        except OSError as error:
-            self.close()
-            raise LocalPortError(
-                f"UDP port {address[1]} on {address[0]} cannot be used: {error.strerror or error}"
-            ) from error
-        except BaseException:
-            self.close()
-            raise
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.close)
+            try:
+                sock = self._open(family)
+                sock.bind(address)
+            except OSError as error:
+                raise LocalPortError(
+                    f"UDP port {address[1]} on {address[0]} cannot be used: "
+                    f"{error.strerror or error}"
+                ) from error
+            undo.pop_all()
         wildcard = address[0] in _WILDCARDS
         if wildcard:
             with contextlib.suppress(OSError):  # a kernel that cannot: it chooses the address
