@@ -288,19 +288,22 @@ class Rig:
     ) -> socket.socket:
         """A client socket on host `b`, closed with the rig."""
         with (host or self.b).inside():
-            sock = socket.create_connection((ip, port), timeout)
+            return self.keep(socket.create_connection((ip, port), timeout))
+
+    def keep(self, sock: socket.socket) -> socket.socket:
+        """The same socket, closed with the rig."""
         return self._stack.enter_context(sock)
 
     def listen(self, host: Host, port: int = 0, ip: str = "127.0.0.1") -> socket.socket:
         with host.inside():
             sock = socket.create_server((ip, port))
         sock.settimeout(TIMEOUT)
-        return self._stack.enter_context(sock)
+        return self.keep(sock)
 
     def accept(self, listener: socket.socket) -> socket.socket:
         sock, _ = listener.accept()
         sock.settimeout(TIMEOUT)
-        return self._stack.enter_context(sock)
+        return self.keep(sock)
 
     def echo_service(self, host: Host | None = None, port: int = 0) -> int:
         """A service that sends back what comes and half-closes after the client did."""

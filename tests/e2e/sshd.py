@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,14 @@ class Ssh:
 
     def command(self, *more: str) -> list[str]:
         return ["ssh", *self.options("-p", str(self.port)), "root@127.0.0.1", *more]
+
+    def dial(self, port: int) -> socket.socket:
+        """A connection to a port of the sshd's host, which ssh carries; closed with the rig."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            argv = self.command("-W", f"127.0.0.1:{port}")
+            self.rig.b.popen(argv, stdin=theirs.fileno(), stdout=theirs.fileno())
+        return self.rig.keep(ours)
 
 
 def start_sshd(rig: Rig) -> Path:

@@ -10,6 +10,7 @@ import pytest
 
 from tests.e2e.harness import MIB, local_port, soak, take_waiting
 from tests.e2e.relay_rig import GapTransfer, RelayRig, relay_rig_at
+from tests.e2e.sshd import SSH_PORT, Ssh, start_sshd
 from tests.e2e.transfer import Transfer
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(900 if soak() else 180)]
@@ -42,14 +43,20 @@ def test_a_session_leaves_the_relay_through_both_nats(rig: RelayRig) -> None:
     assert exposer.wait("punched", ok=True)["strategy"] == punched["strategy"]
 
 
-def test_a_running_transfer_moves_from_relay_to_direct_and_back(rig: RelayRig) -> None:
+@pytest.mark.parametrize("over", ["tcp", "ssh"])
+def test_a_running_transfer_moves_from_relay_to_direct_and_back(rig: RelayRig, over: str) -> None:
     """The direct path vanishes and comes back, again and again; the connection never notices."""
     relay = rig.relay()
     listener = rig.listen(rig.a)
-    exposer = rig.expose_through(listener.getsockname()[1], relay)
+    service = listener.getsockname()[1]
+    keys = start_sshd(rig) if over == "ssh" else None
+    exposer = rig.expose_through(SSH_PORT if keys else service, relay)
     take_waiting(listener)
     binder = rig.bind_through(exposer, relay)
-    client = rig.dial(local_port(binder))
+    if keys is None:
+        client = rig.dial(local_port(binder))
+    else:
+        client = Ssh(rig, keys, local_port(binder)).dial(service)
     both = GapTransfer(client, rig.accept(listener), 1 << 40)
     threads = both.start()
     outer = rig.net.router("a"), rig.net.router("b")
