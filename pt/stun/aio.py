@@ -169,6 +169,8 @@ async def ask_over_stream(
 ) -> tuple[Outcome, Address]:
     """Connect a fresh socket, and ask; it stays open, as does its mapping.
 
+    Others may connect from the same `local` address, also if it was chosen here.
+
     Raises:
         NetworkError: no connection, or it broke.
         WaitTimeoutError: no answer in `timeout` seconds.
@@ -185,6 +187,9 @@ async def ask_over_stream(
     if hasattr(socket, "SO_REUSEPORT"):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
+        # A port that the system chooses at connect may be others' as well, whom nobody can join.
+        if local is None and (host := source_address(server)) is not None:
+            local = host, 0
         if local is not None:
             sock.bind(local)
         async with asyncio.timeout(timeout):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 
 import pytest
 
 from pt.aio.udp import UdpPort
 from pt.errors import NetworkError, RefusedError, WaitTimeoutError
+from pt.lab.netns import Lan
+from pt.stun import aio as module
 from pt.stun.aio import Explorer, StunClient, bind_over_tcp, source_address
 from pt.stun.attributes import error_code
 from pt.stun.discovery import Wishes
@@ -163,6 +166,45 @@ def test_over_tcp():
             assert found.mapped == local == again
 
     asyncio.run(main())
+
+
+def test_over_tcp_without_knowing_from_where(monkeypatch):
+    async def main() -> None:
+        monkeypatch.setattr(module, "source_address", lambda _: None)
+        async with over_tcp(one_answer) as address:
+            found, local = await bind_over_tcp(address)
+            assert found.mapped == local
+
+    asyncio.run(main())
+
+
+CROWDED = """
+import asyncio, contextlib, socket
+from pathlib import Path
+from pt.stun.aio import bind_over_tcp
+from tests.unit.stun.test_aio import one_answer, over_tcp
+
+async def main():
+    async with over_tcp(one_answer) as address, over_tcp(one_answer) as other:
+        sink = socket.create_server(("127.0.0.1", 0))
+        Path("/proc/sys/net/ipv4/ip_local_port_range").write_text("40000 40031")
+        with sink, contextlib.ExitStack() as stack:
+            for _ in range(24):  # of 32 ports, each of which serves one destination once
+                stack.enter_context(socket.create_connection(sink.getsockname()))
+            for _ in range(4):
+                _, local = await bind_over_tcp(address)
+                assert (await bind_over_tcp(other, local=local))[1] == local
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.netns
+def test_over_tcp_from_a_port_that_nobody_shares():
+    """The system lets connections to different servers leave from one port, but none join later."""
+    with Lan(hosts=1) as lan:
+        done = lan.hosts[0].run([sys.executable, "-c", CROWDED], check=False)
+    assert done.returncode == 0, done.stderr.decode()
 
 
 def test_discovery_over_udp():
