@@ -59,8 +59,8 @@ def harmed(run: Run) -> str | None:
 def moved(run: Run) -> str | None:
     if not run.seen.rebinds:
         return "the path did not change"
-    if run.seen.answered < run.seen.rebinds:  # the last one may have come too late
-        return f"{run.seen.rebinds} changes, but only {run.seen.answered} paths were used"
+    if run.seen.answered < 2:
+        return "the server never found the client on another path"
     return None if run.server["moves"] else "the server did not notice a move"
 
 
@@ -134,9 +134,10 @@ CASES: Final = (
         sizes=(5000,),
         check=within_three,
     ),
-    Case(name="rebind-port", what="10 MB; a NAT changes the client's port every 2.5 s",
+    Case(name="rebind-port",
+         what="10 MB; a NAT changes the client's port 2.5 s after each answer there",
          path=Conditions(rebind=2.5), sizes=(10 * MB,), check=moved),
-    Case(name="rebind-addr", what="10 MB; a NAT changes the client's address every 2.5 s",
+    Case(name="rebind-addr", what="10 MB; a NAT changes the client's address so",
          path=Conditions(rebind=2.5, rebind_address=True), sizes=(10 * MB,), check=moved),
 )  # fmt: skip
 
@@ -152,7 +153,7 @@ SHORT: Final = (
     ),
     Case(
         name="loss, rebinding",
-        what="1 MB, 1 % lost, a port that changes every 0.4 s",
+        what="1 MB, 1 % lost, a port that changes 0.4 s after each answer there",
         path=Conditions(delay=0.005, queue=60_000, loss=0.01, rebind=0.4),
         sizes=(MB,),
         check=lambda run: harmed(run) or moved(run),

@@ -3,8 +3,8 @@
     python -m interop.quic.path --listen A --server A:PORT --outer A,… --conditions JSON
 
 It is a NAT: a client's datagrams come to the server from a port of its own for each client, and
-`rebind` changes that port, or the address, too.  It says {"port": N} when it is ready, and what it
-saw when its standard input ends.
+`rebind` changes that port, or the address, too, each time some time after the server has found the
+client there.  It says {"port": N} when it is ready, and what it saw when its standard input ends.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Conditions:
     hole: tuple[float, float] = (0.0, 0.0)
     """How long the path carries, and how long nothing, again and again."""
     rebind: float = 0.0
-    """How often the client's outer port changes."""
+    """How long after the server's first answer to it the client's outer port changes."""
     rebind_address: bool = False
     """The outer address, too."""
 
@@ -179,7 +179,7 @@ class Path:
             self._there.deliver(now)
             self._back.deliver(now)
             if self._next_rebind is not None and now >= self._next_rebind:
-                self._next_rebind += self._conditions.rebind
+                self._next_rebind = None
                 self._rebind()
 
     def _from_clients(self) -> None:
@@ -191,8 +191,6 @@ class Path:
                     continue
                 client = self._clients[address] = Client(address, self._socket(self._outer[0]))
                 self._listen(client)
-                if self._conditions.rebind and self._next_rebind is None:
-                    self._next_rebind = now + self._conditions.rebind
             client.count += 1
             if client.count in self._conditions.drop_to_server:
                 self.seen.lost += 1
@@ -228,7 +226,7 @@ class Path:
                 self.seen.lost += 1  # sent to where the client was before
                 continue
             client.received += len(data)
-            client.used.add(outer.getsockname())
+            self._answered(client, outer.getsockname(), now)
             if not client.proved:
                 ratio = client.received / client.sent
                 self.seen.amplification = max(self.seen.amplification, round(ratio, 2))
@@ -240,6 +238,12 @@ class Path:
                 now,
                 lambda data, client=client: self._home(client, data),  # type: ignore[misc]
             )
+
+    def _answered(self, client: Client, outer: Address, now: float) -> None:
+        if outer not in client.used:
+            client.used.add(outer)
+            if self._conditions.rebind:
+                self._next_rebind = now + self._conditions.rebind
 
     def _home(self, client: Client, data: bytes) -> None:
         self.seen.to_client += 1
