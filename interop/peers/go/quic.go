@@ -59,6 +59,9 @@ func (f *quicFacts) config() *quic.Config {
 		MaxIncomingStreams: 256,
 		// For the cases with many lost datagrams; a handshake may take twice as long.
 		HandshakeIdleTimeout: 15 * time.Second,
+		// A client that says nothing after its NAT has changed its port is where no server can
+		// find it; one that only receives says nothing when the last answer was lost with the port.
+		KeepAlivePeriod: time.Second,
 		Tracer: func(context.Context, bool, quic.ConnectionID) qlogwriter.Trace {
 			return f
 		},
