@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
+from pt.aio.together import together
 from pt.errors import DnsError, NetworkError, UsageError
 from pt.node.hops import carrier_between, first_routers
 from pt.node.nat_family import Family, Reach, measure
@@ -131,13 +132,7 @@ async def survey(
         LimitError: the system gives no sockets.
 
     """
-    found, gateways = await asyncio.gather(
-        _ask_servers(servers, wishes, resolver, say), _ask(places), return_exceptions=True
-    )
-    if isinstance(found, BaseException):
-        raise found
-    if isinstance(gateways, BaseException):
-        raise gateways
+    found, gateways = await together(_ask_servers(servers, wishes, resolver, say), _ask(places))
     return found.with_gateways(gateways)
 
 
@@ -195,15 +190,9 @@ async def _family(servers: Sequence[Address], wishes: Wishes) -> tuple[Family, l
         LimitError: the system gives no sockets.
 
     """
-    found, routers = await asyncio.gather(
-        measure(Explorer(), servers, wishes),
-        first_routers(servers[0], _request()),
-        return_exceptions=True,
+    found, routers = await together(
+        measure(Explorer(), servers, wishes), first_routers(servers[0], _request())
     )
-    if isinstance(found, BaseException):
-        raise found
-    if isinstance(routers, BaseException):
-        raise routers
     if carrier_between(routers):
         udp, tcp = _behind_carrier(found.udp), _behind_carrier(found.tcp)
         found = replace(found, udp=udp, tcp=tcp)

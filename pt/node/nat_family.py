@@ -14,6 +14,7 @@ from enum import Enum
 from typing import Final, NamedTuple
 
 from pt.aio.tcp import dial
+from pt.aio.together import together
 from pt.errors import NetworkError, RefusedError, WaitTimeoutError
 from pt.node.nat_tcp import TcpDiscovery, discover_tcp
 from pt.stun.aio import Explorer, bind_over_tcp
@@ -88,20 +89,13 @@ async def measure(
 
     """
     try:
-        udp, tcp, usual = await asyncio.gather(
+        udp, tcp, usual = await together(
             explorer.discover(servers, wishes),
             _over_tcp(servers, wishes, every),
             _usual(servers if every else ()),
-            return_exceptions=True,
         )
     finally:
         explorer.close()
-    if isinstance(udp, BaseException):
-        raise udp
-    if isinstance(tcp, BaseException):
-        raise tcp
-    if isinstance(usual, BaseException):
-        raise usual
     reach = [
         Reach(Protocol.UDP, each, How.SILENT if each in udp.silent else How.OPEN)
         for each in servers
