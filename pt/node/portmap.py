@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from pt.errors import NetworkError, PtError
 from pt.node.gateways import Announcements, find_places
-from pt.portmap.aio import Datagrams, NatPmp, Pcp, Place, Upnp
+from pt.portmap.aio import Datagrams, NatPmp, Pcp, Place
 from pt.portmap.leases import Leases
 from pt.portmap.mapping import (
     Mapper,
@@ -27,6 +27,7 @@ from pt.portmap.mapping import (
     Service,
     Wanted,
 )
+from pt.portmap.upnp import Upnp, UpnpFirewall
 from pt.trace import NO_TRACE, Tracer
 from pt.wire import ipranges
 
@@ -369,7 +370,7 @@ class _Site:
 
 def _mappers(place: Place, datagrams: Datagrams, patience: float | None = None) -> list[Mapper]:
     if place.gateway.family == 6:
-        return [Pcp(datagrams)]
+        return [Pcp(datagrams), UpnpFirewall(place, patience)]
     return [Pcp(datagrams), NatPmp(datagrams), Upnp(place, patience)]
 
 

@@ -1,23 +1,20 @@
-"""The three services of one gateway on asyncio; nobody else is asked, and nobody else is heard."""
+"""PCP and NAT-PMP of one gateway on asyncio; nobody else is asked, and nobody else is heard."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import secrets
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import Final
 
 from pt.aio.tcp import ip_family
-from pt.errors import LimitError, NetworkError, PtError, WaitTimeoutError
-from pt.portmap import igd, natpmp, pcp, soap, ssdp
-from pt.portmap.description import Control, Url, checked_url, controls
+from pt.errors import LimitError, NetworkError, WaitTimeoutError
+from pt.portmap import natpmp, pcp, ssdp
 from pt.portmap.epoch import Epoch
 from pt.portmap.gateway import Gateway
-from pt.portmap.http import Exchange, Reply
 from pt.portmap.mapping import (
     LIFETIME,
     SHORTEST,
@@ -34,21 +31,12 @@ __all__ = [
     "NatPmp",
     "Pcp",
     "Place",
-    "Upnp",
 ]
-
-T = TypeVar("T")
 
 SENDS: Final = (0.0, 0.25, 0.75, 1.75)
 """Seconds at which a datagram is sent until it is answered."""
 GIVE_UP: Final = 3.0
-SEARCH: Final = 2.5
-"""Seconds for a UPnP device to be found."""
-HTTP: Final = 4.0
-"""Seconds for one HTTP request in all."""
 MAX_PENDING: Final = 16
-MAX_LOCATIONS: Final = 3
-_READ: Final = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +53,17 @@ class Place:
         """The gateway's address."""
         return self.gateway.host
 
+    def where(self, port: int, host: str = "") -> tuple[str, int] | tuple[str, int, int, int]:
+        """A socket address of the gateway's, or of a group on its link.
 
-def _where(place: Place, port: int) -> tuple[str, int] | tuple[str, int, int, int]:
-    """A socket address of the gateway's; link-local ones need the interface."""
-    if place.gateway.family == 4:
-        return place.host, port
-    return place.host, port, 0, socket.if_nametoindex(place.gateway.device)
+        Raises:
+            OSError: the interface is gone, which link-local addresses of IPv6 need.
+
+        """
+        host = host or self.host
+        if self.gateway.family == 4:
+            return host, port
+        return host, port, 0, socket.if_nametoindex(self.gateway.device)
 
 
 class Datagrams:
@@ -91,7 +84,7 @@ class Datagrams:
         try:
             self._sock.setblocking(False)
             self._sock.bind((place.local, 0))
-            self._sock.connect(_where(place, place.ports[0]))
+            self._sock.connect(place.where(place.ports[0]))
         except OSError as error:
             self._sock.close()
             raise NetworkError(f"no way to the gateway {place.host}: {error.strerror}") from error
@@ -304,181 +297,3 @@ class NatPmp:
         if response.result:
             raise MapRefusedError(f"NAT-PMP: the gateway answers {response.why}")
         return response
-
-
-class Upnp:
-    """UPnP-IGD, version 1 and 2."""
-
-    service = Service.UPNP
-    rebooted = False
-
-    def __init__(self, place: Place, patience: float | None = None) -> None:
-        """`patience`: for devices to answer, `SEARCH` if nothing is said."""
-        self._place = place
-        self._patience = SEARCH if patience is None else patience
-        self._control: Control | None = None
-        self.external = ""
-        self._lifetime = LIFETIME
-
-    @property
-    def detail(self) -> str:
-        """See `Mapper`."""
-        if self._control is None:
-            return ""
-        kind = self._control.service.split(":")[-2]
-        told = f"{kind} {self._control.version}"
-        return f"{told}, external address {self.external}" if self.external else told
-
-    async def probe(self) -> None:
-        """Search, read the description, and ask for the external address; see `Mapper`."""
-        problem: Exception = WaitTimeoutError("no UPnP gateway answers")
-        for location in await self._search():
-            try:
-                url = checked_url(location, self._place.host)
-                reply = await self._http(Exchange("GET", url.authority, url.path), url)
-                if reply.status != 200:
-                    raise PortmapError(f"UPnP: no description (HTTP {reply.status})")
-                self._control = await self._best(controls(reply.body, url, self._place.host))
-            except PtError as error:
-                problem = error
-            else:
-                return
-        raise problem
-
-    async def _best(self, found: Iterable[Control]) -> Control:
-        """The first that has an external address: a gateway may have lines that are down."""
-        problem: Exception | None = None
-        for each in found:
-            try:
-                self.external = await self._run(igd.external(each))
-            except PtError as error:
-                problem = error
-            else:
-                return each
-        assert problem is not None
-        raise problem
-
-    async def map(self, wanted: Wanted, port: int) -> Mapping:
-        """See `Mapper`."""
-        wish = igd.Wish(self._place.local, wanted, port, self._lifetime)
-        added = await self._found(lambda control: igd.add(control, wish, _any_port))
-        self.external, self._lifetime = added.external[0], added.lifetime
-        return Mapping(
-            service=self.service,
-            wanted=wanted,
-            internal=(self._place.local, wanted.port),
-            external=added.external,
-            lifetime=added.lifetime,
-        )
-
-    async def unmap(self, mapping: Mapping) -> None:
-        """See `Mapper`."""
-        await self._run(igd.delete(self._ready(), mapping))
-
-    async def check(self, mapping: Mapping) -> bool:
-        """See `Mapper`."""
-        return await self._found(lambda control: igd.check(control, mapping))
-
-    # --- calls ---------------------------------------------------------------------------------
-
-    async def _found(self, script: Callable[[Control], igd.Script[T]]) -> T:
-        """Run a script, after another search if nobody is at the address that was found before.
-
-        A daemon may have another port after a restart.
-        """
-        control = self._ready()
-        try:
-            return await self._run(script(control))
-        except NetworkError:
-            await self.probe()
-        return await self._run(script(self._ready()))
-
-    def _ready(self) -> Control:
-        if self._control is None:
-            raise NetworkError("UPnP: no gateway was found")
-        return self._control
-
-    async def _run(self, script: igd.Script[T]) -> T:
-        """Make the calls of a script, and tell it how they went."""
-        told: dict[str, str] | None = None
-        fault: soap.UpnpError | None = None
-        while True:
-            try:
-                call = script.send(told) if fault is None else script.throw(fault)
-            except StopIteration as stop:
-                return stop.value  # type: ignore[no-any-return]
-            told = fault = None
-            try:
-                told = await self._call(call)
-            except soap.UpnpError as error:
-                fault = error
-
-    async def _call(self, call: igd.Call) -> dict[str, str]:
-        service, url, action = call.control.service, call.control.url, call.action
-        headers = [
-            ("SOAPAction", soap.header(service, action)),
-            ("Content-Type", 'text/xml; charset="utf-8"'),
-        ]
-        document = soap.body(service, action, call.fields)
-        reply = await self._http(Exchange("POST", url.authority, url.path, headers, document), url)
-        return soap.result(action, reply.status, reply.body)
-
-    # --- bytes ---------------------------------------------------------------------------------
-
-    async def _search(self) -> list[str]:
-        """Locations that the gateway, and nobody else, tells in time."""
-        place = self._place
-        if place.gateway.family != 4:
-            return []
-        loop = asyncio.get_running_loop()
-        found: dict[str, None] = {}
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            sock.setblocking(False)
-            try:
-                sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 1)
-                local = socket.inet_aton(place.local)
-                sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, local)
-                sock.bind((place.local, 0))
-            except OSError as error:
-                raise NetworkError(f"UPnP: no way to the gateway: {error.strerror}") from error
-
-            def send() -> None:
-                for target in ssdp.TARGETS:
-                    for host in (ssdp.GROUP, place.host):
-                        with contextlib.suppress(OSError):  # no multicast here, nobody there
-                            sock.sendto(ssdp.search(target, host), (host, place.ports[1]))
-
-            timers = [loop.call_later(each, send) for each in SENDS[:3]]
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._patience):
-                    while not found:
-                        with contextlib.suppress(PortmapError, ConnectionRefusedError):
-                            data, source = await loop.sock_recvfrom(sock, ssdp.MAX_ANSWER + 1)
-                            if source[0] == place.host:
-                                found[ssdp.decode(data).location] = None
-            for timer in timers:
-                timer.cancel()
-        return list(found)[:MAX_LOCATIONS]
-
-    async def _http(self, exchange: Exchange, url: Url) -> Reply:
-        loop = asyncio.get_running_loop()
-        with socket.socket(ip_family(url.host), socket.SOCK_STREAM) as sock:
-            sock.setblocking(False)
-            try:
-                async with asyncio.timeout(HTTP):
-                    sock.bind((self._place.local, 0))
-                    await loop.sock_connect(sock, (url.host, url.port))
-                    await loop.sock_sendall(sock, exchange.data_to_send())
-                    reply = None
-                    while reply is None:
-                        reply = exchange.receive_data(await loop.sock_recv(sock, _READ))
-                    return reply
-            except TimeoutError as error:
-                raise WaitTimeoutError(f"UPnP: no answer from {url} in {HTTP:g} s") from error
-            except OSError as error:
-                raise NetworkError(f"UPnP: no connection to {url}: {error.strerror}") from error
-
-
-def _any_port() -> int:
-    """One that may be free where ours is taken."""
-    return random.randint(20000, 60000)  # noqa: S311  # nobody has to guess it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final
@@ -10,7 +11,7 @@ from urllib.parse import urljoin, urlsplit
 from pt.portmap.mapping import PortmapError
 from pt.portmap.xmltree import Element, parse
 
-__all__ = ["MAX_URL", "SERVICES", "Control", "Url", "checked_url", "controls"]
+__all__ = ["FIREWALLS", "MAX_URL", "SERVICES", "Control", "Url", "checked_url", "controls"]
 
 MAX_URL: Final = 1024
 SERVICES: Final = (
@@ -19,6 +20,8 @@ SERVICES: Final = (
     "urn:schemas-upnp-org:service:WANPPPConnection:1",
 )
 """What maps ports, the best first."""
+FIREWALLS: Final = ("urn:schemas-upnp-org:service:WANIPv6FirewallControl:1",)
+"""What opens a firewall over IPv6."""
 MAX_CONTROLS: Final = 4
 
 
@@ -33,7 +36,7 @@ class Url:
     @property
     def authority(self) -> str:
         """What the Host header says."""
-        return f"{self.host}:{self.port}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def __str__(self) -> str:
         return f"http://{self.authority}{self.path}"
@@ -41,7 +44,7 @@ class Url:
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """A service that maps ports."""
+    """A service that maps ports, or opens a firewall."""
 
     service: str
     url: Url
@@ -55,6 +58,9 @@ class Control:
 def checked_url(text: str, gateway: str) -> Url:
     """Read an address that the gateway has told.
 
+    Over IPv6 it may call itself by another address than the one by which it is our default route;
+    it is asked at the latter all the same.
+
     Raises:
         PortmapError: it is not of the gateway itself, or is no http address.
 
@@ -64,7 +70,8 @@ def checked_url(text: str, gateway: str) -> Url:
     try:
         parts = urlsplit(text)
         host, port = parts.hostname or "", 80 if parts.port is None else parts.port
-        same = ip_address(host) == ip_address(gateway)
+        told, known = ip_address(host), ip_address(gateway)
+        same = told == known or told.version == known.version == 6
     except ValueError:
         raise PortmapError(
             f"the gateway sends us to {text[:100]!r}, which is no address of its own"
@@ -77,8 +84,10 @@ def checked_url(text: str, gateway: str) -> Url:
     return Url(gateway, port, f"{path}?{parts.query}" if parts.query else path)
 
 
-def controls(data: bytes, location: Url, gateway: str) -> list[Control]:
-    """The services of a description that map ports, the best first.
+def controls(
+    data: bytes, location: Url, gateway: str, kinds: Sequence[str] = SERVICES
+) -> list[Control]:
+    """The services of these `kinds` in a description, in the order of `kinds`.
 
     Raises:
         PortmapError: it is none, has no such service, or leads elsewhere.
@@ -91,15 +100,16 @@ def controls(data: bytes, location: Url, gateway: str) -> list[Control]:
     refused: PortmapError | None = None
     for service in root.all("service"):
         kind = service.value("serviceType")
-        if kind not in SERVICES or len(found) >= MAX_CONTROLS:
+        if kind not in kinds or len(found) >= MAX_CONTROLS:
             continue
         try:
             found[Control(kind, _control_url(service, base, gateway))] = None
         except PortmapError as error:
             refused = error
     if not found:
-        raise refused or PortmapError("the gateway's description has no service that maps ports")
-    return sorted(found, key=lambda each: SERVICES.index(each.service))
+        what = kinds[0].split(":")[-2]
+        raise refused or PortmapError(f"the gateway's description has no service {what}")
+    return sorted(found, key=lambda each: kinds.index(each.service))
 
 
 def _control_url(service: Element, base: str, gateway: str) -> Url:

@@ -1,4 +1,7 @@
-"""SOAP calls of UPnP-IGD: what is sent, and what its answers say (WANIPConnection:1 and :2)."""
+"""SOAP calls of UPnP-IGD: what is sent, and what its answers say.
+
+Of WANIPConnection:1 and :2, and WANIPv6FirewallControl:1.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,12 @@ class Fault(IntEnum):
     INVALID_ACTION = 401
     INVALID_ARGS = 402
     ACTION_FAILED = 501
+    OPTIONAL_ACTION = 602
     NOT_AUTHORIZED = 606
+    NO_SPACE = 701
+    FIREWALL_OFF = 702
+    PINHOLES_FORBIDDEN = 703
+    NO_SUCH_PINHOLE = 704
     NO_SUCH_ENTRY = 714
     CONFLICT = 718
     SAME_PORTS = 724
@@ -38,7 +46,12 @@ NAMES: Final[dict[int, str]] = {
     Fault.INVALID_ACTION: "it does not know the action",
     Fault.INVALID_ARGS: "it does not take the arguments",
     Fault.ACTION_FAILED: "it failed",
+    Fault.OPTIONAL_ACTION: "it does not have the action",
     Fault.NOT_AUTHORIZED: "it does not let this machine do so",
+    Fault.NO_SPACE: "it has no room for another pinhole",
+    Fault.FIREWALL_OFF: "its firewall is off, so that nothing has to be opened",
+    Fault.PINHOLES_FORBIDDEN: "it is set to open nothing",
+    Fault.NO_SUCH_PINHOLE: "there is no such pinhole",
     Fault.NO_SUCH_ENTRY: "there is no such mapping",
     Fault.CONFLICT: "the port is taken",
     Fault.SAME_PORTS: "it maps only to the same port",

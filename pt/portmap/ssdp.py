@@ -7,9 +7,11 @@ from typing import Final
 
 from pt.portmap.mapping import PortmapError
 
-__all__ = ["GROUP", "MAX_ANSWER", "PORT", "TARGETS", "Answer", "decode", "search"]
+__all__ = ["GROUP", "GROUP6", "MAX_ANSWER", "PORT", "TARGETS", "Answer", "decode", "search"]
 
 GROUP: Final = "239.255.255.250"
+GROUP6: Final = "ff02::c"
+"""Of the link alone."""
 PORT: Final = 1900
 MAX_ANSWER: Final = 2048
 TARGETS: Final = (
@@ -31,7 +33,7 @@ def search(target: str, host: str = GROUP, wait: int = 1) -> bytes:
     """Ask for devices; answers may take `wait` seconds."""
     lines = [
         "M-SEARCH * HTTP/1.1",
-        f"HOST: {host}:{PORT}",
+        f"HOST: [{host}]:{PORT}" if ":" in host else f"HOST: {host}:{PORT}",
         'MAN: "ssdp:discover"',
         f"MX: {wait}",
         f"ST: {target}",

@@ -30,7 +30,11 @@ PROTOCOLS = (
     "portmap",
 )
 CORES = ("wire", "identity", "lab/model", *PROTOCOLS)
-SHELLS = {"aio", "lan"}  # move bytes for a core; tested with a loop, often by the contract tests
+SHELLS = {
+    "aio",
+    "lan",
+    "upnp",
+}  # move bytes for a core; tested with a loop, often by the contract tests
 
 
 def relative(path: Path) -> str:

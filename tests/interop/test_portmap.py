@@ -20,9 +20,10 @@ from pt.lab.netns import DEVICE, Host, setup
 from pt.node import portmap
 from pt.node.gateways import ANNOUNCEMENTS6, Announcements, find_places
 from pt.node.portmap import PortMapper, ask_gateways
-from pt.portmap import aio, leases
-from pt.portmap.aio import Datagrams, NatPmp, Pcp, Place, Upnp
+from pt.portmap import aio, leases, upnp
+from pt.portmap.aio import Datagrams, NatPmp, Pcp, Place
 from pt.portmap.mapping import Mapper, Mapping, Service, Wanted
+from pt.portmap.upnp import Upnp
 from pt.wire.nat_facts import Protocol
 from tests.e2e.harness import (
     TIMEOUT,
@@ -49,6 +50,9 @@ LIFE = 4
 """Seconds of a short life."""
 
 services = pytest.mark.parametrize("service", Service, ids=lambda each: each.value)
+firewalls = pytest.mark.parametrize(
+    "service", [Service.PCP, Service.UPNP], ids=lambda each: each.value
+)
 
 
 class IgdRig(Rig):
@@ -222,7 +226,9 @@ def test_a_tunnel_through_mapped_ports_which_are_given_back_at_the_end(
     assert rig.gateway.rules == []
 
 
-def test_a_tunnel_over_ipv6_through_the_routers_firewall(rig: IgdRig) -> None:
+@firewalls
+def test_a_tunnel_over_ipv6_through_the_routers_firewall(rig: IgdRig, service: Service) -> None:
+    rig.gateway.only(service)
     with rig.open(socket.SOCK_STREAM, HOST6) as ours, rig.b.inside():
         ours.listen()
         with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as client:
@@ -230,23 +236,29 @@ def test_a_tunnel_over_ipv6_through_the_routers_firewall(rig: IgdRig) -> None:
             with pytest.raises(TimeoutError):  # nobody has asked for it
                 client.connect((HOST6, PORT))
     relay = rig.pt(
-        "relay", "--json", "--listen", f"/ip6/2a00:5::2/tcp/{PORT}", host=rig.c, home="relay"
+        "relay",
+        "--json",
+        "--listen",
+        f"/ip6/2a00:5::2/tcp/{PORT}",
+        host=rig.c,
+        home=f"relay-{service.value}",
     )
     at = next(each for each in relay_addresses(relay) if "/tcp/" in each)
     echo = rig.echo_service()
     exposer = rig.expose(
-        "--port", str(echo), "--drain", "1", "--relay", at, *listen(6), home="a-six"
+        "--port", str(echo), "--drain", "1", "--relay", at, *listen(6), home=f"six-{service.value}"
     )
     peer = exposer.wait("ready")["peer_id"]
     for protocol, transport in (("tcp", ""), ("udp", "/quic-v1")):
         told = mapped(exposer, protocol, external=f"[{HOST6}]:{PORT}", outside="verified")
-        assert told["service"] == "PCP"
+        assert told["service"] == NAMES[service]
         address = f"/ip6/{HOST6}/{protocol}/{PORT}{transport}/p2p/{peer}"
         path = "direct/quic" if transport else "direct/tcp"
-        ask_through(rig, address, path, home=f"b-six-{protocol}")
+        ask_through(rig, address, path, home=f"b-six-{service.value}-{protocol}")
     assert len(rig.gateway.rules) == 4  # of either protocol and address
     rig.stop(exposer)
     assert rig.gateway.rules == []
+    rig.stop(relay)
 
 
 # --- the keeper of mappings ---------------------------------------------------------------------
@@ -257,21 +269,26 @@ def test_what_the_gateways_have(rig: IgdRig) -> None:
         found = await ask_gateways()
         told = [(each.place.local, each.service, each.ok) for each in found]
         four = [("192.168.1.2", each, True) for each in Service]
-        assert told == [*four, (HOST6, Service.PCP, True), (STABLE6, Service.PCP, True)]
+        six = [
+            (host, each, True) for host in (HOST6, STABLE6) for each in (Service.PCP, Service.UPNP)
+        ]
+        assert told == [*four, *six]
+        assert found[-1].detail == "WANIPv6FirewallControl 1, pinholes allowed"
 
     run(rig, main())
 
 
 @pytest.mark.parametrize(
     ("service", "family"),
-    [*((each, 4) for each in Service), (Service.PCP, 6)],
+    [*((each, 4) for each in Service), (Service.PCP, 6), (Service.UPNP, 6)],
     ids=lambda each: getattr(each, "value", str(each)),
 )
 def test_mappings_are_renewed_before_they_end(
     rig: IgdRig, service: Service, family: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two rounds of short lives; without us the daemon ends them itself."""
-    monkeypatch.setattr(aio, "LIFETIME", LIFE)
+    for module in (aio, upnp):
+        monkeypatch.setattr(module, "LIFETIME", LIFE)
     monkeypatch.setattr(aio, "SHORTEST", 1)
     monkeypatch.setattr(leases, "SOONEST", 0.5)
     rig.gateway.only(service)
@@ -332,8 +349,8 @@ def test_a_port_that_is_anothers_is_left_to_it(rig: IgdRig, service: Service) ->
 
 @pytest.mark.parametrize(
     ("service", "families"),
-    [*((each, (4,)) for each in Service), (Service.PCP, (4, 6))],
-    ids=["pcp", "nat-pmp", "upnp", "pcp over both"],
+    [*((each, (4,)) for each in Service), (Service.PCP, (4, 6)), (Service.UPNP, (4, 6))],
+    ids=["pcp", "nat-pmp", "upnp", "pcp over both", "upnp over both"],
 )
 def test_a_daemon_that_has_forgotten_all_is_asked_again(
     rig: IgdRig, service: Service, families: Sequence[int], monkeypatch: pytest.MonkeyPatch

@@ -9,11 +9,12 @@ import pytest
 
 from pt.node import portmap
 from pt.node.portmap import PortMapper, ask_gateways
-from pt.portmap import aio
+from pt.portmap import aio, upnp
 from pt.portmap.aio import Place
 from pt.portmap.gateway import Gateway
 from pt.portmap.mapping import Service, Wanted
 from pt.wire.nat_facts import Protocol
+from tests.unit.portmap import fake
 from tests.unit.portmap.fake import EXTERNAL, HOST, FakeGateway
 
 UDP = Wanted(Protocol.UDP, 4001)
@@ -22,9 +23,7 @@ TCP = Wanted(Protocol.TCP, 4002)
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr(aio, "SENDS", (0.0, 0.02, 0.05))
-    monkeypatch.setattr(aio, "GIVE_UP", 0.2)
-    monkeypatch.setattr(aio, "SEARCH", 0.2)
+    fake.impatient(monkeypatch)
     monkeypatch.setattr(portmap, "LOOK", 0.02)
     monkeypatch.setattr(portmap, "CHECK", 0.05)
     monkeypatch.setattr(portmap, "PROBE_AGAIN", 0.3)
@@ -278,7 +277,7 @@ def test_the_services_are_told():
 
 def test_a_gateway_that_is_silent_is_not_waited_for_long(monkeypatch):
     monkeypatch.setattr(aio, "GIVE_UP", 60.0)
-    monkeypatch.setattr(aio, "SEARCH", 60.0)
+    monkeypatch.setattr(upnp, "SEARCH", 60.0)
     monkeypatch.setattr(portmap, "SILENCE", 0.2)
     monkeypatch.setattr(portmap, "ASK", 30.0)
 

@@ -8,15 +8,17 @@ import itertools
 from collections.abc import Callable
 from typing import Self
 
-from pt.portmap import natpmp, pcp, ssdp
-from pt.portmap.aio import Place
+from pt.portmap import aio, natpmp, pcp, ssdp, upnp
+from pt.portmap.aio import Datagrams, NatPmp, Pcp, Place
 from pt.portmap.gateway import Gateway
-from pt.portmap.mapping import PortmapError
+from pt.portmap.mapping import PortmapError, Service
+from pt.portmap.upnp import Upnp
 
 HOST = "127.0.0.1"
 ELSEWHERE = "127.0.0.2"
 EXTERNAL = "11.5.0.2"
 KIND = "urn:schemas-upnp-org:service:WANIPConnection:1"
+FIREWALL = "urn:schemas-upnp-org:service:WANIPv6FirewallControl:1"
 
 
 class _Udp(asyncio.DatagramProtocol):
@@ -52,6 +54,12 @@ class FakeGateway:
         self.reply: Callable[[bytes], bytes] | None = None
         """A whole HTTP answer instead of the usual one."""
         self.mapped: dict[tuple[str, int], int] = {}
+        self.pinholes: dict[str, tuple[str, str, str]] = {}
+        """By number: the protocol's, the client and its port."""
+        self.firewall = ("1", "1")
+        """Whether it is on, and opens pinholes."""
+        self.faults: dict[str, int] = {}
+        """By action."""
         self.peers: set[str] = set()
         self.calls: list[str] = []
         self.elsewhere = False
@@ -201,8 +209,10 @@ class FakeGateway:
     def _page(self, head: bytes, body: bytes) -> tuple[int, bytes]:
         if head.startswith(b"GET"):
             return self.status, self.description or (
-                f"<root><device><serviceList><service><serviceType>{KIND}</serviceType>"
-                "<controlURL>/ctl</controlURL></service></serviceList></device></root>"
+                "<root><device><serviceList>"
+                f"<service><serviceType>{KIND}</serviceType><controlURL>/ctl</controlURL></service>"
+                f"<service><serviceType>{FIREWALL}</serviceType><controlURL>/six</controlURL>"
+                "</service></serviceList></device></root>"
             ).encode()
         text = body.decode()
         action = head.decode().partition("#")[2].partition('"')[0]
@@ -211,7 +221,12 @@ class FakeGateway:
         def field(name: str) -> str:
             return text.partition(f"<{name}>")[2].partition("</")[0]
 
+        if action in self.faults:
+            return _fault(self.faults[action])
         key = (field("NewProtocol"), int(field("NewExternalPort") or 0))
+        number = field("UniqueID")
+        if number and number not in self.pinholes:
+            return _fault(704)
         inner = ""
         match action:
             case "AddPortMapping":
@@ -222,14 +237,54 @@ class FakeGateway:
                 inner = f"<NewExternalIPAddress>{self.external}</NewExternalIPAddress>"
             case "GetSpecificPortMappingEntry":
                 if key not in self.mapped:
-                    return 500, _envelope(
-                        "<Fault><detail><UPnPError><errorCode>714</errorCode></UPnPError></detail>"
-                        "</Fault>"
-                    )
+                    return _fault(714)
                 host, port = self.entry or (HOST, str(self.mapped[key]))
                 inner = f"<NewInternalClient>{host}</NewInternalClient>"
                 inner += f"<NewInternalPort>{port}</NewInternalPort>"
+            case "GetFirewallStatus":
+                inner = f"<FirewallEnabled>{self.firewall[0]}</FirewallEnabled>"
+                inner += f"<InboundPinholeAllowed>{self.firewall[1]}</InboundPinholeAllowed>"
+            case "AddPinhole":
+                number = str(next(self._ports))
+                told = field("Protocol"), field("InternalClient"), field("InternalPort")
+                self.pinholes[number] = told
+                inner = f"<UniqueID>{number}</UniqueID>"
+            case "DeletePinhole":
+                del self.pinholes[number]
         return 200, _envelope(f"<{action}Response>{inner}</{action}Response>")
+
+
+@contextlib.asynccontextmanager
+async def gateway():
+    """A fake, and what asks it."""
+    async with FakeGateway() as made:
+        datagrams = Datagrams(made.place)
+        try:
+            yield (
+                made,
+                {
+                    Service.PCP: Pcp(datagrams),
+                    Service.NAT_PMP: NatPmp(datagrams),
+                    Service.UPNP: Upnp(made.place),
+                },
+            )
+        finally:
+            datagrams.close()
+
+
+def impatient(monkeypatch) -> None:
+    """Have silence told by shorter waits; the order of things is the same."""
+    for module in (aio, upnp):
+        monkeypatch.setattr(module, "SENDS", (0.0, 0.02, 0.05))
+    monkeypatch.setattr(aio, "GIVE_UP", 0.2)
+    monkeypatch.setattr(upnp, "SEARCH", 0.2)
+    monkeypatch.setattr(upnp, "HTTP", 0.4)
+
+
+def _fault(code: int) -> tuple[int, bytes]:
+    return 500, _envelope(
+        f"<Fault><detail><UPnPError><errorCode>{code}</errorCode></UPnPError></detail></Fault>"
+    )
 
 
 def _envelope(inner: str) -> bytes:

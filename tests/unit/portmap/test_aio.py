@@ -4,45 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import asynccontextmanager
 
 import pytest
 
 from pt.errors import NetworkError, PtError, WaitTimeoutError
 from pt.portmap import aio
-from pt.portmap.aio import Datagrams, NatPmp, Pcp, Upnp
-from pt.portmap.mapping import MapRefusedError, PortmapError, Service, Wanted
+from pt.portmap.aio import Datagrams, Pcp
+from pt.portmap.mapping import MapRefusedError, Service, Wanted
 from pt.wire.nat_facts import Protocol
-from tests.unit.portmap.fake import ELSEWHERE, EXTERNAL, HOST, KIND, FakeGateway
+from tests.unit.portmap.fake import EXTERNAL, HOST, FakeGateway, gateway, impatient
 
 UDP = Wanted(Protocol.UDP, 4001)
-BOMB = b'<!DOCTYPE a [<!ENTITY x "y">]><a>&x;</a>'
-
-
-@asynccontextmanager
-async def gateway():
-    async with FakeGateway() as made:
-        datagrams = Datagrams(made.place)
-        try:
-            yield (
-                made,
-                {
-                    Service.PCP: Pcp(datagrams),
-                    Service.NAT_PMP: NatPmp(datagrams),
-                    Service.UPNP: Upnp(made.place),
-                },
-            )
-        finally:
-            datagrams.close()
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch):
-    """Silence is told by shorter waits; the order of things is the same."""
-    monkeypatch.setattr(aio, "SENDS", (0.0, 0.02, 0.05))
-    monkeypatch.setattr(aio, "GIVE_UP", 0.2)
-    monkeypatch.setattr(aio, "SEARCH", 0.2)
-    monkeypatch.setattr(aio, "HTTP", 0.4)
+def _(monkeypatch):
+    impatient(monkeypatch)
 
 
 def run(coro):
@@ -80,18 +57,6 @@ def test_a_reboot_shows_in_the_epoch(service):
             fake.epoch = 1
             assert not await mapper.check(mapping)
             assert mapper.rebooted
-
-    run(main())
-
-
-def test_upnp_tells_that_a_mapping_is_gone():
-    async def main():
-        async with gateway() as (fake, mappers):
-            mapper = mappers[Service.UPNP]
-            await mapper.probe()
-            mapping = await mapper.map(UDP, 0)
-            fake.mapped.clear()
-            assert not await mapper.check(mapping)
 
     run(main())
 
@@ -234,131 +199,5 @@ def test_questions_are_bounded():
             ended = await asyncio.gather(*asked, return_exceptions=True)
             refused = [each for each in ended if "at a time" in str(each)]
             assert len(refused) == 4
-
-    run(main())
-
-
-# --- UPnP ---------------------------------------------------------------------------------------
-
-
-def http(status, body=b"", *headers):
-    lines = [f"HTTP/1.1 {status} X", *headers, f"Content-Length: {len(body)}", "", ""]
-    return "\r\n".join(lines).encode() + body
-
-
-def described(control):
-    return (
-        f"<root><service><serviceType>{KIND}</serviceType><controlURL>{control}</controlURL>"
-        "</service></root>"
-    ).encode()
-
-
-@pytest.mark.parametrize(
-    "location",
-    [
-        f"http://{ELSEWHERE}:80/root.xml",
-        "http://11.0.0.1/root.xml",
-        "http://gateway.example/root.xml",
-        f"https://{HOST}/root.xml",
-        f"file://{HOST}/etc/passwd",
-    ],
-)
-def test_descriptions_elsewhere_are_not_fetched(location):
-    async def main():
-        async with gateway() as (fake, mappers):
-            fake.location = location
-            with pytest.raises(PortmapError):
-                await mappers[Service.UPNP].probe()
-            assert not fake.peers
-
-    run(main())
-
-
-@pytest.mark.parametrize(
-    ("reply", "why"),
-    [
-        (lambda _: http(302, b"", "Location: http://11.0.0.1/"), "redirects"),
-        (lambda _: http(404), "404"),
-        (lambda _: http(200, BOMB), "document type"),
-        (lambda _: http(200, b"x" * (1 << 20)), "over"),
-        (lambda _: b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 10000, "HTTP"),
-        (lambda _: b"\0" * 100, "HTTP"),
-        (lambda _: b"", "HTTP|closed"),
-        (lambda _: http(200, described("http://11.0.0.1/ctl")), "another host"),
-        (lambda _: http(200, b"<root/>"), "no service"),
-    ],
-)
-def test_hostile_descriptions(reply, why):
-    async def main():
-        async with gateway() as (fake, mappers):
-            fake.reply = reply
-            with pytest.raises(PtError, match=why):
-                await mappers[Service.UPNP].probe()
-
-    run(main())
-
-
-def test_a_slow_answer_ends_in_time():
-    async def main():
-        async with gateway() as (fake, mappers):
-            fake.drips = True
-            fake.description = b"x" * 100_000
-            began = time.monotonic()
-            with pytest.raises(WaitTimeoutError, match="no answer"):
-                await mappers[Service.UPNP].probe()
-            assert time.monotonic() - began < 2.0
-
-    run(main())
-
-
-def locations(*told):
-    async def search():
-        return list(told)
-
-    return search
-
-
-def test_a_good_description_counts_after_bad_ones():
-    async def main():
-        async with gateway() as (fake, mappers):
-            good = f"http://{HOST}:{fake.http_port}/root.xml"
-            mapper = mappers[Service.UPNP]
-            mapper._search = locations(f"http://{HOST}:1/", "nonsense", good)
-            await mapper.probe()
-            assert mapper.detail == f"WANIPConnection 1, external address {EXTERNAL}"
-
-    run(main())
-
-
-def test_a_mapping_to_another_host_is_refused():
-    async def main():
-        async with gateway() as (fake, mappers):
-            mapper = mappers[Service.UPNP]
-            await mapper.probe()
-            fake.entry = (ELSEWHERE, "22")
-            with pytest.raises(PortmapError, match="not to us"):
-                await mapper.map(UDP, 0)
-
-    run(main())
-
-
-@pytest.mark.parametrize("body", [BOMB, b"", b"<a/>", b"x" * (1 << 20)])
-def test_hostile_answers_to_calls(body):
-    async def main():
-        async with gateway() as (fake, mappers):
-            mapper = mappers[Service.UPNP]
-            await mapper.probe()
-            fake.reply = lambda _: http(200, body)
-            with pytest.raises(PortmapError):
-                await mapper.map(UDP, 0)
-
-    run(main())
-
-
-def test_nothing_is_asked_before_it_was_found():
-    async def main():
-        async with gateway() as (_, mappers):
-            with pytest.raises(NetworkError, match="no gateway"):
-                await mappers[Service.UPNP].map(UDP, 0)
 
     run(main())

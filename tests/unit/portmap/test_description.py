@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pt.portmap.description import MAX_URL, Url, checked_url, controls
+from pt.portmap.description import FIREWALLS, MAX_URL, Url, checked_url, controls
 from pt.portmap.mapping import PortmapError
 
 GATEWAY = "192.168.1.1"
@@ -95,10 +95,31 @@ def test_without_a_service():
         controls(description(("Layer3Forwarding:1", "/x")), HERE, GATEWAY)
 
 
+SIX = "fe80::1"
+
+
+@pytest.mark.parametrize("host", ["fe80::1", "2a00:5:1::1", "fd00::1"])
+def test_over_ipv6_it_is_asked_by_its_address_on_the_link(host):
+    url = checked_url(f"http://[{host}]:5000/root.xml", SIX)
+    assert str(url) == "http://[fe80::1]:5000/root.xml"
+    data = description(
+        ("WANIPConnection:2", "/four"), ("WANIPv6FirewallControl:1", f"http://[{host}]:5001/six")
+    )
+    (found,) = controls(data, url, SIX, FIREWALLS)
+    assert str(found.url) == "http://[fe80::1]:5001/six"
+
+
+@pytest.mark.parametrize("url", ["http://192.168.1.1/", "http://gateway.example/", "/x"])
+def test_over_ipv6_no_other_protocol_or_name_is_used(url):
+    with pytest.raises(PortmapError):
+        checked_url(url, SIX)
+
+
+@pytest.mark.parametrize("gateway", [GATEWAY, SIX])
 @given(st.text(max_size=80))
-def test_any_address_is_the_gateways_or_refused(text):
-    for each in (text, f"http://{text}", f"http://{GATEWAY}{text}"):
+def test_any_address_is_the_gateways_or_refused(gateway, text):
+    for each in (text, f"http://{text}", f"http://{GATEWAY}{text}", f"http://[{SIX}{text}]"):
         try:
-            assert checked_url(each, GATEWAY).host == GATEWAY
+            assert checked_url(each, gateway).host == gateway
         except PortmapError:
             continue

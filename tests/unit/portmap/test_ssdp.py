@@ -19,6 +19,10 @@ def test_the_search():
     )
 
 
+def test_over_ipv6_the_group_is_in_brackets():
+    assert b"HOST: [ff02::c]:1900\r\n" in ssdp.search(ssdp.TARGETS[0], ssdp.GROUP6)
+
+
 @pytest.mark.parametrize("target", ssdp.TARGETS)
 def test_an_answer(target):
     found = ssdp.decode(ANSWER.format(target=target).encode())
