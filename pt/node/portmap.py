@@ -174,6 +174,8 @@ class _Site:
         self._announced = announced
         self._tracer = tracer
         self._loop = asyncio.get_running_loop()
+        self._mappers: dict[Service, Mapper] = {}
+        """They know by what their mappings can be renewed and given back."""
         self._ready: dict[Service, Mapper] = {}
         self._datagrams: Datagrams | None = None
         self._announcements: Announcements | None = None
@@ -228,10 +230,10 @@ class _Site:
         except NetworkError as error:
             self._tracer.emit("portmap_service", gateway=self._place.host, reason=str(error))
             return
-        probes = {
-            self._loop.create_task(_probe(each)): each
-            for each in _mappers(self._place, self._datagrams)
-        }
+        if not self._mappers:
+            made = _mappers(self._place, self._datagrams)
+            self._mappers = {each.service: each for each in made}
+        probes = {self._loop.create_task(_probe(each)): each for each in self._mappers.values()}
         try:
             waiting = set(probes)
             self._ready.clear()
@@ -290,7 +292,10 @@ class _Site:
                 self._reboot(mapper)
             if held is not None and held.service is not service:
                 await self._unmap(held)
-            if self.leases.granted(mapping, self._loop.time()):
+            if not self.leases.wants(wanted):
+                self._gone.append(mapping)
+                self._wake.set()
+            elif self.leases.granted(mapping, self._loop.time()):
                 host, number = mapping.external
                 self._tell(service, wanted, "", f"{host}:{number}")
             return
@@ -345,10 +350,9 @@ class _Site:
     # --- the end -------------------------------------------------------------------------------
 
     async def _unmap(self, mapping: Mapping) -> None:
-        mapper = self._ready.get(mapping.service)
-        if mapper is not None:
-            with contextlib.suppress(PtError, OSError):
-                await mapper.unmap(mapping)
+        mapper = self._mappers[mapping.service]
+        with contextlib.suppress(PtError, OSError):
+            await mapper.unmap(mapping)
 
     async def release(self) -> None:
         """Give all mappings back."""
@@ -356,7 +360,7 @@ class _Site:
         if self._asking is not None:
             with contextlib.suppress(PtError, OSError):
                 late.append(await self._asking)
-        await asyncio.gather(*map(self._unmap, {*self.leases.mappings, *self._gone, *late}))
+        await asyncio.gather(*map(self._unmap, {*self.leases.owed, *self._gone, *late}))
 
     def close(self) -> None:
         """Close the sockets."""

@@ -37,6 +37,8 @@ class _Lease:
     early: float
     """From when on it is renewed beside others."""
     mapping: Mapping | None = None
+    last: Mapping | None = None
+    """What the gateway may have still, even if it is not counted on any more."""
     ends: float = 0.0
     failures: int = 0
 
@@ -54,19 +56,28 @@ class Leases:
         """Those that stand."""
         return tuple(each.mapping for each in self._leases.values() if each.mapping is not None)
 
+    @property
+    def owed(self) -> tuple[Mapping, ...]:
+        """What is to be given back: those that stand, and those that the gateway may have still."""
+        return tuple(each.last for each in self._leases.values() if each.last is not None)
+
+    def wants(self, wanted: Wanted) -> bool:
+        """Whether it is wanted still."""
+        return wanted in self._leases
+
     def want(self, wanted: Iterable[Wanted], now: float) -> list[Mapping]:
-        """Have these from now on; the mappings of ports that are not wanted any more."""
+        """Have these from now on; what is owed of ports that are not wanted any more."""
         new = list(wanted)[:MAX_WANTED]
         gone = [self._leases.pop(each) for each in list(self._leases) if each not in new]
         for each in new:
             self._leases.setdefault(each, _Lease(now, now))
-        return [each.mapping for each in gone if each.mapping is not None]
+        return [each.last for each in gone if each.last is not None]
 
     def due(self, now: float) -> list[Wanted]:
         """What is to be asked for now, and what stood has ended meanwhile if it is over."""
         for lease in self._leases.values():
-            if lease.mapping is not None and lease.mapping.lifetime and lease.ends <= now:
-                lease.mapping = None
+            if lease.last is not None and lease.last.lifetime and lease.ends <= now:
+                lease.mapping = lease.last = None
         if not any(lease.due <= now for lease in self._leases.values()):
             return []
         return [each for each, lease in self._leases.items() if lease.early <= now]
@@ -80,7 +91,8 @@ class Leases:
         lease = self._leases.get(mapping.wanted)
         if lease is None:
             return False
-        before, lease.mapping, lease.failures = lease.mapping, mapping, 0
+        before, lease.failures = lease.mapping, 0
+        lease.mapping = lease.last = mapping
         life = min(mapping.lifetime, LONGEST)
         lease.ends = now + life
         half, spread = (life * 0.5, life * 0.125) if life else (PERMANENT, 0.0)

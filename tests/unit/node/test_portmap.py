@@ -9,7 +9,7 @@ import pytest
 
 from pt.node import portmap
 from pt.node.portmap import PortMapper, ask_gateways
-from pt.portmap import aio, upnp
+from pt.portmap import aio, leases, upnp
 from pt.portmap.aio import Place
 from pt.portmap.gateway import Gateway
 from pt.portmap.mapping import Service, Wanted
@@ -155,6 +155,49 @@ def test_a_clock_that_lies_all_the_time_brings_no_storm():
             asked = here.fake.asked
             await asyncio.sleep(0.5)  # ten checks, each a lie
             assert here.fake.asked - asked < 40
+            assert not here.externals
+            await here.mapper.close()
+            assert not here.fake.mapped, "what is not counted on is given back, too"
+
+    run(main())
+
+
+def test_what_a_gateway_has_is_renewed_by_what_it_knows(monkeypatch):
+    """PCP's nonce, for one: services that are probed again have not forgotten it."""
+    monkeypatch.setattr(portmap, "PROBE_AGAIN", 0.0)
+    monkeypatch.setattr(leases, "FIRST_RETRY", 0.05)
+    monkeypatch.setattr(leases, "SOONEST", 0.05)
+
+    async def main():
+        async with world() as here:
+            here.fake.speaks = {"pcp"}
+            await here.until(lambda: len(here.externals) == 2)
+            ((site, _),) = here.mapper._sites.values()
+            before = dict(site._mappers[Service.PCP]._nonces)
+            here.fake.epoch, here.fake.result, here.fake.lifetime = 1, 2, 0
+            await here.until(lambda: not here.externals)
+            here.fake.result, here.fake.lifetime = 0, 7200
+            await here.until(lambda: len(here.externals) == 2)
+            assert site._mappers[Service.PCP]._nonces == before
+
+    run(main())
+
+
+def test_what_is_granted_when_nobody_wants_it_any_more_is_given_back():
+    async def main():
+        async with world() as here:
+            here.fake.speaks = {"pcp"}
+
+            def too_late(data):
+                if here.fake.mapped:
+                    here.wanted = []
+                    ((site, _),) = here.mapper._sites.values()
+                    site.want([TCP])
+                return [data]
+
+            here.fake.mangle = too_late
+            await here.until(lambda: here.wanted == [])
+            await here.until(lambda: not here.fake.mapped)
 
     run(main())
 

@@ -109,6 +109,25 @@ def test_a_reboot_makes_all_due_once():
     assert made.due(100.0) == [UDP, TCP]
 
 
+def test_what_may_be_there_still_is_owed():
+    made = leases(UDP, TCP)
+    made.granted(mapping(), 0.0)
+    made.lost(1.0)
+    assert made.mappings == ()
+    assert made.owed == (mapping(),), "the gateway's clock may have lied"
+    made.due(3600.0)
+    assert made.owed == (), "it has ended"
+
+
+def test_what_is_owed_of_a_port_that_is_not_wanted_any_more():
+    made = leases(UDP, TCP)
+    made.granted(mapping(), 0.0)
+    made.lost(1.0)
+    assert made.wants(UDP)
+    assert made.want([TCP], 2.0) == [mapping()]
+    assert not made.wants(UDP)
+
+
 def test_a_gateway_that_reboots_in_every_answer_is_asked_now_and_then():
     made = leases()
     now, asked = 0.0, 0
