@@ -159,8 +159,11 @@ class _Side(asyncio.BufferedProtocol):
         self.full = True
 
     def close(self) -> None:
-        """Close once everything is written."""
-        if self.transport is not None:
+        """Close once everything is written.
+
+        Once only: TLS closed twice cannot be aborted any more, which Python 3.11.2 raises for.
+        """
+        if self.transport is not None and not self.transport.is_closing():
             self.transport.close()
 
     def abort(self) -> None:
@@ -318,7 +321,7 @@ class _Bridge:
         if wire.can_write_eof():
             wire.write_eof()  # closing with bytes unread would take the answer back
         else:
-            wire.close()
+            self.wire.close()
         self._end_within(REFUSE_TIMEOUT)
 
     def wire_ended(self) -> None:

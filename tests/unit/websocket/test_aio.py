@@ -418,6 +418,27 @@ def test_peer_that_does_not_end_after_our_close(monkeypatch):
     run(scenario())
 
 
+class Transport(asyncio.Transport):
+    """One that is closing when it was closed, and says how often that was."""
+
+    closed = 0
+
+    def close(self) -> None:
+        self.closed += 1
+
+    def is_closing(self) -> bool:
+        return self.closed > 0
+
+
+def test_a_transport_is_closed_once():
+    """TLS that was closed twice cannot be aborted: Python 3.11.2 raises, later ones do nothing."""
+    side, transport = aio._Side(memoryview(bytearray(1))), Transport()
+    side.transport = transport
+    side.close()
+    side.close()
+    assert transport.closed == 1
+
+
 def test_peer_that_closes_and_reads_nothing(monkeypatch):
     """What it did not take is given up in the end."""
     monkeypatch.setattr(aio, "CLOSE_TIMEOUT", 0.05)
@@ -525,16 +546,21 @@ def test_plain_http_is_answered(transport, request_, status, tls):
     run(scenario())
 
 
-def test_refused_client_that_does_not_leave(monkeypatch):
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_refused_client_that_does_not_leave(transport, tls, monkeypatch):
     monkeypatch.setattr(aio, "REFUSE_TIMEOUT", 0.05)
 
     async def scenario() -> None:
-        async with Accepted(None) as ours:
-            _, writer = await asyncio.open_connection(HOST, ours.port)
+        server, client = tls if transport == "wss" else (None, None)
+        async with Accepted(server) as ours:
+            _, writer = await asyncio.open_connection(HOST, ours.port, ssl=client)
             writer.write(b"GET / HTTP/1.1\r\n\r\n")
+            writer.transport.pause_reading()  # nor does it answer the end of TLS
             with pytest.raises(WebSocketError):
                 await ours.socket()
-            writer.close()
+            writer.transport.abort()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
 
     run(scenario())
 
