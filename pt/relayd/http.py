@@ -258,7 +258,7 @@ class _Connection:
         events.append(h11.EndOfMessage())
         parts = [self._http.send(event) or b"" for event in events]
         async with asyncio.timeout(WRITE_TIMEOUT):
-            self._writer.writelines(parts)
+            self._writer.write(b"".join(parts))
             await self._writer.drain()
 
 

@@ -304,7 +304,7 @@ class _Bridge:
         if inner.transport is None:
             self._early += payload
             return
-        inner.transport.writelines(payload)
+        inner.transport.write(b"".join(payload))
         if inner.full:
             self.wire.read(on=False)
 
@@ -360,7 +360,7 @@ class _Bridge:
         if wire.transport is not None and not wire.lost:
             data = self._websocket.data_to_send(room=not wire.full)
             if data and not wire.transport.is_closing():
-                wire.transport.writelines(data)
+                wire.transport.write(b"".join(data))
 
     def wire_has_room(self) -> None:
         """The network took bytes."""

@@ -97,6 +97,13 @@ def test_nothing_catches_everything(path):
             assert isinstance(last, ast.Raise), f"line {node.lineno} swallows BaseException"
 
 
+@each_module
+def test_nothing_is_written_that_is_not_bounded(path):
+    """`writelines` of asyncio never pauses before Python 3.12.9 and 3.13.2 (CVE-2024-12254)."""
+    for node in ast.walk(parse(path)):
+        assert not (isinstance(node, ast.Attribute) and node.attr == "writelines")
+
+
 @pytest.mark.parametrize("package", [*CORES, "node", "tunnel"])
 def test_packages_do_not_import_their_shell(package):
     found = set(imports(parse(ROOT / "pt" / package / "__init__.py")))
