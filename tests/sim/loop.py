@@ -64,6 +64,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         work.add_done_callback(self._worked)
         return work
 
+    async def shutdown_default_executor(self, *limit: float | None) -> None:
+        """Join the threads; since Python 3.12 there is a limit of time to it."""
+        self._virtual.working += 1
+        try:
+            await super().shutdown_default_executor(*limit)
+        finally:
+            self._virtual.working -= 1
+
     def _worked(self, _: asyncio.Future[Any]) -> None:
         self._virtual.working -= 1
 

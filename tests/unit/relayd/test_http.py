@@ -409,7 +409,7 @@ def test_head_without_end():
 
 
 def test_what_follows_a_mistake_is_read_for_a_moment_only(monkeypatch):
-    monkeypatch.setattr(http, "LINGER", 0.05)
+    monkeypatch.setattr(http, "LINGER", 0.0001)  # a thousand turns of the loop
 
     async def scenario(one: Served) -> None:
         client = await one.client()
