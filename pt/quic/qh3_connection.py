@@ -85,6 +85,10 @@ class Connection:
         self.host_cid = config.random(CID_LENGTH)
         self.done = False
         self.confirmed = False
+        self._held_back: Secret | None = None
+        """A server's for 1-RTT packets: what it sends before the client's end of the handshake, the
+        core would send again in turns with the handshake, each time twice as late (RFC 9002,
+        section 6.2.1)."""
         self.peer: Parameters | None = None
         self.newest_received = 0
         """The highest packet number of the peer's 1-RTT packets, as far as known."""
@@ -308,7 +312,11 @@ class Connection:
             self.peer = self._check_parameters(self.tls.peer_parameters)
             self.apply_parameters(self._ceiling)
         for secret in self.tls.secrets:
-            self._install(secret)
+            early = secret.epoch == ONE_RTT and secret.direction is Direction.ENCRYPT
+            if early and not self.is_client and not self.tls.done:
+                self._held_back = secret
+            else:
+                self._install(secret)
         self.tls.secrets.clear()
         for epoch, data in self.tls.output:
             self.core.send_crypto(epoch, self._offsets[epoch], data)
@@ -316,6 +324,9 @@ class Connection:
         self.tls.output.clear()
         if self.tls.done and not self.done:
             self.done = True
+            if self._held_back is not None:
+                self._install(self._held_back)
+                self._held_back = None
             self.core.handshake_complete()
             if not self.is_client:
                 self.confirmed = True
@@ -369,6 +380,11 @@ class Connection:
             min(peer.connection_id_limit, _OUR_IDS),
             max_udp_payload_size=max(BASE_DATAGRAM, min(datagram_size, peer.max_udp_payload)),
         )
+
+    def nudge(self) -> None:
+        """Have a client send what a server acknowledges, although nothing waits for that."""
+        for epoch, data in self._first_flight:
+            self.core.send_crypto(epoch, 0, data)
 
     def confirm(self) -> None:
         """The server says HANDSHAKE_DONE."""

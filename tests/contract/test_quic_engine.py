@@ -16,6 +16,7 @@ from pt.quic.certificate import Certificate, CertificateError, load
 from pt.quic.engine import Admission, EngineFactory
 from pt.quic.engine_aioquic import AioquicEngine
 from pt.quic.events import (
+    Address,
     Closed,
     ConnectionIdIssued,
     HandshakeDone,
@@ -119,6 +120,31 @@ def test_handshake_with_loss(pair: Pair, seed: int) -> None:
     world = World(Network(seed=seed, loss=0.2, jitter=0.01, duplicate=0.1))
     ours, theirs = joined(world, *ports(world, pair), seconds=10)
     transfer(world, ours, theirs, payload(20_000), 20)
+
+
+def test_every_handshake_ends_where_three_of_ten_datagrams_are_lost(pair: Pair) -> None:
+    """Even where a server may not send before it hears more, and what it hears is lost."""
+    for seed in range(100):
+        world = World(Network(seed=seed, delay=0.015, loss=0.3))
+        client, server = ports(world, pair, limits=Limits(handshake_timeout=30.0))
+        joined(world, client, server, seconds=10.0)
+
+
+def test_a_server_s_first_flight_is_the_handshake_alone(pair: Pair) -> None:
+    """What it sent under 1-RTT keys would be sent again in turns with it, each twice as late."""
+    kinds = set()
+
+    def first_flight(datagram: bytes, source: Address, target: Address) -> bool:
+        if source == SERVER:
+            headers = [parse_header(packet) for packet in first_packets(datagram)]
+            kinds.update(header.kind for header in headers if header is not None)
+        return source == CLIENT
+
+    world = World(Network(filter=first_flight))
+    client, server = ports(world, pair)
+    client.connect(server.address, server.peer_id)
+    world.run(1.0)
+    assert kinds == {Kind.INITIAL, Kind.HANDSHAKE}
 
 
 @pytest.mark.parametrize("seed", range(3))
