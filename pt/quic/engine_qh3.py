@@ -13,6 +13,7 @@ from pt.quic.engine import Admission, Config, Stats, Train
 from pt.quic.events import Address, Event, PathChanged, StreamsAvailable
 from pt.quic.limits import BASE_DATAGRAM
 from pt.quic.moves import Moves
+from pt.quic.nudge import Nudge
 from pt.quic.qh3_connection import Connection, FaultError, VersionError
 from pt.quic.qh3_sender import Sender
 from pt.quic.qh3_sizes import Sizes
@@ -27,8 +28,6 @@ BURST: Final = 512
 EARLY_LIMIT: Final = 64 * 1024
 """Bytes of datagrams that are looked at before the handshake is done; it takes a tenth."""
 
-MAX_BACKOFF: Final = 6
-"""Doublings of the time after which a client asks again."""
 _STREAM_FRAME: Final = 0x08
 _SPIN: Final = 0.0005
 _MAX_SPIN: Final = 0.1
@@ -69,7 +68,7 @@ class Qh3Engine(Base):
         self._last_from_peer = b""
         self._handled = (-1.0, 0.0)  # a core's deadline, and how long to leave it alone
         self._could_open = 0
-        self._nudges, self._nudged = 0, 0.0
+        self._nudge = Nudge(self._conn)
         self._ids.add(self._conn.host_cid)
 
     # --- receiving -----------------------------------------------------------------------------
@@ -337,8 +336,7 @@ class Qh3Engine(Base):
         if self.terminated:
             return None
         deadlines = [self._core_timeout(), self._own_timeout(), self._moves.next_timeout()]
-        if not self._conn.done:
-            deadlines.append(self._nudge_at())
+        deadlines.append(self._nudge.at(max(self._heard, self._sent_at), self._pto()))
         if self._closed is None and self._moves.validated:
             own = (self._sizes, self._credit, self._sender.fins)
             deadlines += [each.next_timeout() for each in own]
@@ -369,11 +367,7 @@ class Qh3Engine(Base):
             conn.close(TransportCode.NO_ERROR, 0, reason)
             self._close_event(TransportCode.NO_ERROR, reason, application=False, by_peer=False)
         self._ping_if_due(now)
-        nudge_at = None if conn.done else self._nudge_at()
-        if nudge_at is not None and nudge_at <= now:
-            self._nudges += 1
-            self._nudged = now
-            conn.nudge()
+        self._nudge.expire(now, max(self._heard, self._sent_at), self._pto())
         timer = conn.core.get_timer()
         if timer is not None and timer[1] <= now:
             conn.core.handle_timer(now)
@@ -384,20 +378,6 @@ class Qh3Engine(Base):
         self._sender.fins.expire(now)
         self._moves.expire(now)
         self._after(now)
-
-    def _nudge_at(self) -> float | None:
-        """When a client asks for the rest of a handshake, if nothing it has sent is to be answered.
-
-        A server that may not send more before it has heard from us again waits for ever, else
-        (RFC 9002, section 6.2.2.1); the core does not see to that.
-        """
-        if not self.is_client or self._closed is not None:
-            return None
-        timer = self._conn.core.get_timer()
-        if timer is not None and timer[0] != "idle":
-            return None
-        last = max(self._heard, self._sent_at, self._nudged)
-        return last + self._pto() * (1 << min(self._nudges, MAX_BACKOFF))
 
     def _pto(self) -> float:
         rtt = self._rtt()

@@ -123,10 +123,10 @@ class Connection:
             parameters=self._parameters().encode(),
             limit=config.limits.handshake_bytes,
         )
-        self._first_flight: list[tuple[int, bytes]] = []
+        self.first_flight: list[tuple[int, bytes]] = []
         if self.is_client:
             self.tls.start()
-            self._first_flight = list(self.tls.output)
+            self.first_flight = list(self.tls.output)
             self._drain_tls()
 
     def _new_core(self, destination: bytes, now: float, *, validated: bool) -> QuicConnectionCore:
@@ -234,7 +234,7 @@ class Connection:
         self.core.set_initial_token(header.token)
         # The same ClientHello, in packets with new numbers (RFC 9000, section 17.2.5.3).
         self.core.restore_send_packet_number(0, self._initials_sent)
-        for epoch, data in self._first_flight:
+        for epoch, data in self.first_flight:
             self.core.send_crypto(epoch, 0, data)
         return True
 
@@ -380,11 +380,6 @@ class Connection:
             min(peer.connection_id_limit, _OUR_IDS),
             max_udp_payload_size=max(BASE_DATAGRAM, min(datagram_size, peer.max_udp_payload)),
         )
-
-    def nudge(self) -> None:
-        """Have a client send what a server acknowledges, although nothing waits for that."""
-        for epoch, data in self._first_flight:
-            self.core.send_crypto(epoch, 0, data)
 
     def confirm(self) -> None:
         """The server says HANDSHAKE_DONE."""
