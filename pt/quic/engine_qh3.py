@@ -336,7 +336,8 @@ class Qh3Engine(Base):
         if self.terminated:
             return None
         deadlines = [self._core_timeout(), self._own_timeout(), self._moves.next_timeout()]
-        deadlines.append(self._nudge.at(max(self._heard, self._sent_at), self._pto()))
+        if not self._conn.done:
+            deadlines.append(self._nudge.at(max(self._heard, self._sent_at), self._pto()))
         if self._closed is None and self._moves.validated:
             own = (self._sizes, self._credit, self._sender.fins)
             deadlines += [each.next_timeout() for each in own]
@@ -367,7 +368,8 @@ class Qh3Engine(Base):
             conn.close(TransportCode.NO_ERROR, 0, reason)
             self._close_event(TransportCode.NO_ERROR, reason, application=False, by_peer=False)
         self._ping_if_due(now)
-        self._nudge.expire(now, max(self._heard, self._sent_at), self._pto())
+        if not conn.done:
+            self._nudge.expire(now, max(self._heard, self._sent_at), self._pto())
         timer = conn.core.get_timer()
         if timer is not None and timer[1] <= now:
             conn.core.handle_timer(now)

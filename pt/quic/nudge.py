@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Final, Protocol
 
-__all__ = ["MAX_BACKOFF", "Handshaking", "Nudge"]
+__all__ = ["MAX_BACKOFF", "Handshaking", "Nudge", "say_hello"]
 
 MAX_BACKOFF: Final = 6
 """Doublings of the time after which a client asks again."""
@@ -23,6 +23,12 @@ class Handshaking(Protocol):
     done: bool
     first_flight: list[tuple[int, bytes]]
     """The ClientHello, by epoch: a server acknowledges it as often as it comes."""
+
+
+def say_hello(conn: Handshaking) -> None:
+    """Send the ClientHello, whatever of it was sent before."""
+    for epoch, data in conn.first_flight:
+        conn.core.send_crypto(epoch, 0, data)
 
 
 class Nudge:
@@ -49,5 +55,4 @@ class Nudge:
             return
         self._count += 1
         self._last = now
-        for epoch, data in self._conn.first_flight:
-            self._conn.core.send_crypto(epoch, 0, data)
+        say_hello(self._conn)

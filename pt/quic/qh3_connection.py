@@ -20,6 +20,7 @@ from pt.errors import ProtocolError, RemoteProtocolError
 from pt.quic.codes import TransportCode
 from pt.quic.engine import Admission, Config
 from pt.quic.limits import BASE_DATAGRAM, Limits
+from pt.quic.nudge import say_hello
 from pt.quic.packets import (
     CID_LENGTH,
     VERSION_1,
@@ -234,8 +235,7 @@ class Connection:
         self.core.set_initial_token(header.token)
         # The same ClientHello, in packets with new numbers (RFC 9000, section 17.2.5.3).
         self.core.restore_send_packet_number(0, self._initials_sent)
-        for epoch, data in self.first_flight:
-            self.core.send_crypto(epoch, 0, data)
+        say_hello(self)
         return True
 
     def feed(self, data: bytes, segment: int, now: float, *, whole: int | None = None) -> int:
