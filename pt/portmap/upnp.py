@@ -95,11 +95,8 @@ class UpnpFirewall:
     @property
     def detail(self) -> str:
         """See `Mapper`."""
-        return (
-            self._device.detail
-            if self._status is None
-            else (f"{self._device.detail}, {self._status.value}")
-        )
+        told = self._device.detail
+        return told if self._status is None else f"{told}, {self._status.value}"
 
     async def probe(self) -> None:
         """Search, read the description, and ask how the firewall is set; see `Mapper`."""

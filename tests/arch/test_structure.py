@@ -30,11 +30,8 @@ PROTOCOLS = (
     "portmap",
 )
 CORES = ("wire", "identity", "lab/model", *PROTOCOLS)
-SHELLS = {
-    "aio",
-    "lan",
-    "upnp",
-}  # move bytes for a core; tested with a loop, often by the contract tests
+# They move bytes for a core, and are tested with a loop, often by the contract tests.
+SHELLS = {"aio", "lan", "upnp"}
 
 
 def relative(path: Path) -> str:
