@@ -192,10 +192,13 @@ def test_several_tunnels_at_once(relay: Relay, browser: Browser) -> None:
     socks = [rig.dial(local_port(binder)) for binder in binders]
     sizes = (16 * MIB, 3 * MIB, 500, MIB, 30_000)
     enough = time.monotonic() + (40 if picture else 0)
-    while True:
-        flows = [flow(sock, size) for sock, size in zip(socks, sizes, strict=True)]
-        for thread in flows:
+
+    def carry() -> None:
+        for thread in [flow(sock, size) for sock, size in zip(socks, sizes, strict=True)]:
             thread.join()
+
+    while True:
+        carry()
         if time.monotonic() >= enough:
             break
     until(browser, lambda: len(browser.rows("circuits")) >= 5)
@@ -203,8 +206,7 @@ def test_several_tunnels_at_once(relay: Relay, browser: Browser) -> None:
     assert {short(binder) for binder in binders} <= sources
 
     def a_rate_is_shown() -> bool:
-        for thread in [flow(sock, size) for sock, size in zip(socks, sizes, strict=True)]:
-            thread.join()
+        carry()
         return any(not row[-1].startswith("0 ") for row in browser.rows("circuits"))
 
     until(browser, a_rate_is_shown)
